@@ -1,0 +1,101 @@
+"""Query, body and headers of a request to typed values, with dockerd's leniency and its words for what is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from engine import API_VERSION
+from engine.clock import duration_ns, parse_rfc3339
+from engine.errors import InvalidParameter
+from engine.filters import Filters
+
+T = TypeVar("T")
+
+VERSION = web.RequestKey("api_version", tuple)
+MAX_JSON_BODY = 16 * 1024 * 1024
+
+
+def api_version(request: web.Request) -> tuple[int, int]:
+    """The API version this request speaks: its path prefix, or the newest."""
+    return request.get(VERSION, API_VERSION)
+
+
+def query_bool(request: web.Request, name: str, default: bool = False) -> bool:
+    """Docker's loose boolean: absent is the default; ``""``, ``0``, ``no``, ``false``, ``none`` are false; all else is true."""
+    value = request.query.get(name)
+    if value is None:
+        return default
+    return value.strip().lower() not in ("", "0", "no", "false", "none")
+
+
+def query_str(request: web.Request, name: str, default: str = "") -> str:
+    """A text parameter; the first value counts."""
+    return request.query.get(name, default)
+
+
+def query_int(request: web.Request, name: str, default: int | None = None) -> int | None:
+    """A whole number, or ``default`` when absent or empty. Raises ``InvalidParameter``."""
+    value = request.query.get(name, "")
+    if value == "":
+        return default
+    try:
+        return int(value, 10)
+    except ValueError as error:
+        raise InvalidParameter(f'strconv.ParseInt: parsing "{value}": invalid syntax') from error
+
+
+def query_filters(request: web.Request, allowed: Collection[str]) -> Filters:
+    """The ``filters`` parameter, validated."""
+    return Filters.parse(request.query.get("filters"), allowed)
+
+
+async def json_body(request: web.Request, kind: type[T], *, optional: bool = False) -> T:
+    """Decode the JSON body. Raises ``InvalidParameter`` for another content type, bad JSON, or a wrong type.
+
+    With ``optional`` an empty body is ``kind()``.
+    """
+    raw = await request.read()
+    if not raw.strip():
+        if optional:
+            return kind()
+        raise InvalidParameter("invalid JSON: got EOF while reading request body")
+    content_type = request.headers.get("Content-Type", "")
+    if content_type and not re.match(r"(application/json|text/plain)\b", content_type, re.IGNORECASE):
+        raise InvalidParameter(f"unsupported Content-Type header ({content_type}): must be 'application/json'")
+    return decode_json(raw, kind)
+
+
+def decode_json(raw: bytes, kind: type[T]) -> T:
+    """Decode one JSON document into ``kind``; the error is a sentence for the client."""
+    try:
+        return msgspec.json.decode(raw, type=kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise InvalidParameter(f"invalid JSON: {error}") from error
+    except msgspec.DecodeError as error:
+        raise InvalidParameter(f"invalid JSON: {error}") from error
+
+
+def timestamp_ns(value: str, now_ns: int) -> int | None:
+    """``since`` and ``until``: Unix seconds (fraction allowed), RFC 3339, or a duration before now. None for empty or ``0``.
+
+    Raises ``InvalidParameter`` for anything else.
+    """
+    if value in ("", "0"):
+        return None
+    if re.fullmatch(r"-?\d+(\.\d{1,9})?", value):
+        seconds, _, fraction = value.partition(".")
+        return int(seconds) * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))
+    try:
+        return now_ns - duration_ns(value)
+    except ValueError:
+        pass
+    try:
+        return parse_rfc3339(value)
+    except ValueError as error:
+        raise InvalidParameter(f'invalid value for timestamp: "{value}"') from error

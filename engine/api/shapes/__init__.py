@@ -1,0 +1,1 @@
+"""Model to Engine API JSON, per API version; pure, with Docker's spelling."""
