@@ -1,0 +1,302 @@
+# ruff: noqa: PTH
+# The hot paths here build strings, not Path objects: a Path costs more than the system call it is for.
+"""The file system driver. Files appear by rename after fsync; folders of a renamed file are synced too.
+
+`fingerprint` is the one call that touches the disk on the loop: a single `stat` of a path that was used moments ago,
+which the kernel answers from its dentry cache in about a microsecond. It lets hot answers be cached although another
+process, registry:2 included, may share the folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from registry.digest import Hasher
+from registry.store.driver import STREAM_CHUNK, Appender, FileStat, run_blocking
+
+
+class FilesystemDriver:
+    """Everything below one root folder, which is created on demand."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._prefix = os.fspath(root) + "/"
+
+    async def read(self, path: str) -> bytes:
+        """The whole file."""
+        return await run_blocking(self.read_sync, path)
+
+    def read_sync(self, path: str) -> bytes:
+        """The whole file; one open, one read of its size, one close."""
+        descriptor = os.open(self._prefix + path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(descriptor).st_size
+            data = os.read(descriptor, size + 1)
+            while True:
+                more = os.read(descriptor, STREAM_CHUNK)
+                if not more:
+                    return data
+                data += more
+        finally:
+            os.close(descriptor)
+
+    async def write(self, path: str, data: bytes) -> None:
+        """Replace the file atomically and durably."""
+        await run_blocking(self._write_all_sync, [(path, data)], False)
+
+    async def write_all(self, files: Sequence[tuple[str, bytes]], unless_same: bool = False) -> None:
+        """Write several files in this order, each atomically. `unless_same` leaves equal files alone (mtime
+        included)."""
+        await run_blocking(self._write_all_sync, files, unless_same)
+
+    def _write_all_sync(self, files: Sequence[tuple[str, bytes]], unless_same: bool) -> None:
+        for path, data in files:
+            target = self._prefix + path
+            if unless_same and _holds(target, data):
+                continue
+            _write_atomically_sync(target, data)
+
+    async def stat(self, path: str) -> FileStat | None:
+        """Size and time of a file, or None."""
+        return (await self.stat_all([path]))[0]
+
+    async def stat_all(self, paths: Sequence[str]) -> list[FileStat | None]:
+        """The same for several, in one visit to the pool."""
+        return await run_blocking(self._stat_all_sync, paths)
+
+    def _stat_all_sync(self, paths: Sequence[str]) -> list[FileStat | None]:
+        found: list[FileStat | None] = []
+        for path in paths:
+            try:
+                status = os.stat(self._prefix + path)
+            except (FileNotFoundError, NotADirectoryError):
+                found.append(None)
+            else:
+                found.append(FileStat(status.st_size, status.st_mtime))
+        return found
+
+    async def names(self, path: str) -> list[str]:
+        """The sorted names inside a folder; empty when there is none."""
+        return await run_blocking(self._names_sync, path)
+
+    def _names_sync(self, path: str) -> list[str]:
+        try:
+            return sorted(os.listdir(self._prefix + path))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    async def find_folders(self, path: str, marker: str) -> list[str]:
+        """Every folder below `path` that has a child `marker`, relative to `path`, not looking into `_` folders."""
+        return await run_blocking(self._find_folders_sync, path, marker)
+
+    def _find_folders_sync(self, path: str, marker: str) -> list[str]:
+        top = self._prefix + path
+        found: list[str] = []
+        pending = [""]
+        while pending:
+            relative = pending.pop()
+            try:
+                with os.scandir(f"{top}/{relative}") as entries:
+                    children = [entry.name for entry in entries if entry.is_dir(follow_symlinks=True)]
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if marker in children and relative:
+                found.append(relative)
+            inside = f"{relative}/" if relative else ""
+            pending += [inside + name for name in children if not name.startswith(("_", "."))]
+        return found
+
+    async def stream(self, path: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes from `offset`, at most `length`; the next chunk is read while the consumer handles this one."""
+        descriptor = await run_blocking(os.open, self._prefix + path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while length is None or length > 0:
+                wanted = STREAM_CHUNK if length is None else min(STREAM_CHUNK, length)
+                data = await run_blocking(os.pread, descriptor, wanted, offset)
+                if not data:
+                    return
+                offset += len(data)
+                if length is not None:
+                    length -= len(data)
+                yield data
+        finally:
+            os.close(descriptor)
+
+    async def remove(self, path: str) -> bool:
+        """Remove a file; whether there was one."""
+        return await run_blocking(self._remove_sync, path)
+
+    def _remove_sync(self, path: str) -> bool:
+        try:
+            os.unlink(self._prefix + path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    async def remove_tree(self, path: str) -> bool:
+        """Remove a folder with all it holds; whether there was one. It vanishes at once: renamed away, then deleted."""
+        return await run_blocking(self._remove_tree_sync, path)
+
+    def _remove_tree_sync(self, path: str) -> bool:
+        trash = f"{self._prefix}berth/tmp/trash-{uuid.uuid4().hex}"
+        os.makedirs(f"{self._prefix}berth/tmp", exist_ok=True)
+        try:
+            os.rename(self._prefix + path, trash)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        shutil.rmtree(trash, ignore_errors=True)
+        return True
+
+    async def touch(self, path: str) -> None:
+        """Make the file young again, for collectors that spare young content."""
+        await run_blocking(self._touch_sync, path)
+
+    def _touch_sync(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self._prefix + path)
+
+    async def append(self, path: str, create: bool = False) -> Appender:
+        """Open a file to grow it; FileNotFoundError unless it exists or `create`."""
+        return await run_blocking(_FileAppender.open_sync, self._prefix + path, create)
+
+    async def publish(self, source: str, target: str) -> None:
+        """Rename a finished, synced file into place."""
+        await run_blocking(self.publish_sync, self._prefix + source, target)
+
+    def publish_sync(self, source: str, target: str) -> None:
+        """Rename `source` (absolute) to `target` (relative) and sync the folder."""
+        destination = self._prefix + target
+        folder = os.path.dirname(destination)
+        os.makedirs(folder, exist_ok=True)
+        os.rename(source, destination)
+        _sync_folder(folder)
+
+    async def presign(self, path: str, seconds: int) -> str | None:
+        """Files have no address of their own."""
+        return None
+
+    def local_path(self, path: str) -> Path | None:
+        """Where the file is."""
+        return Path(self._prefix + path)
+
+    def fingerprint(self, path: str) -> tuple[int, ...] | None:
+        """What changes when the file (or a folder's list of children) changes; None when it is missing."""
+        try:
+            status = os.stat(self._prefix + path)
+        except OSError:
+            return None
+        return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
+
+class _FileAppender:
+    """A file opened for appending. A cancelled `write` may still run in its thread; `close` waits for it."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor = descriptor
+        self._size = size
+        self._running: asyncio.Future[int] | None = None
+
+    @classmethod
+    def open_sync(cls, path: str, create: bool) -> _FileAppender:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+        if create:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            flags |= os.O_CREAT
+        descriptor = os.open(path, flags, 0o666)
+        return cls(descriptor, os.fstat(descriptor).st_size)
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file, as far as writes have finished."""
+        return self._size
+
+    async def write(self, chunks: Sequence[bytes], hasher: Hasher | None = None) -> None:
+        """Append all chunks and hash them, off the loop."""
+        self._running = asyncio.ensure_future(run_blocking(_append_sync, self._descriptor, chunks, hasher))
+        self._size += await asyncio.shield(self._running)
+        self._running = None
+
+    async def close(self, sync: bool = True) -> None:
+        """Close after the write in progress; with `sync` the bytes are on disk afterwards."""
+        if self._running is not None:
+            await asyncio.wait([self._running])
+            self._running = None
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            await run_blocking(_close_sync, descriptor, sync)
+
+
+def _append_sync(descriptor: int, chunks: Sequence[bytes], hasher: Hasher | None) -> int:
+    total = 0
+    for chunk in chunks:
+        if hasher is not None:
+            hasher.update(chunk)
+        view = memoryview(chunk)
+        while view:
+            written = os.write(descriptor, view)
+            total += written
+            view = view[written:]
+    return total
+
+
+def _close_sync(descriptor: int, sync: bool) -> None:
+    try:
+        if sync:
+            os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _holds(path: str, data: bytes) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.read(descriptor, len(data) + 1) == data
+    finally:
+        os.close(descriptor)
+
+
+def _write_atomically_sync(target: str, data: bytes) -> None:
+    """Write beside the target, sync, rename. registry:2 ignores `*.tmp` files, so a crash leaves nothing it trips
+    over."""
+    folder = os.path.dirname(target)
+    temporary = f"{target}.{uuid.uuid4().hex}.tmp"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        descriptor = os.open(temporary, flags, 0o666)
+    except FileNotFoundError:
+        os.makedirs(folder, exist_ok=True)
+        descriptor = os.open(temporary, flags, 0o666)
+    try:
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
