@@ -1,0 +1,68 @@
+"""Logins to registries, kept where docker's command line keeps them: `auths` in ~/.docker/config.json.
+
+Both command lines share the file; keys that are not ours are left as they are. The file is replaced whole, mode 0600.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from registry.reference import Reference
+
+DOCKER_HUB = "https://index.docker.io/v1/"
+
+
+def config_file() -> Path:
+    """`$DOCKER_CONFIG/config.json`, by default in ~/.docker."""
+    return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
+
+
+def _read() -> dict[str, Any]:
+    try:
+        document = json.loads(config_file().read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _write(document: Mapping[str, Any]) -> None:
+    path = config_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+        json.dump(document, out, indent="\t")
+    fresh.replace(path)
+
+
+def remember(server: str, username: str, password: str) -> Path:
+    """Keep a login that the daemon has confirmed; returns the file it went to."""
+    document = _read()
+    secret = base64.b64encode(f"{username}:{password}".encode()).decode()
+    document.setdefault("auths", {})[server] = {"auth": secret}
+    _write(document)
+    return config_file()
+
+
+def forget(server: str) -> bool:
+    """Remove a login. False when there was none."""
+    document = _read()
+    if document.get("auths", {}).pop(server, None) is None:
+        return False
+    _write(document)
+    return True
+
+
+def auth_header(image: str) -> dict[str, str]:
+    """The `X-Registry-Auth` header for the registry that an image name points at; always there, as docker sends it."""
+    domain = Reference.parse(image).domain
+    server = DOCKER_HUB if domain == "docker.io" else domain
+    entry = _read().get("auths", {}).get(server, {})
+    username, _, password = base64.b64decode(entry.get("auth", "")).decode().partition(":")
+    document = {"username": username, "password": password, "serveraddress": server} if username else {}
+    return {"X-Registry-Auth": base64.urlsafe_b64encode(json.dumps(document).encode()).decode()}

@@ -1,0 +1,164 @@
+"""`berth serve`: dockerd's flags, read into the daemon's configuration. What then runs is engine.daemon's business."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.commands import fail
+
+# Options whose value goes to the configuration under another key than their own name.
+_KEYS = {
+    "host": "hosts",
+    "registry_mirror": "registry-mirrors",
+    "insecure_registry": "insecure-registries",
+    "label": "labels",
+    "default_address_pool": "default-address-pools",
+    "add_runtime": "runtimes",
+    "log_opt": "log-opts",
+    "storage_opt": "storage-opts",
+    "exec_opt": "exec-opts",
+    "dns_opt": "dns-opts",
+    "default_ulimit": "default-ulimits",
+}
+
+
+def _mapping(values: tuple[str, ...]) -> dict[str, str]:
+    return dict(value.partition("=")[::2] for value in values)
+
+
+def _pool(text: str) -> dict[str, Any]:
+    parts = _mapping(tuple(text.split(",")))
+    return {"base": parts.get("base", ""), "size": parts.get("size", "")}
+
+
+def _ulimit(text: str) -> tuple[str, dict[str, int]]:
+    name, _, values = text.partition("=")
+    soft, _, hard = values.partition(":")
+    return name, {"Name": name, "Soft": int(soft), "Hard": int(hard or soft)}  # type: ignore[dict-item]
+
+
+_SHAPED: dict[str, Callable[[tuple[str, ...]], Any]] = {
+    "runtimes": lambda values: {name: {"path": path} for name, path in _mapping(values).items()},
+    "log-opts": _mapping,
+    "default-address-pools": lambda values: [_pool(value) for value in values],
+    "default-ulimits": lambda values: dict(_ulimit(value) for value in values),
+}
+
+
+def flags_to_keys(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, under the keys of daemon.json; what was not given is left out."""
+    given: dict[str, Any] = {}
+    for name, value in options.items():
+        if value is None or value == ():
+            continue
+        key = _KEYS.get(name, name.replace("_", "-"))
+        shape = _SHAPED.get(key)
+        given[key] = shape(value) if shape else list(value) if isinstance(value, tuple) else value
+    return given
+
+
+def _flag(*names: str, help_text: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A boolean option that says nothing unless it is given: `--debug`, `--debug=false` being dockerd's two forms."""
+    return click.option(*names, type=bool, is_flag=False, flag_value="true", default=None, help=help_text)
+
+
+def _text(*names: str, **rest: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(*names, default=None, **rest)
+
+
+def _list(*names: str, **rest: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(*names, multiple=True, **rest)
+
+
+_OPTIONS = (
+    _list("-H", "--host", metavar="ADDRESS", help="unix://PATH, tcp://HOST:PORT or fd:// (repeatable)."),
+    _text("--data-root", help="Where images, containers and volumes are kept."),
+    _text("--exec-root", help="Where the run state is kept; gone after a reboot."),
+    _text("-p", "--pidfile"),
+    _text("-G", "--group", help="Group that may use the unix socket."),
+    _text("-l", "--log-level", metavar="debug|info|warn|error|fatal"),
+    _flag("-D", "--debug"),
+    _list("--label", metavar="KEY=VALUE"),
+    _text("-b", "--bridge", help="The default bridge's interface, or none."),
+    _text("--bip", metavar="ADDRESS/PREFIX", help="The default bridge's address."),
+    _text("--fixed-cidr"),
+    _text("--mtu", type=int),
+    _list("--dns"),
+    _list("--dns-opt"),
+    _list("--dns-search"),
+    _flag("--icc"),
+    _text("--ip", help="Host address that -p binds to where none is given."),
+    _flag("--ip-forward"),
+    _flag("--ip-masq"),
+    _flag("--iptables"),
+    _flag("--ipv6"),
+    _flag("--userland-proxy"),
+    _list("--default-address-pool", metavar="base=CIDR,size=N"),
+    _text("--registry-addr", metavar="HOST:PORT|none", help="Where the embedded registry listens."),
+    _list("--registry-mirror", metavar="URL"),
+    _list("--insecure-registry", metavar="HOST|CIDR"),
+    _text("--max-concurrent-downloads", type=int),
+    _text("--max-concurrent-uploads", type=int),
+    _text("--max-download-attempts", type=int),
+    _text("--default-runtime"),
+    _list("--add-runtime", metavar="NAME=PATH"),
+    _text("--cgroup-parent"),
+    _list("--exec-opt", metavar="KEY=VALUE"),
+    _flag("--init"),
+    _text("--init-path"),
+    _text("--log-driver"),
+    _list("--log-opt", metavar="KEY=VALUE"),
+    _text("--default-shm-size"),
+    _text("--default-ipc-mode"),
+    _text("--default-cgroupns-mode"),
+    _list("--default-ulimit", metavar="NAME=SOFT:HARD"),
+    _flag("--no-new-privileges"),
+    _text("--seccomp-profile"),
+    _text("-s", "--storage-driver"),
+    _list("--storage-opt"),
+    _flag("--live-restore"),
+    _text("--shutdown-timeout", type=int),
+    _flag("--experimental"),
+    _flag("--tls"),
+    _flag("--tlsverify"),
+    _text("--tlscacert"),
+    _text("--tlscert"),
+    _text("--tlskey"),
+)
+
+
+def _all_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_all_options
+@click.option(
+    "--config-file", type=click.Path(path_type=Path), default=None, help="Instead of /etc/docker/daemon.json."
+)
+@click.option("--validate", is_flag=True, help="Check the configuration and end.")
+def serve(config_file: Path | None, validate: bool, **options: Any) -> None:
+    """Run the daemon: engine and registry in one process.
+
+    Flags are dockerd's own; whatever has a flag can also stand in daemon.json.
+    """
+    # Imported here: every other command starts without the engine's imports.
+    from engine.config import ConfigError, load_config
+
+    try:
+        config = load_config(flags_to_keys(options), config_file=config_file)
+    except ConfigError as error:
+        return fail(str(error))
+    if validate:
+        print("configuration OK")
+        return None
+    from engine.daemon import run
+
+    run(config)
+    return None
