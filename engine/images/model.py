@@ -1,0 +1,195 @@
+"""What an image is: its configuration document, the layers it stacks, and the content that describes it. Pure.
+
+An image's identity is the digest of its configuration document, byte for byte. What users call it (references) is kept
+beside it in the store, not in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from engine.clock import parse_rfc3339
+from engine.snapshots.base import LayerKey
+from registry.digest import Digest
+from registry.manifest import IMAGE_TYPES, Descriptor, Platform
+
+
+class Healthcheck(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A health check as images carry it; times in nanoseconds, 0 means inherit or docker's default."""
+
+    test: list[str] | None = msgspec.field(default=None, name="Test")
+    interval: int = msgspec.field(default=0, name="Interval")
+    timeout: int = msgspec.field(default=0, name="Timeout")
+    start_period: int = msgspec.field(default=0, name="StartPeriod")
+    start_interval: int = msgspec.field(default=0, name="StartInterval")
+    retries: int = msgspec.field(default=0, name="Retries")
+
+
+class RuntimeConfig(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What containers of an image start with: the ``config`` object of the OCI image specification with docker's additions."""
+
+    user: str = msgspec.field(default="", name="User")
+    exposed_ports: dict[str, dict[str, Any]] | None = msgspec.field(default=None, name="ExposedPorts")
+    env: list[str] | None = msgspec.field(default=None, name="Env")
+    cmd: list[str] | None = msgspec.field(default=None, name="Cmd")
+    healthcheck: Healthcheck | None = msgspec.field(default=None, name="Healthcheck")
+    args_escaped: bool = msgspec.field(default=False, name="ArgsEscaped")
+    volumes: dict[str, dict[str, Any]] | None = msgspec.field(default=None, name="Volumes")
+    working_dir: str = msgspec.field(default="", name="WorkingDir")
+    entrypoint: list[str] | None = msgspec.field(default=None, name="Entrypoint")
+    on_build: list[str] | None = msgspec.field(default=None, name="OnBuild")
+    labels: dict[str, str] | None = msgspec.field(default=None, name="Labels")
+    stop_signal: str = msgspec.field(default="", name="StopSignal")
+    stop_timeout: int | None = msgspec.field(default=None, name="StopTimeout")
+    shell: list[str] | None = msgspec.field(default=None, name="Shell")
+
+
+class RootFS(msgspec.Struct, frozen=True):
+    """The diff IDs of the layers, bottom first."""
+
+    type: str = "layers"
+    diff_ids: list[str] = []
+
+
+class HistoryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One step of how the image came to be; ``empty_layer`` steps added no layer."""
+
+    created: str | None = None
+    created_by: str = ""
+    author: str = ""
+    comment: str = ""
+    empty_layer: bool = False
+
+
+class ImageDocument(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The configuration document: OCI image configuration plus the fields docker adds. Unknown fields are ignored."""
+
+    architecture: str = ""
+    author: str = ""
+    comment: str = ""
+    config: RuntimeConfig | None = None
+    container: str = ""
+    container_config: RuntimeConfig | None = None
+    created: str | None = None
+    docker_version: str = ""
+    history: list[HistoryEntry] | None = None
+    os: str = ""
+    os_features: list[str] | None = msgspec.field(default=None, name="os.features")
+    os_version: str = msgspec.field(default="", name="os.version")
+    parent: str = ""
+    rootfs: RootFS = RootFS()
+    variant: str = ""
+
+
+_decoder = msgspec.json.Decoder(ImageDocument)
+
+
+def parse_document(data: bytes) -> ImageDocument:
+    """Read a configuration document. Raises ``ValueError`` with the reason."""
+    try:
+        document = _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"invalid image configuration: {error}") from error
+    for diff_id in document.rootfs.diff_ids:
+        Digest.parse(diff_id)
+    steps = sum(not entry.empty_layer for entry in document.history or ())
+    if document.history and steps != len(document.rootfs.diff_ids):
+        raise ValueError(f"invalid image configuration: {len(document.rootfs.diff_ids)} layers, {steps} in its history")
+    return document
+
+
+def encode_document(document: ImageDocument) -> bytes:
+    """The bytes of a document of our own making; ``rootfs`` and the platform are always written."""
+    fields: dict[str, Any] = msgspec.to_builtins(document)
+    fields["rootfs"] = {"type": "layers", "diff_ids": list(document.rootfs.diff_ids)}
+    fields.setdefault("config", {})
+    fields["os"], fields["architecture"] = document.os, document.architecture
+    return msgspec.json.encode({key: fields[key] for key in sorted(fields)})
+
+
+def chain_id(diff_ids: Sequence[str]) -> str:
+    """The name of a stack of layers, as the OCI image specification computes it; empty for no layers."""
+    chain = ""
+    for diff_id in diff_ids:
+        chain = "sha256:" + hashlib.sha256(f"{chain} {diff_id}".encode()).hexdigest() if chain else diff_id
+    return chain
+
+
+@dataclass(frozen=True, slots=True)
+class LayerBlob:
+    """One stored form of a layer: plain or compressed tar.
+
+    ``sources`` are the repositories (``domain/path``) known to hold these bytes; a push may mount from them.
+    """
+
+    digest: Digest
+    size: int
+    media_type: str
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image as the engine keeps it.
+
+    ``layers`` are the unpacked layers, bottom first; ``manifests`` describe this image in the blob store, newest
+    first; ``size`` counts file content of all layers; ``parent`` is the local image this one was committed from.
+    """
+
+    id: Digest
+    document: ImageDocument
+    layers: tuple[LayerKey, ...]
+    layer_sizes: tuple[int, ...]
+    manifests: tuple[Descriptor, ...] = ()
+    parent: str = ""
+    last_tag_ns: int = 0
+    config_size: int = 0
+
+    @property
+    def diff_ids(self) -> tuple[str, ...]:
+        """Of the layers, bottom first."""
+        return tuple(self.document.rootfs.diff_ids)
+
+    @property
+    def config(self) -> RuntimeConfig:
+        """What containers of this image start with."""
+        return self.document.config or _NOTHING
+
+    @property
+    def size(self) -> int:
+        """Bytes of file content in all layers."""
+        return sum(self.layer_sizes)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The image's labels, never None."""
+        return self.config.labels or {}
+
+    @property
+    def created_ns(self) -> int | None:
+        """The instant in the document, or None where it has none or none that can be read."""
+        if not self.document.created:
+            return None
+        try:
+            return parse_rfc3339(self.document.created)
+        except ValueError:
+            return None
+
+    @property
+    def platform(self) -> Platform:
+        """Which machine the image is for."""
+        document = self.document
+        return Platform(architecture=document.architecture, os=document.os, variant=document.variant)
+
+    @property
+    def image_manifests(self) -> tuple[Descriptor, ...]:
+        """Only those of ``manifests`` that are no index."""
+        return tuple(m for m in self.manifests if m.media_type in IMAGE_TYPES)
+
+
+_NOTHING = RuntimeConfig()
