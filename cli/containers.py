@@ -126,6 +126,8 @@ def run(ctx: click.Context, /, image: str, command: tuple[str, ...], **options: 
 
 def _create(client: Client, image: str, command: tuple[str, ...], options: dict[str, Any]) -> str:
     body = create_body(image, command, options)
+    if options["tty"] and sys.stdout.isatty():
+        body["HostConfig"]["ConsoleSize"] = list(terminal.window())
     query = {"name": options["name"], "platform": options["platform"]}
     if options["pull"] == "always":
         pull_image(client, image, platform=options["platform"], out=sys.stderr)
@@ -168,6 +170,9 @@ def _run_attached(client: Client, container: str, options: dict[str, Any]) -> in
 
     def resize(rows: int, columns: int) -> None:
         _resize(client, f"/containers/{container}/resize", rows, columns)
+
+    if with_terminal and sys.stdout.isatty():
+        resize(*terminal.window())
 
     def send(signal_name: str) -> None:
         _signal(client, container, signal_name)
@@ -231,6 +236,9 @@ def exec_(ctx: click.Context, /, container: str, command: tuple[str, ...], **opt
 
     def resize(rows: int, columns: int) -> None:
         _resize(client, f"/exec/{session}/resize", rows, columns)
+
+    if with_terminal and sys.stdout.isatty():
+        resize(*terminal.window())
 
     with terminal.raw_terminal(with_terminal and options["interactive"]), terminal.on_resize(resize, with_terminal):
         detached = terminal.pump(connection, terminal=with_terminal, send_stdin=options["interactive"])

@@ -40,6 +40,12 @@ def raw_terminal(wanted: bool) -> Iterator[None]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
+def window() -> tuple[int, int]:
+    """The size of our terminal: rows, columns."""
+    size = shutil.get_terminal_size()
+    return size.lines, size.columns
+
+
 @contextlib.contextmanager
 def on_resize(resize: Callable[[int, int], None], wanted: bool) -> Iterator[None]:
     """Call `resize(rows, columns)` whenever the window changes while the block runs."""
@@ -48,8 +54,7 @@ def on_resize(resize: Callable[[int, int], None], wanted: bool) -> Iterator[None
         return
 
     def changed(_number: int, _frame: FrameType | None) -> None:
-        size = shutil.get_terminal_size()
-        resize(size.lines, size.columns)
+        resize(*window())
 
     before = signal.signal(signal.SIGWINCH, changed)
     try:

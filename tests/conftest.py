@@ -1,0 +1,120 @@
+"""What every test stands on: a guard on the event loop, leak checks for tasks and descriptors, short temporary roots.
+
+Warnings are errors (pyproject.toml). A test fails when project code makes a blocking call on a running loop, when a
+task of the project outlives it, or when it leaves a file, socket or pipe open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.support.loop_guard import LoopGuard
+
+PROJECT = Path(__file__).resolve().parent.parent
+_TESTS = PROJECT / "tests"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark by folder, and skip what needs root where we are not."""
+    needs_root = pytest.mark.skip(reason="needs root")
+    for item in items:
+        folder = item.path.relative_to(_TESTS).parts[0] if item.path.is_relative_to(_TESTS) else ""
+        if folder in ("system", "compat"):
+            item.add_marker(getattr(pytest.mark, folder))
+        if os.geteuid() != 0 and (item.get_closest_marker("system") or item.get_closest_marker("compat")):
+            item.add_marker(needs_root)
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """asyncio's own loop, or uvloop with BERTH_TEST_LOOP=uvloop; the gates run both."""
+    if os.environ.get("BERTH_TEST_LOOP") == "uvloop":
+        import uvloop
+
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
+
+
+@pytest.fixture
+def short_root() -> Iterator[Path]:
+    """A temporary folder with a path short enough for unix sockets inside it (107 bytes)."""
+    folder = Path(tempfile.mkdtemp(prefix="berth-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _open_descriptors() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue  # the descriptor of the listing itself
+    return found
+
+
+def _is_ours(target: str) -> bool:
+    # Kernel event objects belong to loops, which pytest-asyncio keeps and closes by itself.
+    return not target.startswith(("anon_inode:", "/dev/", "/proc/"))
+
+
+@pytest.fixture(autouse=True)
+def _descriptors(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a unit test that leaves files, sockets or pipes open."""
+    if request.node.get_closest_marker("system") or request.node.get_closest_marker("compat"):
+        yield
+        return
+    before = _open_descriptors()
+    yield
+    if "engine.tasks" in sys.modules:
+        sys.modules["engine.tasks"].close_pools()
+    if _new_descriptors(before):
+        gc.collect()
+    leaked = _new_descriptors(before)
+    if leaked:
+        pytest.fail(f"left open: {leaked}")
+
+
+def _new_descriptors(before: dict[int, str]) -> list[str]:
+    return [target for fd, target in _open_descriptors().items() if before.get(fd) != target and _is_ours(target)]
+
+
+@pytest_asyncio.fixture
+async def _owned_tasks() -> AsyncIterator[None]:
+    yield
+    # One turn for tasks that have been cancelled and only need to notice.
+    await asyncio.sleep(0)
+    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and not task.done()]
+    ours = [task.get_name() for task in left if _from_project(task)]
+    if ours:
+        pytest.fail(f"tasks outlived the test: {ours}")
+
+
+def _from_project(task: asyncio.Task[object]) -> bool:
+    code = getattr(task.get_coro(), "cr_code", None)
+    path = Path(code.co_filename) if code else Path()
+    return path.is_relative_to(PROJECT) and not path.is_relative_to(_TESTS)
+
+
+@pytest.fixture(autouse=True)
+def _loop_guard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test whose project code blocks a running event loop."""
+    if not inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
+        yield
+        return
+    guard = LoopGuard(PROJECT, limit_seconds=None if request.node.get_closest_marker("slow_loop") else 0.1)
+    guard.install(monkeypatch)
+    request.getfixturevalue("_owned_tasks")
+    yield
+    if guard.complaints:
+        pytest.fail("the event loop was blocked:\n" + "\n".join(guard.complaints))

@@ -1,0 +1,1 @@
+"""Builders, fakes and guards that tests share."""
