@@ -1,0 +1,48 @@
+"""What the host offers, as values: found by ``hostprobe.py``, consulted by the pure modules that build and check."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceNode:
+    """A device file: ``kind`` is ``c`` or ``b``, ``mode`` its permission bits."""
+
+    path: str
+    kind: str
+    major: int
+    minor: int
+    mode: int = 0o666
+    uid: int = 0
+    gid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """Kernel and daemon abilities that decide what a container can get here.
+
+    ``supports`` names the resource controls that work (``memory``, ``swap``, ``swappiness``, ``reservation``,
+    ``oom_kill_disable``, ``kernel_memory_tcp``, ``cpu_shares``, ``cpu_cfs``, ``cpu_realtime``, ``cpuset``, ``pids``,
+    ``blkio_weight``, ``blkio_weight_device``, ``blkio_throttle``). ``capabilities`` are those the daemon may hand on.
+    """
+
+    cgroup_version: int = 1
+    supports: frozenset[str] = frozenset()
+    cpus: int = 1
+    cpuset_cpus: str = "0"
+    cpuset_mems: str = "0"
+    memory_total: int = 0
+    capabilities: frozenset[str] = frozenset()
+    arch: str = "x86_64"
+    kernel: tuple[int, int] = (5, 10)
+    seccomp: bool = True
+    apparmor: bool = False
+    user_namespaces: bool = True
+    cgroup_namespaces: bool = True
+    ipv4_forwarding: bool = True
+    recursive_readonly: bool = False
+    """Whether kernel (5.12) and runtime know the ``rro`` mount option."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """Hard limits of the daemon itself by ulimit name: without CAP_SYS_RESOURCE a container cannot be given more."""

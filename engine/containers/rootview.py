@@ -1,0 +1,109 @@
+"""The list of mounts that makes a container's view of its files: docker's standard ones, then what the settings add.
+
+Pure, and in the order in which a runtime must perform them: no mount hides an earlier one by accident.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from engine.containers.mounts import MountPoint, clean, tmpfs_data, tmpfs_options
+from engine.containers.settings import BindOptions, HostConfig
+
+OciMount = dict[str, Any]
+
+_KERNEL_VIEWS = frozenset({"/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"})
+_RECURSIVE = {"private": "rprivate", "slave": "rslave", "shared": "rshared"}
+
+
+def mount_list(
+    host: HostConfig,
+    points: Iterable[MountPoint],
+    name_files: Mapping[str, str],
+    shm_path: str | None,
+    *,
+    recursive_readonly: bool,
+) -> list[OciMount]:
+    """``mounts`` of the specification."""
+    mine = {point.destination: _of_point(point, recursive_readonly) for point in points}
+    for destination, data in (host.tmpfs or {}).items():
+        mine.setdefault(clean(destination), _tmpfs(clean(destination), tmpfs_options(data)))
+    for destination, path in name_files.items():
+        if destination not in mine:
+            mine[destination] = _bind(destination, path, [] if not host.readonly_rootfs else ["ro"])
+    if shm_path is not None and host.ipc_mode != "none":
+        mine.setdefault("/dev/shm", _bind("/dev/shm", shm_path, []))
+    base = [mount for mount in _standard(host, host.shm_size) if not _is_covered(mount["destination"], mine)]
+    if host.readonly_rootfs:
+        base = [m if m["destination"] in _KERNEL_VIEWS else _read_only(m) for m in base]
+    return base + sorted(mine.values(), key=lambda mount: clean(mount["destination"]).count("/"))
+
+
+def _is_covered(destination: str, mine: Mapping[str, OciMount]) -> bool:
+    return destination in mine or (destination.startswith("/dev/") and "/dev" in mine)
+
+
+def _standard(host: HostConfig, shm_size: int) -> list[OciMount]:
+    """Docker's own mounts. A privileged container sees /sys and its cgroups writable."""
+    hidden = ["nosuid", "noexec", "nodev"]
+    sys_writable = host.privileged and not host.readonly_rootfs
+    mounts = [
+        _mount("/proc", "proc", "proc", hidden),
+        _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        _mount(
+            "/dev/pts", "devpts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
+        ),
+        _mount("/sys", "sysfs", "sysfs", hidden if sys_writable else [*hidden, "ro"]),
+        _mount("/sys/fs/cgroup", "cgroup", "cgroup", hidden if host.privileged else ["ro", *hidden]),
+        _mount("/dev/mqueue", "mqueue", "mqueue", hidden),
+    ]
+    if host.ipc_mode != "none":
+        mounts.append(_mount("/dev/shm", "tmpfs", "shm", [*hidden, "mode=1777", f"size={shm_size}"]))
+    return mounts
+
+
+def _mount(destination: str, kind: str, source: str, options: Sequence[str]) -> OciMount:
+    return {"destination": destination, "type": kind, "source": source, "options": list(options)}
+
+
+def _bind(destination: str, source: str, options: Sequence[str]) -> OciMount:
+    return _mount(destination, "bind", source, ["rbind", *options, "rprivate"])
+
+
+def _tmpfs(destination: str, options: Sequence[str]) -> OciMount:
+    return _mount(destination, "tmpfs", "tmpfs", options)
+
+
+def _read_only(mount: OciMount) -> OciMount:
+    options = mount["options"]
+    return mount if "ro" in options else {**mount, "options": [*options, "ro"]}
+
+
+def _of_point(point: MountPoint, recursive_readonly: bool) -> OciMount:
+    if point.type == "tmpfs":
+        options = point.wish.tmpfs_options if point.wish else None
+        return _tmpfs(point.destination, tmpfs_options(tmpfs_data(options, read_only=not point.rw)))
+    bind = (point.wish.bind_options if point.wish else None) or BindOptions()
+    words = ["bind" if bind.non_recursive else "rbind"]
+    if not point.rw:
+        words.append(_read_only_word(bind, recursive_readonly))
+    words.append(point.propagation or "rprivate")
+    return _mount(point.destination, "bind", point.source, words)
+
+
+def _read_only_word(bind: BindOptions, recursive_readonly: bool) -> str:
+    """``rro`` makes submounts read-only too, which is docker's default where kernel and runtime can."""
+    if bind.non_recursive or bind.read_only_non_recursive:
+        return "ro"
+    if recursive_readonly:
+        return "rro"
+    if bind.read_only_force_recursive:
+        raise ValueError("rro is not supported: the kernel or the runtime is too old for recursive read-only mounts")
+    return "ro"
+
+
+def root_propagation(points: Iterable[MountPoint]) -> str:
+    """How the root mount must propagate so that the binds can: the strongest that any of them asks for."""
+    kinds = {_RECURSIVE.get(point.propagation, point.propagation) for point in points if point.type == "bind"}
+    return "shared" if "rshared" in kinds else "rslave" if "rslave" in kinds else ""
