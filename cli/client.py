@@ -124,7 +124,8 @@ class Client:
     ) -> http.client.HTTPResponse:
         """Send one request and return the response with its body unread. `body` is sent as JSON, `raw` as it is."""
         connection = self._connection()
-        sent: dict[str, str] = dict(headers or {})
+        # One connection a request: with this header the response owns the socket and closes it at its end.
+        sent: dict[str, str] = {"Connection": "close", **(headers or {})}
         payload: Any = raw
         if body is not None:
             payload = json.dumps(body).encode()
@@ -141,9 +142,14 @@ class Client:
             # The daemon may refuse before it has read the whole body; its answer is still there to read.
             response = self._early_answer(connection)
         except OSError as error:
+            connection.close()
             raise self._unreachable(error) from error
+        if connection.sock is not None:
+            # The response keeps the descriptor open through its own file until it has been read.
+            connection.sock.close()
         if response.status >= 400:
-            raise error_from(response.status, response.read())
+            with response:
+                raise error_from(response.status, response.read())
         return response
 
     def _early_answer(self, connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
@@ -151,6 +157,7 @@ class Client:
         try:
             response.begin()
         except (OSError, http.client.HTTPException) as error:
+            connection.close()
             raise self._unreachable(error) from error
         return response
 
@@ -182,6 +189,7 @@ class Client:
         try:
             connection.connect()
         except OSError as error:
+            connection.close()
             raise self._unreachable(error) from error
         sock = cast(socket.socket, connection.sock)
         payload = b"" if body is None else json.dumps(body).encode()
