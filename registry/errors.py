@@ -97,7 +97,7 @@ class BlobUnknown(LookupError):
 
     def __init__(self, digest: str) -> None:
         super().__init__(f"blob {digest} unknown to the store")
-        self.digest = digest
+        self.digest = str(digest)
 
 
 class ManifestUnknown(LookupError):
@@ -106,7 +106,7 @@ class ManifestUnknown(LookupError):
     def __init__(self, repository: str, reference: str) -> None:
         super().__init__(f"no manifest {reference} in {repository}")
         self.repository = repository
-        self.reference = reference
+        self.reference = str(reference)
 
 
 class ManifestInvalid(ValueError):

@@ -1,0 +1,163 @@
+"""The registry as one object: built from settings, started, stopped. Alone it is a server; in the engine it is a part.
+
+Everything is constructed here and handed on by argument. `start` refuses to serve everybody beyond loopback unless the
+settings say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import web
+from aiohttp.web_request import BaseRequest
+
+from registry.config import Settings
+from registry.server.auth import Access, is_loopback
+from registry.server.blobs import BlobHandlers
+from registry.server.dispatch import Dispatcher, Handler
+from registry.server.manifests import ManifestHandlers
+from registry.server.notices import Notices
+from registry.server.referrers import ReferrerHandlers, ReferrerIndex
+from registry.server.replies import Reply
+from registry.server.requests import Call
+from registry.server.tags import ListHandlers
+from registry.server.tls import TlsKeeper
+from registry.server.uploads import UploadHandlers
+from registry.store.blobs import BlobStore
+from registry.store.driver import StorageDriver
+from registry.store.filesystem import FilesystemDriver
+from registry.store.leases import Leases
+from registry.store.repositories import Repositories
+from registry.store.uploads import Uploads
+
+log = logging.getLogger("berth.registry")
+
+_READ_BUFFER = 256 * 1024
+_ABANDONED_AFTER_SECONDS = 86400.0
+
+
+class RegistryServer:
+    """`await start()` listens, `await stop()` drains and closes. The parts are public for the engine to share:
+
+    `blobs`, `leases`, `repositories`, `uploads` (the store), `access` (`authenticate`, `authorize`), `notices`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        driver: StorageDriver | None = None,
+        blobs: BlobStore | None = None,
+        leases: Leases | None = None,
+    ) -> None:
+        self.settings = settings
+        self.driver = driver or (blobs.driver if blobs is not None else FilesystemDriver(settings.root))
+        self.blobs = blobs or BlobStore(self.driver)
+        self.leases = leases or Leases()
+        self.repositories = Repositories(self.blobs, self.leases)
+        self.uploads = Uploads(self.blobs, self.repositories)
+        self.access = Access(settings)
+        self.notices = Notices()
+        self.tls = TlsKeeper(settings)
+        self.dispatcher = Dispatcher(settings, self.access, self._routes(), self._pages())
+        self._server: web.Server | None = None
+        self._listeners: list[asyncio.Server] = []
+        self._upkeep: asyncio.Task[None] | None = None
+
+    def _routes(self) -> Mapping[str, Mapping[str, Handler]]:
+        manifests = ManifestHandlers(self.repositories, self.notices)
+        blobs = BlobHandlers(self.blobs, self.repositories)
+        uploads = UploadHandlers(self.blobs, self.repositories, self.uploads, self.access, self.notices)
+        lists = ListHandlers(self.repositories, self.access)
+        referrers = ReferrerHandlers(ReferrerIndex(self.repositories))
+        return {
+            "base": {"GET": _base, "HEAD": _base},
+            "manifest": {
+                "GET": manifests.get,
+                "HEAD": manifests.get,
+                "PUT": manifests.put,
+                "DELETE": manifests.delete,
+            },
+            "blob": {"GET": blobs.get, "HEAD": blobs.get, "DELETE": blobs.delete},
+            "uploads": {"POST": uploads.start},
+            "upload": {
+                "GET": uploads.status,
+                "HEAD": uploads.status,
+                "PATCH": uploads.append,
+                "PUT": uploads.finish,
+                "DELETE": uploads.cancel,
+            },
+            "tags": {"GET": lists.tags},
+            "catalog": {"GET": lists.catalog},
+            "referrers": {"GET": referrers.get},
+        }
+
+    def _pages(self) -> Mapping[str, Callable[[BaseRequest], Awaitable[Reply]]]:
+        async def alive(request: BaseRequest) -> Reply:
+            return Reply(200, {"Cache-Control": "no-cache"})
+
+        return {"/": alive}
+
+    async def start(self) -> None:
+        """Check who may come in, then listen."""
+        await self.access.refresh()
+        host, port = self.settings.listen_on()
+        if self.access.is_open and not self.settings.anonymous and not is_loopback(host):
+            raise PermissionError(
+                f"refusing to serve everybody on {self.settings.address}: add a user (berth registry user add), "
+                "listen on 127.0.0.1, or allow anonymous access explicitly"
+            )
+        await self.blobs.clear_temporary(_ABANDONED_AFTER_SECONDS)
+        context = await self.tls.context()
+        self._server = web.Server(
+            self.dispatcher.handle,
+            access_log=None,
+            read_bufsize=_READ_BUFFER,
+            keepalive_timeout=75.0,
+            lingering_time=2.0,
+            auto_decompress=False,
+        )
+        loop = asyncio.get_running_loop()
+        listener = await loop.create_server(
+            self._server, host or None, port, ssl=context, backlog=1024, reuse_address=True
+        )
+        self._listeners.append(listener)
+        self._upkeep = asyncio.ensure_future(self._keep_up(context))
+        log.info("registry listening on %s", ", ".join(f"{h}:{p}" for h, p in self.addresses()))
+
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where it listens, with the real port when port 0 was asked for."""
+        return [socket.getsockname()[:2] for listener in self._listeners for socket in listener.sockets]
+
+    async def stop(self) -> None:
+        """Take no more connections, let requests in progress finish for the drain time, close."""
+        for listener in self._listeners:
+            listener.close()
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            await asyncio.wait([self._upkeep])
+            self._upkeep = None
+        if self._server is not None:
+            self._server.pre_shutdown()
+            await self._server.shutdown(self.settings.drain_seconds)
+            self._server = None
+        self._listeners.clear()
+        await self.driver.close()
+
+    async def _keep_up(self, context: ssl.SSLContext | None) -> None:
+        """Renew certificates, purge uploads that were given up."""
+        while True:
+            if self.settings.purge_uploads and not self.settings.read_only:
+                purged = await self.uploads.purge(self.settings.purge_age_seconds)
+                if purged:
+                    log.info("purged %d abandoned uploads", len(purged))
+            await asyncio.sleep(min(self.settings.purge_interval_seconds, 3600.0))
+            if context is not None:
+                await self.tls.refresh(context)
+
+
+async def _base(call: Call) -> Reply:
+    return Reply(200, {"Content-Type": "application/json"}, b"{}")

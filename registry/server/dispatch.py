@@ -1,0 +1,212 @@
+"""Every request passes here: taken apart, authorised, answered, logged; and every error is written here, nowhere
+else."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import unquote
+
+from aiohttp import web
+from aiohttp.web_request import BaseRequest
+
+from registry import errors
+from registry.config import Settings
+from registry.digest import InvalidDigest
+from registry.errors import (
+    BlobsMissing,
+    BlobUnknown,
+    DigestMismatch,
+    ManifestInvalid,
+    ManifestUnknown,
+    RegistryError,
+    SeveralErrors,
+)
+from registry.reference import is_repository_path
+from registry.server.auth import ANONYMOUS, Access
+from registry.server.manifests import is_manifest_reference
+from registry.server.replies import Reply, as_response, json_reply
+from registry.server.requests import Call
+from registry.store.uploads import UploadBusy, UploadUnknown
+
+log = logging.getLogger("berth.registry")
+
+Handler = Callable[[Call], Awaitable[Reply]]
+Observer = Callable[[BaseRequest, Reply, str, str, float], None]
+
+API_VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
+_ACTIONS = {
+    "GET": ("pull",),
+    "HEAD": ("pull",),
+    "POST": ("pull", "push"),
+    "PUT": ("pull", "push"),
+    "PATCH": ("pull", "push"),
+    "DELETE": ("delete",),
+}
+_WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Dispatcher:
+    """`routes` maps a kind (manifest, blob, upload, uploads, tags, referrers, catalog, base) to handlers by method.
+
+    `pages` are exact paths outside `/v2/`; they decide about access themselves. `observers` see every answer.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        access: Access,
+        routes: Mapping[str, Mapping[str, Handler]],
+        pages: Mapping[str, Callable[[BaseRequest], Awaitable[Reply]]],
+    ) -> None:
+        self._settings = settings
+        self._access = access
+        self._routes = routes
+        self._pages = pages
+        self._prefix = settings.prefix.rstrip("/")
+        self._standing = {**API_VERSION, **settings.headers}
+        self.observers: list[Observer] = []
+
+    async def handle(self, request: BaseRequest) -> web.StreamResponse:
+        """The one entry point, for aiohttp's low-level server."""
+        started = time.perf_counter()
+        kind, reply = await self._answer(request)
+        for observer in self.observers:
+            observer(request, reply, kind, getattr(reply, "user", ""), started)
+        return as_response(reply)
+
+    async def _answer(self, request: BaseRequest) -> tuple[str, Reply]:
+        kind = "base"
+        try:
+            path, query = self._path(request)
+            page = self._pages.get(path)
+            if page is not None:
+                return kind, await page(request)
+            route = split_path(path)
+            if route is None:
+                return kind, _not_found(path)
+            kind, repository, reference = route
+            reply = await self._api(request, kind, repository, reference, query)
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the one place where everything unexpected becomes a 500
+            reply = self._error_reply(error, request)
+        reply.headers.update(self._standing)
+        return kind, reply
+
+    def _path(self, request: BaseRequest) -> tuple[str, str]:
+        path, _, query = request._message.path.partition("?")
+        if "%" in path:
+            path = unquote(path, errors="replace")
+        if self._prefix and path.startswith(self._prefix + "/"):
+            path = path[len(self._prefix) :]
+        return path, query
+
+    async def _api(self, request: BaseRequest, kind: str, repository: str, reference: str, query: str) -> Reply:
+        handlers = self._routes[kind]
+        method = request.method
+        if method == "OPTIONS":
+            return Reply(200, {"Allow": ", ".join((*handlers, "OPTIONS"))})
+        handler = handlers.get(method)
+        if handler is None:
+            raise RegistryError(errors.UNSUPPORTED, headers={"Allow": ", ".join(handlers)})
+        identity = await self._access.identify(request.headers.get("Authorization"))
+        call = Call(request, self._settings, method, kind, repository, reference, query, identity, uuid.uuid4().hex)
+        if repository:
+            self._access.require(identity, repository, _ACTIONS[method])
+        elif identity is ANONYMOUS and not self._access.is_open:
+            raise self._access.challenge()
+        if method in _WRITES:
+            self._check_writable(method)
+        return await handler(call)
+
+    def _check_writable(self, method: str) -> None:
+        if self._settings.read_only:
+            raise RegistryError(errors.UNSUPPORTED, "the registry is read-only")
+        if method == "DELETE" and not self._settings.delete_enabled:
+            raise RegistryError(errors.UNSUPPORTED, "deletion is not enabled")
+
+    def _error_reply(self, error: Exception, request: BaseRequest) -> Reply:
+        known = translate(error)
+        if known is None:
+            log.exception("unexpected error in %s %s", request.method, request._message.path[:500], exc_info=error)
+            known = RegistryError(errors.UNKNOWN)
+        reply = json_reply(known.status, {"errors": known.entries()}, known.headers)
+        if known.status in (413, 507):
+            reply.keep_alive = False
+        return reply
+
+
+def translate(error: Exception) -> RegistryError | None:
+    """The answer a domain error stands for; None for what nobody foresaw."""
+    match error:
+        case RegistryError():
+            return error
+        case DigestMismatch():
+            return RegistryError(errors.DIGEST_INVALID, str(error))
+        case InvalidDigest():
+            return RegistryError(errors.DIGEST_INVALID, str(error), message="provided digest is not valid")
+        case ManifestUnknown():
+            return RegistryError(errors.MANIFEST_UNKNOWN, {"name": error.repository, "reference": error.reference})
+        case BlobUnknown():
+            return RegistryError(errors.BLOB_UNKNOWN, error.digest)
+        case ManifestInvalid():
+            return RegistryError(errors.MANIFEST_INVALID, str(error))
+        case BlobsMissing():
+            return SeveralErrors([RegistryError(errors.MANIFEST_BLOB_UNKNOWN, digest) for digest in error.digests])
+        case UploadUnknown():
+            return RegistryError(errors.BLOB_UPLOAD_UNKNOWN)
+        case UploadBusy():
+            return RegistryError(errors.TOOMANYREQUESTS, "another request is writing to this upload")
+        case OSError() if error.errno in _FULL:
+            return RegistryError(errors.STORAGE_FULL)
+    return None
+
+
+def split_path(path: str) -> tuple[str, str, str] | None:
+    """Kind, repository and reference of a path below `/v2/`; None for what is no route.
+
+    The last keyword decides, so repositories may themselves be called `blobs` or `manifests`. Only names that fit the
+    grammar get through: no dots-only parts, no upper case, no empty parts.
+    """
+    if path in ("/v2/", "/v2"):
+        return "base", "", ""
+    if not path.startswith("/v2/"):
+        return None
+    if path == "/v2/_catalog":
+        return "catalog", "", ""
+    rest = path[4:]
+    head, _, last = rest.rpartition("/")
+    repository, _, keyword = head.rpartition("/")
+    kind = ""
+    if keyword == "manifests" and is_manifest_reference(last):
+        kind = "manifest"
+    elif keyword == "tags" and last == "list":
+        kind = "tags"
+    elif keyword == "referrers":
+        kind = "referrers"
+    elif keyword == "uploads" and repository.endswith("/blobs"):
+        repository = repository[: -len("/blobs")]
+        kind = "upload" if last else "uploads"
+        if last and not _is_upload_id(last):
+            return None
+    elif keyword == "blobs":
+        kind = "uploads" if last == "uploads" else "blob"
+    if not kind or not is_repository_path(repository):
+        return None
+    return kind, repository, last
+
+
+def _is_upload_id(text: str) -> bool:
+    return len(text) <= 64 and text.isascii() and text.replace("-", "").isalnum()
+
+
+def _not_found(path: str) -> Reply:
+    """Names outside the grammar: 404 with a document, where registry:2's router answers in plain text."""
+    error = RegistryError(errors.NAME_UNKNOWN if path.startswith("/v2/") else errors.NAME_INVALID)
+    return json_reply(404, {"errors": error.entries()})

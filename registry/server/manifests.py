@@ -1,0 +1,94 @@
+"""Manifests over HTTP. Bytes go in and out unchanged; what they refer to must be in the repository already."""
+
+from __future__ import annotations
+
+import asyncio
+
+from registry import errors
+from registry.errors import RegistryError
+from registry.manifest import MAX_MANIFEST_BYTES, parse_manifest
+from registry.reference import is_tag
+from registry.server.blobs import matches_etag, parse_digest
+from registry.server.notices import Notices
+from registry.server.replies import Reply
+from registry.server.requests import Call, read_body
+from registry.store.hot import StoredManifest
+from registry.store.repositories import Repositories
+
+
+class ManifestHandlers:
+    """Answers under `/v2/<name>/manifests/<reference>`."""
+
+    def __init__(self, repositories: Repositories, notices: Notices) -> None:
+        self._repositories = repositories
+        self._notices = notices
+
+    async def get(self, call: Call) -> Reply:
+        """GET and HEAD, whatever `Accept` says: the type is in the answer, and only schema 2 and OCI are stored."""
+        if ":" in call.reference:
+            parse_digest(call.reference)
+        stored = self._repositories.hot_manifest(call.repository, call.reference)
+        if stored is None:
+            stored = await self._repositories.manifest(call.repository, call.reference)
+        if call.method == "GET":
+            self._notices.manifest("pull", call, stored)
+        if matches_etag(call.header("If-None-Match"), stored.digest):
+            return Reply(304, manifest_headers(stored))
+        return Reply(200, manifest_headers(stored), stored.data, len(stored.data))
+
+    async def put(self, call: Call) -> Reply:
+        """PUT under a tag or a digest; `?tag=` adds tags to a push by digest."""
+        if ":" in call.reference:
+            parse_digest(call.reference)
+        tags = list(call.query.get("tag", ()))
+        for tag in tags:
+            if not is_tag(tag):
+                raise RegistryError(errors.TAG_INVALID, tag[:200])
+        data = await read_body(call.request, MAX_MANIFEST_BYTES)
+        content_type = call.header("Content-Type") or ""
+        # Once the body is here the push is carried through, whether or not the client waits.
+        digest = await asyncio.shield(
+            asyncio.ensure_future(
+                self._repositories.put_manifest(
+                    call.repository,
+                    call.reference,
+                    data,
+                    content_type,
+                    sparse_index=call.settings.sparse_indexes,
+                    tags=tags,
+                )
+            )
+        )
+        manifest = parse_manifest(data, content_type)
+        self._notices.manifest("push", call, StoredManifest(digest, manifest.media_type, data))
+        headers = {"Location": call.manifest_url(str(digest)), "Docker-Content-Digest": str(digest)}
+        if manifest.subject is not None:
+            headers["OCI-Subject"] = manifest.subject.digest
+        if tags:
+            headers["OCI-Tag"] = ", ".join(tags)
+        return Reply(201, headers)
+
+    async def delete(self, call: Call) -> Reply:
+        """DELETE of a tag, or of a manifest with all tags that name it."""
+        if ":" in call.reference:
+            digest = parse_digest(call.reference)
+            await self._repositories.delete_manifest(call.repository, digest)
+            self._notices.deleted(call, digest=digest)
+        else:
+            await self._repositories.delete_tag(call.repository, call.reference)
+            self._notices.deleted(call, tag=call.reference)
+        return Reply(202)
+
+
+def manifest_headers(stored: StoredManifest) -> dict[str, str]:
+    """What every answer about a manifest carries."""
+    return {
+        "Content-Type": stored.media_type,
+        "Docker-Content-Digest": str(stored.digest),
+        "ETag": f'"{stored.digest}"',
+    }
+
+
+def is_manifest_reference(text: str) -> bool:
+    """Whether a path part can name a manifest: a tag, or something that claims to be a digest."""
+    return is_tag(text) or (":" in text and len(text) <= 256 and text.isprintable())

@@ -1,0 +1,253 @@
+"""Answers, written to the connection in as few pieces as possible.
+
+aiohttp's own response objects cost more than everything else a cached manifest needs, so a `Reply` formats its head
+itself and sends head and body in one write. `FileReply` adds sendfile where the connection is plain TCP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from aiohttp.web_request import BaseRequest
+
+from registry.store.driver import run_blocking
+
+_LINES = {status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus}
+_LARGE_BODY = 64 * 1024
+_FILE_CHUNK = 256 * 1024
+_SENDFILE_CHUNK = 4 * 1024 * 1024
+SEND_STALL_SECONDS = 120.0
+
+
+class Reply:
+    """A complete answer. It has what aiohttp's protocol asks of a response: prepare, write_eof, keep_alive."""
+
+    __slots__ = ("body", "body_length", "content_length", "headers", "keep_alive", "status")
+
+    def __init__(
+        self,
+        status: int,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        content_length: int | None = None,
+    ) -> None:
+        self.status = status
+        self.headers = dict(headers) if headers else {}
+        self.body = body
+        self.content_length = len(body) if content_length is None else content_length
+        self.body_length = 0
+        self.keep_alive = True
+
+    def head(self, request: BaseRequest) -> bytes:
+        """Status line and headers."""
+        self.keep_alive = self.keep_alive and request.keep_alive
+        # No line break can get into a value: whatever came from a client was checked against a grammar or quoted
+        # before.
+        lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items()).encode("latin-1", "replace")
+        length = b"" if self.status in (204, 304) else b"Content-Length: %d\r\n" % self.content_length
+        connection = b"" if self.keep_alive else b"Connection: close\r\n"
+        return b"HTTP/1.1 %b\r\n%b%b%b\r\n" % (_LINES[self.status], lines, length, connection)
+
+    async def prepare(self, request: BaseRequest) -> None:
+        """Send everything."""
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        head = self.head(request)
+        if request.method == "HEAD" or not self.body:
+            transport.write(head)
+            return
+        self.body_length = len(self.body)
+        transport.write(head + self.body)
+        if self.body_length > _LARGE_BODY:
+            await drain(request)
+
+    async def write_eof(self) -> None:
+        """Nothing is left to send."""
+
+
+class FileReply(Reply):
+    """`length` bytes of a local file from `offset`."""
+
+    __slots__ = ("offset", "path")
+
+    def __init__(self, status: int, headers: Mapping[str, str], path: str, offset: int, length: int) -> None:
+        super().__init__(status, headers, b"", length)
+        self.path = path
+        self.offset = offset
+
+    async def prepare(self, request: BaseRequest) -> None:
+        """Send head and file."""
+        if request.method == "HEAD":
+            await super().prepare(request)
+            return
+        descriptor = await run_blocking(os.open, self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            transport = request.transport
+            if transport is None or transport.is_closing():
+                raise ConnectionResetError("the client has gone")
+            small = self.content_length <= _LARGE_BODY
+            first = await run_blocking(os.pread, descriptor, self.content_length, self.offset) if small else b""
+            transport.write(self.head(request) + first)
+            self.body_length = len(first)
+            if self.body_length < self.content_length:
+                await self._send_rest(request, transport, descriptor)
+        except (TimeoutError, OSError):
+            # The length was promised: only a broken connection can tell the client that it will not be kept.
+            if request.transport is not None:
+                request.transport.abort()
+            raise
+        finally:
+            os.close(descriptor)
+
+    async def _send_rest(self, request: BaseRequest, transport: asyncio.Transport, descriptor: int) -> None:
+        plain = transport.get_extra_info("sslcontext") is None
+        pseudo = transport.get_extra_info("socket") if plain else None
+        if pseudo is not None and pseudo.family in (socket.AF_INET, socket.AF_INET6):
+            await _flushed(request, transport)
+            self.body_length = await _sendfile(pseudo.fileno(), descriptor, self.offset, self.content_length)
+            return
+        position, end = self.offset, self.offset + self.content_length
+        ahead = asyncio.ensure_future(run_blocking(os.pread, descriptor, min(_FILE_CHUNK, end - position), position))
+        try:
+            while position < end:
+                data = await ahead
+                if not data:
+                    raise ConnectionResetError("the file is shorter than it was")
+                position += len(data)
+                if position < end:
+                    ahead = asyncio.ensure_future(
+                        run_blocking(os.pread, descriptor, min(_FILE_CHUNK, end - position), position)
+                    )
+                transport.write(data)
+                self.body_length += len(data)
+                await drain(request)
+        finally:
+            # The descriptor is closed next; a read still running must not meet its number reused.
+            await asyncio.wait([ahead])
+
+
+class StreamReply(Reply):
+    """A body of known length that comes from elsewhere in chunks."""
+
+    __slots__ = ("chunks",)
+
+    def __init__(self, status: int, headers: Mapping[str, str], chunks: AsyncIterator[bytes], length: int) -> None:
+        super().__init__(status, headers, b"", length)
+        self.chunks = chunks
+
+    async def prepare(self, request: BaseRequest) -> None:
+        """Send head and chunks; a body that ends early breaks the connection."""
+        if request.method == "HEAD":
+            await super().prepare(request)
+            return
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        transport.write(self.head(request))
+        try:
+            async for chunk in self.chunks:
+                if transport.is_closing():
+                    raise ConnectionResetError("the client has gone")
+                transport.write(chunk)
+                self.body_length += len(chunk)
+                await drain(request)
+            if self.body_length != self.content_length:
+                raise ConnectionResetError("the content is shorter than promised")
+        except BaseException:
+            transport.abort()
+            raise
+        finally:
+            close = getattr(self.chunks, "aclose", None)
+            if close is not None:
+                await close()
+
+
+def json_reply(status: int, document: Any, headers: Mapping[str, str] | None = None) -> Reply:
+    """A JSON document with the newline registry:2 ends them with."""
+    body = msgspec.json.encode(document) + b"\n"
+    return Reply(status, {"Content-Type": "application/json", **(headers or {})}, body)
+
+
+async def drain(request: BaseRequest) -> None:
+    """Wait until the client has taken enough; a client that takes nothing for two minutes is dropped."""
+    protocol = request.protocol
+    if protocol.writing_paused:
+        async with asyncio.timeout(SEND_STALL_SECONDS):
+            await protocol._drain_helper()
+
+
+async def _flushed(request: BaseRequest, transport: asyncio.Transport) -> None:
+    """Wait until the transport's own buffer is empty, so that bytes sent around it come after the head."""
+    if transport.get_write_buffer_size() == 0:
+        return
+    low, high = transport.get_write_buffer_limits()
+    transport.set_write_buffer_limits(0)
+    try:
+        await drain(request)
+    finally:
+        transport.set_write_buffer_limits(high, low)
+
+
+async def _sendfile(connection: int, file: int, offset: int, length: int) -> int:
+    """Send a file on a socket the kernel's way; the bytes sent. A thread copies, the loop waits for the client.
+
+    The socket is duplicated: the loop refuses to watch a descriptor it has a transport on.
+    """
+    descriptor = os.dup(connection)
+    sent = 0
+    try:
+        while sent < length:
+            count = await run_blocking(_sendfile_sync, descriptor, file, offset + sent, length - sent)
+            if count < 0:
+                raise ConnectionResetError("the file is shorter than it was")
+            sent += count
+            if sent < length:
+                async with asyncio.timeout(SEND_STALL_SECONDS):
+                    await _writable(descriptor)
+    finally:
+        os.close(descriptor)
+    return sent
+
+
+def _sendfile_sync(descriptor: int, file: int, offset: int, length: int) -> int:
+    """As much as the socket takes now; -1 at the end of the file."""
+    total = 0
+    while total < min(length, _SENDFILE_CHUNK):
+        try:
+            count = os.sendfile(descriptor, file, offset + total, min(length, _SENDFILE_CHUNK) - total)
+        except BlockingIOError:
+            return total
+        if count == 0:
+            return total or -1
+        total += count
+    return total
+
+
+async def _writable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_writer(descriptor, wake)
+    try:
+        await ready
+    finally:
+        with contextlib.suppress(ValueError):
+            loop.remove_writer(descriptor)
+
+
+def as_response(reply: Reply) -> web.StreamResponse:
+    """Tell the type checker what the protocol only finds out by asking: a reply answers like a response."""
+    return reply  # type: ignore[return-value]

@@ -1,0 +1,272 @@
+"""Repositories: which blobs, manifests and tags a name may serve. A blob without a link here is invisible to its
+clients.
+
+The engine pushes to the embedded registry through this module too: it links blobs and puts a manifest, and moves no
+bytes. Writes go in an order that a crash cannot make wrong: bytes, then the revision, then the tag's history, then the
+tag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from registry.digest import Digest, InvalidDigest
+from registry.errors import BlobsMissing, ManifestUnknown
+from registry.manifest import Kind, Manifest, media_type_of, parse_manifest
+from registry.reference import is_tag
+from registry.store import paths
+from registry.store.blobs import BlobStore
+from registry.store.driver import run_blocking
+from registry.store.hot import FingerprintCache, StoredManifest
+from registry.store.leases import Leases
+
+_HOT_MANIFEST_BYTES = 16 * 1024 * 1024
+_LEASE_AFTER_ANSWER_SECONDS = 3600.0
+_THREAD_WORTH_BYTES = 64 * 1024
+
+
+class Repositories:
+    """Links, manifests and tags by repository name. Names have been checked by the caller (`is_repository_path`)."""
+
+    def __init__(self, blobs: BlobStore, leases: Leases) -> None:
+        self.blobs = blobs
+        self.leases = leases
+        self._driver = blobs.driver
+        self._hot_manifests: FingerprintCache[StoredManifest] = FingerprintCache(
+            self._driver, 20_000, _HOT_MANIFEST_BYTES
+        )
+        self._hot_links: FingerprintCache[Digest] = FingerprintCache(self._driver, 50_000)
+        self._hot_tags: FingerprintCache[list[str]] = FingerprintCache(self._driver, 1_000)
+
+    # -- blobs
+
+    def hot_blob(self, repository: str, digest: Digest) -> tuple[Digest, int] | None:
+        """Like `blob`, answered from memory and two stats, or None when that does not suffice."""
+        target = self._hot_links.get(paths.layer_link(repository, digest))
+        if target is None:
+            return None
+        mark = self._driver.fingerprint(paths.blob_data(target))
+        if mark is None:
+            return None
+        self.leases.remember(target, _LEASE_AFTER_ANSWER_SECONDS)
+        return target, mark[2]
+
+    async def blob(self, repository: str, digest: Digest) -> tuple[Digest, int] | None:
+        """Under which digest the repository's blob is stored, and its size; None when the repository has no such blob.
+
+        Whoever is told of a blob may refer to it without sending it, so the answer is leased for an hour.
+        """
+        path = paths.layer_link(repository, digest)
+        mark = self._driver.fingerprint(path)
+        target = await self._read_link(path)
+        if target is None:
+            return None
+        size = await self.blobs.stat(target)
+        if size is None:
+            return None
+        self._hot_links.put(path, mark, target)
+        self.leases.remember(target, _LEASE_AFTER_ANSWER_SECONDS)
+        return target, size
+
+    async def link_blob(self, repository: str, digest: Digest) -> None:
+        """Let the repository serve a blob that is in the store."""
+        self.leases.remember(digest, _LEASE_AFTER_ANSWER_SECONDS)
+        await self._driver.write_all([(paths.layer_link(repository, digest), digest.encode())])
+
+    async def link_blobs(self, repository: str, digests: Iterable[Digest]) -> None:
+        """The same for several, leaving links that are right alone."""
+        files = []
+        for digest in digests:
+            self.leases.remember(digest, _LEASE_AFTER_ANSWER_SECONDS)
+            files.append((paths.layer_link(repository, digest), digest.encode()))
+        await self._driver.write_all(files, unless_same=True)
+
+    async def unlink_blob(self, repository: str, digest: Digest) -> bool:
+        """Stop serving a blob; whether it was served. Its bytes stay for the collector."""
+        path = paths.layer_link(repository, digest)
+        self._hot_links.discard(path)
+        return await self._driver.remove(path)
+
+    async def mount(self, source: str, target: str, digest: Digest) -> Digest | None:
+        """Link a blob of one repository into another; its stored digest, or None when the source has no such blob."""
+        found = self.hot_blob(source, digest) or await self.blob(source, digest)
+        if found is None:
+            return None
+        await self._driver.write_all([(paths.layer_link(target, digest), found[0].encode())], unless_same=True)
+        return found[0]
+
+    # -- manifests
+
+    def hot_manifest(self, repository: str, reference: str) -> StoredManifest | None:
+        """Like `manifest`, answered from memory and one stat, or None when that does not suffice."""
+        if ":" in reference:
+            try:
+                path = paths.revision_link(repository, Digest.parse(reference))
+            except InvalidDigest:
+                return None
+        else:
+            path = paths.tag_current(repository, reference)
+        return self._hot_manifests.get(path)
+
+    async def manifest(self, repository: str, reference: str) -> StoredManifest:
+        """The manifest a tag or digest names; `ManifestUnknown` when there is none, `InvalidDigest` for nonsense."""
+        if ":" in reference:
+            path = paths.revision_link(repository, Digest.parse(reference))
+        elif is_tag(reference):
+            path = paths.tag_current(repository, reference)
+        else:
+            raise ManifestUnknown(repository, reference)
+        mark = self._driver.fingerprint(path)
+        digest = await self._read_link(path)
+        if digest is None:
+            raise ManifestUnknown(repository, reference)
+        try:
+            data = await self._driver.read(paths.blob_data(digest))
+        except FileNotFoundError as error:
+            raise ManifestUnknown(repository, reference) from error
+        if len(data) > _THREAD_WORTH_BYTES:
+            media_type = await run_blocking(media_type_of, data)
+        else:
+            media_type = media_type_of(data)
+        stored = StoredManifest(digest, media_type, data)
+        self._hot_manifests.put(path, mark, stored, len(data))
+        return stored
+
+    async def resolve(self, repository: str, tag: str) -> Digest:
+        """The digest a tag names now; `ManifestUnknown` when there is no such tag."""
+        digest = await self._read_link(paths.tag_current(repository, tag))
+        if digest is None:
+            raise ManifestUnknown(repository, tag)
+        return digest
+
+    async def has_manifest(self, repository: str, digest: Digest) -> bool:
+        """Whether the repository serves this manifest."""
+        return await self._driver.stat(paths.revision_link(repository, digest)) is not None
+
+    async def put_manifest(
+        self,
+        repository: str,
+        reference: str,
+        data: bytes,
+        media_type: str = "",
+        *,
+        check: bool = True,
+        sparse_index: bool = True,
+        tags: Sequence[str] = (),
+    ) -> Digest:
+        """Store a manifest under a tag or its digest; the digest it has.
+
+        `check` demands that the repository holds what the manifest refers to (`BlobsMissing` otherwise), children of an
+        index excepted when `sparse_index`. `ManifestInvalid` and `DigestMismatch` as their names say.
+        """
+        manifest = parse_manifest(data, media_type)
+        expected = Digest.parse(reference) if ":" in reference else None
+        if check:
+            await self._check_references(repository, manifest, sparse_index)
+        references = tuple(Digest.parse(item.digest) for item in manifest.references())
+        async with self.leases.hold(*references):
+            digest = await self.blobs.put(data, expected)
+            self.leases.remember(digest, _LEASE_AFTER_ANSWER_SECONDS)
+            link = digest.encode()
+            files = [(paths.revision_link(repository, digest), link)]
+            for tag in dict.fromkeys((*(() if expected else (reference,)), *tags)):
+                files.append((paths.tag_history_link(repository, tag, digest), link))
+                files.append((paths.tag_current(repository, tag), link))
+            await self._driver.write_all(files, unless_same=True)
+        return digest
+
+    async def _check_references(self, repository: str, manifest: Manifest, sparse_index: bool) -> None:
+        missing: list[str] = []
+        for descriptor in manifest.blobs():
+            if descriptor.is_foreign or (descriptor.urls and descriptor is not manifest.config):
+                continue
+            digest = descriptor.checked_digest()
+            if self.hot_blob(repository, digest) is None and await self.blob(repository, digest) is None:
+                missing.append(str(digest))
+        if manifest.kind is Kind.INDEX and not sparse_index:
+            links = [paths.revision_link(repository, child.checked_digest()) for child in manifest.manifests]
+            present = await self._driver.stat_all(links)
+            missing += [c.digest for c, there in zip(manifest.manifests, present, strict=True) if there is None]
+        if missing:
+            raise BlobsMissing(missing)
+
+    async def delete_manifest(self, repository: str, digest: Digest) -> list[str]:
+        """Stop serving a manifest and drop every tag that names it; those tags. `ManifestUnknown` when not served."""
+        if not await self._driver.remove(paths.revision_link(repository, digest)):
+            raise ManifestUnknown(repository, digest)
+        dropped = []
+        for tag in await self._driver.names(paths.tags(repository)):
+            if await self._read_link(paths.tag_current(repository, tag)) == digest:
+                await self._driver.remove_tree(paths.tag_folder(repository, tag))
+                dropped.append(tag)
+        return dropped
+
+    async def delete_tag(self, repository: str, tag: str) -> None:
+        """Remove one tag with its history; the manifest stays. `ManifestUnknown` when there is no such tag."""
+        if not await self._driver.remove_tree(paths.tag_folder(repository, tag)):
+            raise ManifestUnknown(repository, tag)
+
+    # -- lists
+
+    async def tags(self, repository: str) -> list[str] | None:
+        """The sorted tags; None when the repository has never had one. The list is shared: do not change it."""
+        path = paths.tags(repository)
+        hot = self._hot_tags.get(path)
+        if hot is not None:
+            return hot
+        mark = self._driver.fingerprint(path)
+        names = await self._driver.names(path)
+        if not names and await self._driver.stat(path) is None:
+            return None
+        self._hot_tags.put(path, mark, names)
+        return names
+
+    async def revisions(self, repository: str) -> list[Digest]:
+        """The digests of all manifests the repository serves."""
+        found: list[Digest] = []
+        folder = paths.revisions(repository)
+        for algorithm in await self._driver.names(folder):
+            for encoded in await self._driver.names(f"{folder}/{algorithm}"):
+                try:
+                    found.append(Digest.parse(f"{algorithm}:{encoded}"))
+                except InvalidDigest:
+                    continue
+        links = [paths.revision_link(repository, digest) for digest in found]
+        present = await self._driver.stat_all(links)
+        return [digest for digest, there in zip(found, present, strict=True) if there is not None]
+
+    async def linked_blobs(self, repository: str) -> list[tuple[Digest, float]]:
+        """The blobs the repository may serve, with the time each was linked."""
+        found: list[Digest] = []
+        folder = paths.layers(repository)
+        for algorithm in await self._driver.names(folder):
+            for encoded in await self._driver.names(f"{folder}/{algorithm}"):
+                try:
+                    found.append(Digest.parse(f"{algorithm}:{encoded}"))
+                except InvalidDigest:
+                    continue
+        present = await self._driver.stat_all([paths.layer_link(repository, digest) for digest in found])
+        return [(digest, stat.modified) for digest, stat in zip(found, present, strict=True) if stat is not None]
+
+    async def names(self, marker: str = "_manifests") -> list[str]:
+        """All repositories, ordered as registry:2 orders them: depth first, `/` before any other character."""
+        found = await self._driver.find_folders(paths.REPOSITORIES, marker)
+        return await run_blocking(sorted, found, key=_catalog_order)
+
+    async def delete_repository(self, repository: str) -> bool:
+        """Remove a repository's links, tags and uploads, not repositories nested in its name; whether it existed."""
+        existed = False
+        for folder in (paths.manifests(repository), paths.layers(repository), paths.uploads(repository)):
+            existed |= await self._driver.remove_tree(folder)
+        return existed
+
+    async def _read_link(self, path: str) -> Digest | None:
+        try:
+            data = await self._driver.read(path)
+        except FileNotFoundError:
+            return None
+        return Digest.parse(data.decode("ascii", "replace"))
+
+
+def _catalog_order(name: str) -> list[str]:
+    return name.split("/")

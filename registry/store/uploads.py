@@ -1,0 +1,219 @@
+"""Uploads in progress: a file that grows until its digest is claimed, resumable by any process that shares the storage.
+
+The running hash lives in memory, so the usual push is hashed once while it arrives. After a restart, or when another
+process appended, the file's size differs from what was hashed, and the bytes are read again at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from registry.digest import EMPTY_SHA256, Digest, Hasher, new_hasher
+from registry.errors import DigestMismatch
+from registry.store import paths
+from registry.store.blobs import BlobStore
+from registry.store.driver import Appender
+from registry.store.repositories import Repositories
+
+_SESSIONS_REMEMBERED = 4096
+
+
+class UploadUnknown(LookupError):
+    """No such upload in this repository."""
+
+
+class UploadBusy(Exception):
+    """Another request is writing to this upload right now."""
+
+
+@dataclass(slots=True)
+class _Session:
+    """What this process knows of an upload: how far it hashed, and who writes."""
+
+    offset: int
+    hasher: Hasher
+    algorithm: str
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Uploads:
+    """Begins, continues, finishes, cancels and purges uploads."""
+
+    def __init__(self, blobs: BlobStore, repositories: Repositories) -> None:
+        self._blobs = blobs
+        self._repositories = repositories
+        self._driver = blobs.driver
+        self._sessions: OrderedDict[tuple[str, str], _Session] = OrderedDict()
+
+    async def start(self, repository: str, algorithm: str = "sha256") -> str:
+        """Begin an upload; its id."""
+        hasher = new_hasher(algorithm)
+        upload_id = str(uuid.uuid4())
+        started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+        await self._driver.write_new(paths.upload_started(repository, upload_id), started)
+        self._remember(repository, upload_id, _Session(0, hasher, algorithm))
+        return upload_id
+
+    async def offset(self, repository: str, upload_id: str) -> int:
+        """How many bytes have arrived; `UploadUnknown` when there is no such upload."""
+        started, data = await self._driver.stat_all(
+            [paths.upload_started(repository, upload_id), paths.upload_data(repository, upload_id)]
+        )
+        if started is None:
+            self._sessions.pop((repository, upload_id), None)
+            raise UploadUnknown(upload_id)
+        return data.size if data is not None else 0
+
+    @asynccontextmanager
+    async def appending(self, repository: str, upload_id: str) -> AsyncIterator[Upload]:
+        """The upload, ours alone while the body runs; what was appended stays, whatever happens."""
+        offset = await self.offset(repository, upload_id)
+        session = self._session(repository, upload_id, offset)
+        if session.lock.locked():
+            # A client that lost its connection and came back at once: its first request is still being wound up.
+            try:
+                await asyncio.wait_for(session.lock.acquire(), 5.0)
+            except TimeoutError as error:
+                raise UploadBusy(upload_id) from error
+            session.lock.release()
+        async with session.lock:
+            offset = await self.offset(repository, upload_id)
+            if session.offset != offset:
+                session = self._fresh(repository, upload_id, offset, session)
+            upload = Upload(self, repository, upload_id, session, offset)
+            try:
+                yield upload
+            finally:
+                await upload.close(sync=False)
+
+    async def commit(self, upload: Upload, expected: Digest) -> Digest:
+        """Make the upload's bytes a blob of its repository. On `DigestMismatch` the upload is gone."""
+        data_path = paths.upload_data(upload.repository, upload.upload_id)
+        async with self._repositories.leases.hold(expected):
+            try:
+                actual = await self._digest(upload, expected)
+                if actual != expected:
+                    raise DigestMismatch(expected, actual)
+                target = paths.blob_data(expected)
+                existing = await self._driver.stat(target)
+                if existing is not None and existing.size == upload.offset:
+                    await upload.close(sync=False)
+                    await self._driver.touch(target)
+                elif upload.offset == 0:
+                    await self._driver.write(target, b"")
+                else:
+                    await upload.close(sync=True)
+                    await self._driver.publish(data_path, target)
+            except DigestMismatch:
+                await upload.close(sync=False)
+                await self.forget(upload.repository, upload.upload_id)
+                raise
+            await self._repositories.link_blob(upload.repository, expected)
+        await self.forget(upload.repository, upload.upload_id)
+        return expected
+
+    async def _digest(self, upload: Upload, expected: Digest) -> Digest:
+        session = upload.session
+        if session.offset == upload.offset and session.algorithm == expected.algorithm:
+            return Digest.of_hasher(session.hasher, session.algorithm)
+        if upload.offset == 0:
+            return EMPTY_SHA256 if expected.algorithm == "sha256" else Digest.of(b"", expected.algorithm)
+        await upload.close(sync=False)
+        hasher = new_hasher(expected.algorithm)
+        data_path = paths.upload_data(upload.repository, upload.upload_id)
+        await self._driver.hash_into(data_path, hasher)
+        return Digest.of_hasher(hasher, expected.algorithm)
+
+    async def cancel(self, repository: str, upload_id: str) -> None:
+        """End an upload and free its space; `UploadUnknown` when there is none."""
+        await self.offset(repository, upload_id)
+        await self.forget(repository, upload_id)
+
+    async def forget(self, repository: str, upload_id: str) -> None:
+        """Remove everything of an upload."""
+        self._sessions.pop((repository, upload_id), None)
+        await self._driver.remove_tree(paths.upload_folder(repository, upload_id))
+
+    async def purge(self, older_than_seconds: float, *, dry_run: bool = False) -> list[str]:
+        """Remove uploads begun longer ago; `repository/uuid` of each. Those without a start time are left alone."""
+        limit = time.time() - older_than_seconds
+        purged: list[str] = []
+        for repository in await self._driver.find_folders(paths.REPOSITORIES, "_uploads"):
+            for upload_id in await self._driver.names(paths.uploads(repository)):
+                started = await self._started(repository, upload_id)
+                if started is None or started >= limit:
+                    continue
+                purged.append(f"{repository}/{upload_id}")
+                if not dry_run:
+                    await self.forget(repository, upload_id)
+        return purged
+
+    async def _started(self, repository: str, upload_id: str) -> float | None:
+        try:
+            text = (await self._driver.read(paths.upload_started(repository, upload_id))).decode()
+            return datetime.fromisoformat(text.strip().replace("Z", "+00:00")).timestamp()
+        except (OSError, ValueError):
+            return None
+
+    def _session(self, repository: str, upload_id: str, offset: int) -> _Session:
+        session = self._sessions.get((repository, upload_id))
+        if session is None:
+            # Hashed nothing yet: right for an empty file, and told apart from a longer one by its offset.
+            session = _Session(0 if offset == 0 else -1, new_hasher(), "sha256")
+            self._remember(repository, upload_id, session)
+        return session
+
+    def _fresh(self, repository: str, upload_id: str, offset: int, old: _Session) -> _Session:
+        session = _Session(0 if offset == 0 else -1, new_hasher(old.algorithm), old.algorithm, old.lock)
+        self._remember(repository, upload_id, session)
+        return session
+
+    def _remember(self, repository: str, upload_id: str, session: _Session) -> None:
+        self._sessions[(repository, upload_id)] = session
+        self._sessions.move_to_end((repository, upload_id))
+        while len(self._sessions) > _SESSIONS_REMEMBERED:
+            self._sessions.popitem(last=False)
+
+    async def open_data(self, repository: str, upload_id: str) -> Appender:
+        """The growing file of an upload."""
+        return await self._driver.append(paths.upload_data(repository, upload_id), create=True)
+
+
+class Upload:
+    """One upload, held by one request."""
+
+    __slots__ = ("_appender", "_uploads", "offset", "repository", "session", "upload_id")
+
+    def __init__(self, uploads: Uploads, repository: str, upload_id: str, session: _Session, offset: int) -> None:
+        self._uploads = uploads
+        self._appender: Appender | None = None
+        self.repository = repository
+        self.upload_id = upload_id
+        self.session = session
+        self.offset = offset
+
+    async def write(self, chunks: Sequence[bytes]) -> None:
+        """Append; bytes and running hash advance together."""
+        if self._appender is None:
+            self._appender = await self._uploads.open_data(self.repository, self.upload_id)
+        session = self.session
+        hasher = session.hasher if session.offset == self.offset else None
+        # Should this write fail half-way, the hash no longer matches the file: say so until it is known to have worked.
+        session.offset = -1
+        await self._appender.write(chunks, hasher)
+        self.offset = self._appender.size
+        if hasher is not None:
+            session.offset = self.offset
+
+    async def close(self, sync: bool) -> None:
+        """Let go of the file."""
+        appender, self._appender = self._appender, None
+        if appender is not None:
+            await appender.close(sync)
