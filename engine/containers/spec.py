@@ -1,8 +1,8 @@
 """The OCI runtime specification of a container, from everything that is known when it starts.
 
 Pure: the caller has resolved names, created volumes and namespaces, and read the image's passwd file. The result is
-what dockerd would write for the same settings (moby ``daemon/oci_linux.go`` is the model), so that images and tools find
-the environment they expect. https://github.com/opencontainers/runtime-spec/blob/main/config.md
+what dockerd would write for the same settings (moby ``daemon/oci_linux.go``), so that images and tools find the
+environment they expect. https://github.com/opencontainers/runtime-spec/blob/main/config.md
 """
 
 from __future__ import annotations
