@@ -1,0 +1,219 @@
+"""What workers do: one function per job, each in a child process of its own that ends with it.
+
+A job gets its channel, the descriptors that were passed, and JSON arguments; what it returns must be JSON. The order
+inside a job is always: open what lies outside, enter the root, then touch content.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from engine.kernel import mount
+from engine.snapshots import compare, pack, paths, roots
+from engine.snapshots.extract import Extractor, NeedsParents
+from engine.snapshots.feed import Feed
+
+
+class Channel(Protocol):
+    """What a job says while it runs."""
+
+    def progress(self, count: int) -> None: ...
+    def part(self, value: Any) -> None: ...
+
+
+def unpack(
+    channel: Channel, fds: list[int], *, source: str | None, offset: int, length: int | None, diff_id: str,
+    target: str, mode: str, steps: list[list[Any]],
+) -> dict[str, Any]:  # fmt: skip
+    """Unpack a layer into ``target``.
+
+    Modes: ``bottom`` (nothing below), ``alone`` (reports an entry that needs a parent, having stopped there), ``over``
+    (through ``steps``, which mount target over its parents).
+    """
+    fd = fds[0] if source is None else os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    if offset:
+        os.lseek(fd, offset, os.SEEK_SET)
+    if mode == "over":
+        mount.private_namespace_sync()
+        roots.mount_steps(steps)
+    feed = Feed(fd, length=length)
+    roots.confine(target)
+    extractor = Extractor(
+        whiteouts="apply" if mode == "over" else "overlay", alone=mode == "alone", progress=channel.progress
+    )
+    try:
+        extractor.apply(feed)
+    except NeedsParents as needed:
+        return {"needs_parents": str(needed)}
+    if feed.hex_digest() != diff_id:
+        found = feed.hex_digest()
+        raise ValueError(f"layer content does not match its diff ID: wanted sha256:{diff_id}, got sha256:{found}")
+    return {
+        "size_bytes": extractor.size_bytes,
+        "implied": extractor.implied and mode == "bottom",
+        "root_explicit": extractor.root_explicit,
+    }
+
+
+# What dockerd puts below every container's own layer, so that mounts have a place and are no changes.
+_INIT_TREE = (
+    ("/dev/pts", "folder"),
+    ("/dev/shm", "folder"),
+    ("/proc", "folder"),
+    ("/sys", "folder"),
+    ("/.dockerenv", "file"),
+    ("/etc/resolv.conf", "file"),
+    ("/etc/hosts", "file"),
+    ("/etc/hostname", "file"),
+    ("/dev/console", "file"),
+    ("/etc/mtab", "/proc/mounts"),
+)
+
+
+def init_layer(
+    _channel: Channel, _fds: list[int], *, steps: list[list[Any]], target: str, like_root: str
+) -> dict[str, Any]:
+    """Fill the init layer, mounted over an image's layers by ``steps``; its root looks like ``like_root``."""
+    root = os.stat(like_root)
+    mount.private_namespace_sync()
+    roots.mount_steps(steps)
+    roots.confine(target)
+    os.chown("/", root.st_uid, root.st_gid)
+    os.chmod("/", stat.S_IMODE(root.st_mode))
+    for path, kind in _INIT_TREE:
+        _init_entry(path, kind)
+    return {}
+
+
+def _init_entry(path: str, kind: str) -> None:
+    folder = ""
+    for part in path.strip("/").split("/"):
+        folder = f"{folder}/{part}"
+        try:
+            os.unlink(folder)
+        except (FileNotFoundError, IsADirectoryError):
+            continue
+    if os.path.lexists(path):
+        return
+    os.makedirs(path if kind == "folder" else os.path.dirname(path), 0o755, exist_ok=True)
+    if kind == "file":
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o755))
+    elif kind != "folder":
+        os.symlink(kind, path)
+
+
+def changes(channel: Channel, _fds: list[int], *, upper: str, steps: list[list[Any]], lower: str) -> None:
+    """The changes of an upper folder against the layers that ``steps`` mount at ``lower``."""
+    mount.private_namespace_sync()
+    roots.mount_steps(steps)
+    batch: list[list[Any]] = []
+    for change in compare.against_lower(os.fsencode(upper), os.fsencode(lower)):
+        batch.append([os.fsdecode(change[0]), change[1]])
+        if len(batch) == 500:
+            channel.part(batch)
+            batch = []
+    channel.part(batch)
+
+
+def write_diff(_channel: Channel, _fds: list[int], *, upper: str, out: str) -> dict[str, Any]:
+    """An overlay upper folder as an image layer's tar."""
+    fd = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    roots.confine(upper)
+    sink = pack.Sink(fd, digest=True)
+    packer = pack.Packer(sink, diff=True)
+    packer.content(b"/", b"")
+    packer.finish()
+    return {"diff_id": sink.hex_digest(), "tar_bytes": sink.total, "size_bytes": packer.size_bytes}
+
+
+def usage(_channel: Channel, _fds: list[int], *, folder: str) -> list[int]:
+    """[bytes, inodes] of a tree."""
+    return list(compare.usage(os.fsencode(folder)))
+
+
+def remove_tree(_channel: Channel, _fds: list[int], *, folder: str) -> None:
+    """Delete everything below ``folder`` and the folder, whatever its modes; links are not followed."""
+    roots.confine(os.path.dirname(folder))
+    _remove(b"/" + os.fsencode(os.path.basename(folder)))
+
+
+def _remove(path: bytes) -> None:
+    try:
+        names = os.listdir(path)
+    except NotADirectoryError:
+        os.unlink(path)
+        return
+    except FileNotFoundError:
+        return
+    for name in names:
+        child = path + b"/" + name
+        try:
+            os.unlink(child)
+        except IsADirectoryError:
+            _remove(child)
+    os.rmdir(path)
+
+
+def path_stat(_channel: Channel, _fds: list[int], *, view: dict[str, Any], path: str) -> dict[str, Any]:
+    """The path stat of ``path`` in a view."""
+    roots.enter(view)
+    return paths.Place(path).stat()
+
+
+def path_get(channel: Channel, fds: list[int], *, view: dict[str, Any], path: str) -> None:
+    """Tell the path stat, then write the path's archive to the passed descriptor."""
+    roots.enter(view)
+    place = paths.Place(path)
+    channel.part(place.stat())
+    packer = pack.Packer(pack.Sink(fds[0]))
+    place.pack(packer)
+    packer.finish()
+
+
+def path_put(
+    _channel: Channel, fds: list[int], *, view: dict[str, Any], path: str, keep_kinds: bool, owner: list[int] | None
+) -> None:
+    """Extract the archive (any compression) from the passed descriptor into the folder ``path``."""
+    roots.enter(view)
+    binds = [[target, read_only] for _, target, read_only in view["binds"]]
+    dest = paths.extraction_point(path, view["read_only"], binds)
+    ids = (owner[0], owner[1]) if owner else None
+    Extractor(dest, keep_kinds=keep_kinds, owner=ids).apply(Feed(fds[0], digest=False))
+
+
+def export(_channel: Channel, fds: list[int], *, view: dict[str, Any]) -> None:
+    """The whole root file system as a tar, without what is mounted on it."""
+    roots.enter(view, own_only=True)
+    packer = pack.Packer(pack.Sink(fds[0]))
+    packer.content(b"/", b"")
+    packer.finish()
+
+
+def folder_out(_channel: Channel, fds: list[int], *, view: dict[str, Any], path: str) -> bool:
+    """Write a folder of a view, its own attributes first, to the passed descriptor; False where there is none."""
+    roots.enter(view, own_only=True)
+    place = os.fsencode(os.path.realpath("/" + path))
+    if not os.path.isdir(place):
+        return False
+    packer = pack.Packer(pack.Sink(fds[0]), every_xattr=True)
+    packer.tree(place, b"./")
+    packer.finish()
+    return True
+
+
+def folder_in(_channel: Channel, fds: list[int], *, folder: str) -> None:
+    """Fill ``folder`` from the archive of ``folder_out``."""
+    roots.confine(folder)
+    Extractor(root_attributes=True).apply(Feed(fds[0], digest=False))
+
+
+TABLE: dict[str, Callable[..., Any]] = {
+    function.__name__: function
+    for function in (
+        unpack, init_layer, changes, write_diff, usage, remove_tree, path_stat, path_get, path_put, export, folder_out,
+        folder_in,
+    )
+}  # fmt: skip

@@ -1,0 +1,396 @@
+"""The unpacked layers on disk: unpacking once per content, finding, measuring, removing.
+
+::
+
+    <data root>/layers/<key>/fs           content (see base.py for what a key is)
+    <data root>/layers/<key>/layer.json   what is known of it, written before the folder appears under its key
+    <data root>/layers/l/<link>           short symbolic name of <key>/fs
+    <data root>/layers/tmp/<random>       being unpacked; swept at start
+    <data root>/layers/init/<stack>/fs    init layers, one per stack of layers that a container was made of
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from engine.snapshots.base import Layer, LayerKey, MountStep, Progress, chain_id, hex_of
+from engine.snapshots.trash import Trash
+from engine.snapshots.workers import Workers
+from engine.tasks import KeyedLocks, Nursery, run_blocking
+
+LINK_LENGTH = 16
+# Layers must stay plain: nothing in them may depend on overlay's own bookkeeping attributes.
+PLAIN_OPTIONS = ("redirect_dir=off", "metacopy=off", "index=off")
+_PARAMETERS = Path("/sys/module/overlay/parameters")
+
+
+@dataclass(slots=True)
+class _Shared:
+    """One unpack job and how many wait for it."""
+
+    task: asyncio.Task[LayerKey | None]
+    waiters: int = 0
+    listeners: list[Progress] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class BlobSource:
+    """Where a layer's bytes come from: a file (or a part of one), in any compression known to ``feed``."""
+
+    path: Path
+    offset: int = 0
+    length: int | None = None
+
+
+class Layers:
+    """All layers below one data root. Call ``start`` once before use."""
+
+    def __init__(self, data_root: Path, workers: Workers, trash: Trash, nursery: Nursery) -> None:
+        self.root = data_root / "layers"
+        self.links = self.root / "l"
+        self._tmp = self.root / "tmp"
+        self._init = self.root / "init"
+        self._workers = workers
+        self._trash = trash
+        self._nursery = nursery
+        self._known: dict[LayerKey, Layer] = {}
+        self._links: dict[str, LayerKey] = {}
+        self._jobs: dict[tuple[str, bool], _Shared] = {}
+        self._locks = KeyedLocks()
+        self._arrival = asyncio.Condition()
+        self.plain_options: tuple[str, ...] = ()
+
+    async def start(self) -> None:
+        """Read what is there, sweep what was half done."""
+        leftovers, known = await run_blocking(self._load_sync)
+        for layer in known:
+            self._known[layer.key] = layer
+            self._links[layer.link] = layer.key
+        for path in leftovers:
+            await self._trash.take(path)
+
+    def _load_sync(self) -> tuple[list[Path], list[Layer]]:
+        for folder in (self.root, self.links, self._tmp, self._init):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.plain_options = tuple(o for o in PLAIN_OPTIONS if (_PARAMETERS / o.partition("=")[0]).exists())
+        leftovers = list(self._tmp.iterdir())
+        known: list[Layer] = []
+        for folder in self.root.iterdir():
+            if folder in (self.links, self._tmp, self._init):
+                continue
+            try:
+                known.append(_read_layer((folder / "layer.json").read_bytes()))
+            except (OSError, ValueError, KeyError, TypeError):
+                leftovers.append(folder)
+        keys = {layer.link for layer in known}
+        for link in self.links.iterdir():
+            if link.name not in keys:
+                link.unlink()
+        for layer in known:
+            self._make_link_sync(layer)
+        return leftovers, known
+
+    def _make_link_sync(self, layer: Layer) -> None:
+        link = self.links / layer.link
+        if not link.is_symlink():
+            link.symlink_to(f"../{layer.key}/fs")
+
+    def has(self, key: LayerKey) -> bool:
+        """Whether the layer ``key`` is there, whole."""
+        return key in self._known
+
+    def get(self, key: LayerKey) -> Layer:
+        """What is known of a layer; ``KeyError`` if it is not there."""
+        return self._known[key]
+
+    def size(self, key: LayerKey) -> int:
+        """Content bytes of a layer, measured while it was unpacked."""
+        return self._known[key].size_bytes
+
+    def all(self) -> list[Layer]:
+        """Every layer."""
+        return [*self._known.values()]
+
+    def folder(self, key: LayerKey) -> Path:
+        """The content of a layer on the host, for reading."""
+        return self.root / key / "fs"
+
+    def find(self, parents: Sequence[str], diff_id: str) -> LayerKey | None:
+        """The layer that holds ``diff_id`` where ``parents`` (diff IDs, bottom first) lie below it."""
+        if parents:
+            bound = LayerKey(hex_of(chain_id([*parents, diff_id])))
+            if bound in self._known:
+                return bound
+        shared = self._known.get(LayerKey(hex_of(diff_id)))
+        return None if shared is None or (parents and shared.implied) else shared.key
+
+    def resolve(self, diff_ids: Sequence[str]) -> tuple[LayerKey, ...] | None:
+        """The layers of an image, bottom first; None where one is missing."""
+        keys = [self.find(diff_ids[:place], diff_id) for place, diff_id in enumerate(diff_ids)]
+        found = tuple(key for key in keys if key is not None)
+        return found if len(found) == len(keys) else None
+
+    async def unpack(
+        self, source: BlobSource, diff_id: str, parents: Sequence[str] = (), progress: Progress | None = None
+    ) -> LayerKey:
+        """Have the layer ``diff_id`` unpacked; ``parents`` are the diff IDs below it in the image, bottom first.
+
+        Layers of an image may be asked for all at once: one that turns out to be bound waits until its parents have
+        been unpacked by somebody (so ask for all of them, inside one TaskGroup). Callers for the same layer share one
+        job; it is killed when the last of them is cancelled. ``ValueError`` for damage, a cut blob and a diff ID that
+        does not match, ``OSError`` from the disk.
+        """
+        found = self.find(parents, diff_id)
+        if found is not None:
+            return found
+        job = (chain_id([*parents, diff_id]), bool(parents))
+        plain = (diff_id, bool(parents))
+        # Shared by diff ID first; whether a layer is bound shows only while it is unpacked.
+        key = await self._share(plain, lambda tell: self._unpack_shared(source, diff_id, bool(parents), tell), progress)
+        if key is None:
+            key = await self._share(job, lambda tell: self._unpack_over(source, diff_id, parents, tell), progress)
+        if key is None:
+            raise ValueError(f"layer {diff_id} cannot be unpacked over its parents")
+        return key
+
+    async def _share(
+        self,
+        name: tuple[str, bool],
+        work: Callable[[Progress], Awaitable[LayerKey | None]],
+        progress: Progress | None,
+    ) -> LayerKey | None:
+        shared = self._jobs.get(name)
+        if shared is None:
+            listeners: list[Progress] = []
+
+            def tell_all(count: int) -> None:
+                for tell in listeners:
+                    tell(count)
+
+            async def run() -> LayerKey | None:
+                try:
+                    return await work(tell_all)
+                finally:
+                    self._jobs.pop(name, None)
+
+            shared = _Shared(self._nursery.start(run(), name=f"unpack {name[0][:19]}"), 0, listeners)
+            shared.task.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._jobs[name] = shared
+        shared.waiters += 1
+        if progress is not None:
+            shared.listeners.append(progress)
+        try:
+            return await asyncio.shield(shared.task)
+        finally:
+            shared.waiters -= 1
+            if progress is not None:
+                shared.listeners.remove(progress)
+            if not shared.waiters and not shared.task.done():
+                shared.task.cancel()
+                self._jobs.pop(name, None)
+
+    async def _unpack_shared(
+        self, source: BlobSource, diff_id: str, has_parents: bool, tell: Progress
+    ) -> LayerKey | None:
+        """Unpack alone. None says that the layer is bound."""
+        key = LayerKey(hex_of(diff_id))
+        known = self._known.get(key)
+        if known is not None:
+            return None if known.implied and has_parents else key
+        mode = "alone" if has_parents else "bottom"
+        return await self._into_place(source, diff_id, key, mode, (), tell)
+
+    async def _unpack_over(
+        self, source: BlobSource, diff_id: str, parents: Sequence[str], tell: Progress
+    ) -> LayerKey | None:
+        key = LayerKey(hex_of(chain_id([*parents, diff_id])))
+        if key in self._known:
+            return key
+        async with self._arrival:
+            await self._arrival.wait_for(lambda: self.resolve(parents) is not None)
+        below = self.resolve(parents)
+        if below is None:
+            raise ValueError("a parent layer was removed meanwhile")
+        return await self._into_place(source, diff_id, key, "over", below, tell)
+
+    async def _into_place(
+        self, source: BlobSource, diff_id: str, key: LayerKey, mode: str, below: tuple[LayerKey, ...], tell: Progress
+    ) -> LayerKey | None:
+        tmp = self._tmp / secrets.token_hex(12)
+        target = tmp / ("merged" if mode == "over" else "fs")
+        await run_blocking(self._make_tmp_sync, tmp)
+        try:
+            result = await self._workers.run(
+                "unpack",
+                {
+                    "source": str(source.path), "offset": source.offset, "length": source.length,
+                    "diff_id": hex_of(diff_id), "target": str(target), "mode": mode, "steps": self._over_steps(tmp, below) if below else [],
+                },
+                progress=tell,
+            )  # fmt: skip
+            if "needs_parents" in result:
+                await self._trash.take(tmp)
+                return None
+            told = result["size_bytes"], result["implied"], result["root_explicit"]
+            layer = Layer(key, diff_id, self._free_link(key), *told, below)
+            await run_blocking(self._publish_sync, tmp, layer)
+        except BaseException:
+            await asyncio.shield(self._trash.take(tmp))
+            raise
+        self._known[key] = layer
+        self._links[layer.link] = key
+        async with self._arrival:
+            self._arrival.notify_all()
+        return key
+
+    def _make_tmp_sync(self, tmp: Path) -> None:
+        for name in ("fs", "work", "merged"):
+            (tmp / name).mkdir(parents=True, mode=0o755)
+
+    def _over_steps(self, tmp: Path, below: Sequence[LayerKey]) -> list[list[Any]]:
+        """A mount of ``below`` whose upper folder becomes a layer; unsynced, as plainly unpacked layers are."""
+        step = self.overlay_step(self.link_names(below), str(tmp / "merged"), upper=tmp / "fs", work=tmp / "work")
+        if _offers_volatile():
+            step = replace(step, options=(*step.options, "volatile"))
+        return step_data((step,))
+
+    def _free_link(self, key: LayerKey) -> str:
+        length = LINK_LENGTH
+        while self._links.get(key[:length], key) != key:  # somebody made two digests with one beginning
+            length += 1
+        return key[:length]
+
+    def _publish_sync(self, tmp: Path, layer: Layer) -> None:
+        _drop_scaffold_sync(tmp)
+        (tmp / "layer.json").write_bytes(_layer_json(layer))
+        try:
+            tmp.rename(self.root / layer.key)
+        except OSError as error:
+            # The same content was unpacked as a bottom layer at the same time; the first one stands.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            shutil.rmtree(tmp)
+        self._make_link_sync(layer)
+
+    async def remove(self, key: LayerKey) -> None:
+        """Remove a layer and the init layers over it; a missing one is no error."""
+        layer = self._known.pop(key, None)
+        if layer is None:
+            return
+        self._links.pop(layer.link, None)
+        for stack in await run_blocking(self._unlink_sync, layer):
+            await self._trash.take(stack)
+        await self._trash.take(self.root / key)
+
+    def _unlink_sync(self, layer: Layer) -> list[Path]:
+        (self.links / layer.link).unlink(missing_ok=True)
+        stacks = []
+        for folder in self._init.iterdir():
+            try:
+                if layer.key in json.loads((folder / "stack.json").read_bytes()):
+                    stacks.append(folder)
+            except (OSError, ValueError):
+                continue
+        return stacks
+
+    # Stacks: what mounts are made of.
+
+    def link_names(self, keys: Sequence[LayerKey]) -> list[str]:
+        """Short folder names, top first as overlay wants them, relative to ``links``."""
+        return [self._known[key].link for key in reversed(keys)]
+
+    def overlay_step(
+        self, lowers: Sequence[str], target: str, *, upper: Path | None = None, work: Path | None = None
+    ) -> MountStep:
+        """An overlay mount of ``lowers`` (top first, relative to ``links``), writable where ``upper`` is given."""
+        if upper is None and len(lowers) == 1:
+            return MountStep(str(self.links / lowers[0]), target, "", ("bind", "ro"))
+        options = [f"lowerdir={':'.join(lowers)}"]
+        if upper is not None:
+            options += [f"upperdir={upper}", f"workdir={work}"]
+        else:
+            options.append("ro")
+        return MountStep("overlay", target, "overlay", (*options, *self.plain_options), str(self.links))
+
+    def root_like(self, keys: Sequence[LayerKey]) -> Path:
+        """The layer whose root tells a container's root owner and mode: the topmost explicit one, else the bottom."""
+        for key in reversed(keys):
+            if self._known[key].root_explicit:
+                return self.folder(key)
+        return self.folder(keys[0]) if keys else self.root
+
+    async def init_layer(self, keys: Sequence[LayerKey]) -> str:
+        """Have the init layer of a stack; returns its folder relative to ``links``."""
+        name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:24]
+        place = self._init / name
+        async with self._locks(name):
+            if not await run_blocking((place / "fs").is_dir):
+                await self._make_init(place, keys)
+        return f"../init/{name}/fs"
+
+    async def _make_init(self, place: Path, keys: Sequence[LayerKey]) -> None:
+        tmp = self._tmp / secrets.token_hex(12)
+        await run_blocking(self._make_tmp_sync, tmp)
+        try:
+            target = tmp / "merged" if keys else tmp / "fs"
+            await self._workers.run(
+                "init_layer",
+                {
+                    "steps": self._over_steps(tmp, keys) if keys else [],
+                    "target": str(target),
+                    "like_root": str(self.root_like(keys) if keys else tmp / "fs"),
+                },
+            )
+            await run_blocking(self._publish_init_sync, tmp, place, keys)
+        except BaseException:
+            await asyncio.shield(self._trash.take(tmp))
+            raise
+
+    def _publish_init_sync(self, tmp: Path, place: Path, keys: Sequence[LayerKey]) -> None:
+        _drop_scaffold_sync(tmp)
+        (tmp / "stack.json").write_text(json.dumps(list(keys)))
+        tmp.rename(place)
+
+
+def _drop_scaffold_sync(tmp: Path) -> None:
+    """Remove what only the mount over the parents needed."""
+    shutil.rmtree(tmp / "work")
+    (tmp / "merged").rmdir()
+
+
+def _offers_volatile() -> bool:
+    """Whether overlayfs can leave out syncing the whole file system when a mount ends (Linux 5.10)."""
+    major, minor = os.uname().release.split(".")[:2]
+    return (int(major), int(minor)) >= (5, 10)
+
+
+def step_data(steps: Sequence[MountStep]) -> list[list[Any]]:
+    """Mount steps as job arguments."""
+    return [[s.source, s.target, s.fstype, list(s.options), s.cwd] for s in steps]
+
+
+def _layer_json(layer: Layer) -> bytes:
+    return json.dumps(
+        {
+            "key": layer.key, "diff_id": layer.diff_id, "link": layer.link, "size_bytes": layer.size_bytes,
+            "implied": layer.implied, "root_explicit": layer.root_explicit, "parents": list(layer.parents),
+        }
+    ).encode()  # fmt: skip
+
+
+def _read_layer(data: bytes) -> Layer:
+    doc = json.loads(data)
+    return Layer(
+        LayerKey(doc["key"]), doc["diff_id"], doc["link"], doc["size_bytes"], doc["implied"], doc["root_explicit"],
+        tuple(LayerKey(key) for key in doc["parents"]),
+    )  # fmt: skip

@@ -1,0 +1,117 @@
+"""Snapshots as overlayfs mounts: the way taken wherever the kernel and the data root's file system offer it.
+
+``<data root>/snapshots/<key>/{diff,work}``; the stack below is the init layer and the image's layers, by short names
+relative to ``layers/l``, so that 127 layers fit one page of options.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from engine.kernel import quota
+from engine.snapshots.base import Change, ChangeKind, DiffInfo, LayerKey, MountStep, Stopped, Usage
+from engine.snapshots.layers import Layers, step_data
+from engine.snapshots.trash import Trash
+from engine.snapshots.workers import Workers
+from engine.tasks import run_blocking
+
+
+class OverlaySnapshotter:
+    """The ``Snapshotter`` for overlayfs. Call ``start`` once before use."""
+
+    name = "overlay2"
+
+    def __init__(self, data_root: Path, layers: Layers, workers: Workers, trash: Trash) -> None:
+        self.root = data_root / "snapshots"
+        self._view = data_root / "view"
+        self._layers = layers
+        self._workers = workers
+        self._trash = trash
+        self._quota: quota.ProjectQuota | None = None
+
+    async def start(self) -> None:
+        """Make the folders, sweep snapshots whose making was cut short."""
+        for path in await run_blocking(self._start_sync):
+            await self._trash.take(path)
+
+    def _start_sync(self) -> list[Path]:
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._view.mkdir(exist_ok=True, mode=0o700)
+        self._quota = quota.probe_sync(self.root)
+        return [path for path in self.root.iterdir() if path.suffix == ".new"]
+
+    async def prepare(self, key: str, layers: Sequence[LayerKey], size_limit: int | None = None) -> None:
+        if size_limit is not None and self._quota is None:
+            raise ValueError(quota.UNSUPPORTED)
+        init = await self._layers.init_layer(layers)
+        await run_blocking(self._prepare_sync, key, self._layers.links / init, size_limit)
+
+    def _prepare_sync(self, key: str, init: Path, size_limit: int | None) -> None:
+        place = self.root / key
+        if place.exists():
+            raise FileExistsError(17, "the snapshot exists already", str(place))
+        new = self.root / f"{key}.new"
+        for name in ("diff", "work"):
+            (new / name).mkdir(parents=True, exist_ok=True)
+        root = init.stat()
+        (new / "diff").chmod(stat.S_IMODE(root.st_mode))
+        os.chown(new / "diff", root.st_uid, root.st_gid)
+        if size_limit is not None and self._quota is not None:
+            self._quota.limit_sync(new, size_limit)
+        new.rename(place)
+
+    async def exists(self, key: str) -> bool:
+        return await run_blocking((self.root / key / "diff").is_dir)
+
+    async def mount_steps(
+        self, key: str, layers: Sequence[LayerKey], target: str, read_only: bool = False
+    ) -> tuple[MountStep, ...]:
+        place = self.root / key
+        lowers = [await self._layers.init_layer(layers), *self._layers.link_names(layers)]
+        if read_only:
+            return (self._layers.overlay_step([f"../../snapshots/{key}/diff", *lowers], target),)
+        return (self._layers.overlay_step(lowers, target, upper=place / "diff", work=place / "work"),)
+
+    async def image_steps(self, layers: Sequence[LayerKey], target: str) -> tuple[MountStep, ...]:
+        lowers = self._layers.link_names(layers) or [await self._layers.init_layer(())]
+        return (self._layers.overlay_step(lowers, target),)
+
+    async def remove(self, key: str) -> None:
+        await self._trash.take(self.root / key)
+
+    async def changes(self, key: str, layers: Sequence[LayerKey]) -> list[Change]:
+        lowers = [await self._layers.init_layer(layers), *self._layers.link_names(layers)]
+        step = self._layers.overlay_step(lowers, str(self._view))
+        batches = await self._workers.run(
+            "changes",
+            {"upper": str(self.root / key / "diff"), "steps": step_data((step,)), "lower": str(self._view)},
+        )
+        return [Change(path, ChangeKind(kind)) for batch in batches for path, kind in batch]
+
+    async def write_diff(self, key: str, layers: Sequence[LayerKey], out: Path) -> DiffInfo:
+        found = await self._workers.run("write_diff", {"upper": str(self.root / key / "diff"), "out": str(out)})
+        return DiffInfo(f"sha256:{found['diff_id']}", found["tar_bytes"], found["size_bytes"])
+
+    async def usage(self, key: str) -> Usage:
+        size, inodes = await self._workers.run("usage", {"folder": str(self.root / key / "diff")})
+        return Usage(size, inodes)
+
+    @contextlib.asynccontextmanager
+    async def view(self, key: str, layers: Sequence[LayerKey], *, writable: bool) -> AsyncIterator[Stopped]:
+        target = str(self._view)
+        yield Stopped(target, await self.mount_steps(key, layers, target, read_only=not writable))
+
+    @contextlib.asynccontextmanager
+    async def image_view(self, layers: Sequence[LayerKey]) -> AsyncIterator[Stopped]:
+        target = str(self._view)
+        yield Stopped(target, await self.image_steps(layers, target))
+
+    async def keys(self) -> list[str]:
+        return await run_blocking(self._list_sync)
+
+    def _list_sync(self) -> list[str]:
+        return sorted(path.name for path in self.root.iterdir() if (path / "diff").is_dir())

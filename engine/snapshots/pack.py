@@ -1,0 +1,225 @@
+"""Safe create: a tree below the current root becomes a tar.
+
+Names come in byte order, folders before their content, hard links by inode, sockets left out; attributes kept are file
+capabilities and ``user.*``. In diff mode overlay's whiteouts and opaque folders are written as image layers spell
+them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+
+from engine.snapshots import tar
+from engine.snapshots.extract import OPAQUE, OPAQUE_XATTR, WHITEOUT
+
+_FLUSH = 1 << 20
+_SMALL = 1 << 17
+_PRIVATE_XATTRS = ("trusted.overlay.", "user.overlay.", "security.selinux")
+
+
+class Sink:
+    """Bytes to a descriptor in large writes, hashed on the way if asked."""
+
+    def __init__(self, fd: int, *, digest: bool = False) -> None:
+        self._fd = fd
+        self._buffer = bytearray()
+        self._sha = hashlib.sha256() if digest else None
+        self.total = 0
+
+    def write(self, data: bytes) -> None:
+        self._buffer += data
+        if len(self._buffer) >= _FLUSH:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._buffer:
+            return
+        if self._sha is not None:
+            self._sha.update(self._buffer)
+        self.total += len(self._buffer)
+        view = memoryview(self._buffer)
+        while view:
+            view = view[os.write(self._fd, view) :]
+        view.release()
+        self._buffer = bytearray()
+
+    def file(self, fd: int, size: int) -> None:
+        """``size`` bytes of the file ``fd``; a file that shrinks meanwhile is filled up with zeros."""
+        left = size
+        if size <= _SMALL or self._sha is not None:
+            while left:
+                data = os.read(fd, min(left, _FLUSH))
+                if not data:
+                    break
+                self.write(data)
+                left -= len(data)
+        else:
+            self.flush()
+            left -= self._send(fd, size)
+        while left:
+            step = min(left, _FLUSH)
+            self.write(bytes(step))
+            left -= step
+        self.write(bytes(-size % tar.BLOCK))
+
+    def _send(self, fd: int, size: int) -> int:
+        sent = 0
+        while sent < size:
+            count = os.sendfile(self._fd, fd, None, size - sent)
+            if not count:
+                break
+            sent += count
+        self.total += sent
+        return sent
+
+    def hex_digest(self) -> str:
+        return self._sha.hexdigest() if self._sha is not None else ""
+
+
+class Packer:
+    """Writes entries of one archive."""
+
+    def __init__(self, sink: Sink, *, diff: bool = False, every_xattr: bool = False) -> None:
+        self._sink = sink
+        self._diff = diff
+        self._every_xattr = every_xattr
+        self._links: dict[tuple[int, int], bytes] = {}
+        self.size_bytes = 0
+
+    def tree(self, path: bytes, name: bytes) -> None:
+        """The tree at ``path`` under the archive name ``name`` (``b""`` and ``b"./"`` keep a root's spelling)."""
+        info = os.lstat(path)
+        self.entry(path, name, info)
+        if stat.S_ISDIR(info.st_mode):
+            self.content(path, name if name.endswith(b"/") else name + b"/")
+
+    def content(self, folder: bytes, prefix: bytes) -> None:
+        """Everything below ``folder``, depth first, names in byte order, without recursion."""
+        stack: list[Iterator[bytes]] = [iter(_names(folder))]
+        places: list[tuple[bytes, bytes]] = [(folder, prefix)]
+        while stack:
+            base = next(stack[-1], None)
+            if base is None:
+                stack.pop()
+                places.pop()
+                continue
+            parent, shown = places[-1]
+            path, name = parent.rstrip(b"/") + b"/" + base, shown + base
+            try:
+                info = os.lstat(path)
+                self.entry(path, name, info)
+            except FileNotFoundError:
+                continue  # a running container removed it meanwhile
+            if stat.S_ISDIR(info.st_mode):
+                stack.append(iter(_names(path)))
+                places.append((path, name + b"/"))
+
+    def entry(self, path: bytes, name: bytes, info: os.stat_result) -> None:
+        """One member, its content included."""
+        mode = info.st_mode
+        if stat.S_ISSOCK(mode):
+            return
+        if self._diff and is_whiteout(info):
+            self.whiteout(name)
+            return
+        item = self._described(path, name, info)
+        if item.kind == tar.REGULAR:
+            self._file(path, item)
+            return
+        self._sink.write(tar.header(item))
+        if self._diff and item.kind == tar.FOLDER and is_opaque(path):
+            self.marker(item.name + OPAQUE)
+
+    def whiteout(self, name: bytes) -> None:
+        """The deletion of ``name``."""
+        folder, slash, base = name.rpartition(b"/")
+        self.marker(folder + slash + WHITEOUT + base)
+
+    def marker(self, name: bytes) -> None:
+        """An empty file that only means something by its name."""
+        item = tar.Entry(name, tar.REGULAR)
+        item.mode = 0o600
+        self._sink.write(tar.header(item))
+
+    def _described(self, path: bytes, name: bytes, info: os.stat_result) -> tar.Entry:
+        mode = info.st_mode
+        item = tar.Entry(name, _kind(mode))
+        item.mode = stat.S_IMODE(mode)
+        item.uid, item.gid = info.st_uid, info.st_gid
+        item.mtime_ns = info.st_mtime_ns
+        if item.kind == tar.FOLDER:
+            item.name = name if name.endswith(b"/") else name + b"/"
+        elif item.kind == tar.SYMLINK:
+            item.link = os.readlink(path)
+        elif info.st_nlink > 1 and item.kind == tar.REGULAR:
+            first = self._links.setdefault((info.st_dev, info.st_ino), name)
+            if first != name:
+                item.kind, item.link = tar.HARD_LINK, first
+        elif item.kind in (tar.CHAR, tar.BLOCK_DEVICE):
+            item.devmajor, item.devminor = os.major(info.st_rdev), os.minor(info.st_rdev)
+        if item.kind in (tar.REGULAR, tar.FOLDER):
+            item.xattrs = kept_xattrs(path, self._every_xattr)
+        item.size = info.st_size if item.kind == tar.REGULAR else 0
+        return item
+
+    def _file(self, path: bytes, item: tar.Entry) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            self._sink.write(tar.header(item))
+            if item.size:
+                self._sink.file(fd, item.size)
+                self.size_bytes += item.size
+        finally:
+            os.close(fd)
+
+    def finish(self) -> None:
+        self._sink.write(tar.TRAILER)
+        self._sink.flush()
+
+
+_KINDS: tuple[tuple[Callable[[int], bool], bytes], ...] = (
+    (stat.S_ISREG, tar.REGULAR),
+    (stat.S_ISDIR, tar.FOLDER),
+    (stat.S_ISLNK, tar.SYMLINK),
+    (stat.S_ISCHR, tar.CHAR),
+    (stat.S_ISBLK, tar.BLOCK_DEVICE),
+    (stat.S_ISFIFO, tar.FIFO),
+)
+
+
+def _kind(mode: int) -> bytes:
+    return next(kind for test, kind in _KINDS if test(mode))
+
+
+def _names(folder: bytes) -> list[bytes]:
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+
+
+def is_whiteout(info: os.stat_result) -> bool:
+    """Whether an upper folder's entry is overlay's character device 0/0."""
+    return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
+
+
+def is_opaque(path: bytes) -> bool:
+    """Whether an upper folder hides all lower content."""
+    try:
+        return os.getxattr(path, OPAQUE_XATTR, follow_symlinks=False) == b"y"
+    except OSError:
+        return False
+
+
+def kept_xattrs(path: bytes, every: bool = False) -> list[tuple[bytes, bytes]]:
+    """The attributes an archive keeps: file capabilities and the user's own, or all but overlay's and labels."""
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError:
+        return []
+    wanted = ("security.capability", "user.") if not every else ("",)
+    kept = [n for n in names if n.startswith(wanted) and not n.startswith(_PRIVATE_XATTRS)]
+    return [(os.fsencode(n), os.getxattr(path, n, follow_symlinks=False)) for n in sorted(kept)]

@@ -1,0 +1,83 @@
+"""Entering the root file system that a job works on; worker side, before any untrusted byte is touched.
+
+After ``confine`` this process sees nothing but that root, and can import nothing any more: a library or module that an
+image ships under a name we would load stays data.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from typing import Any
+
+from engine.kernel import mount
+
+
+def confine(folder: int | str) -> None:
+    """chroot into ``folder`` (a path or an open directory) and close the import system."""
+    os.chdir(folder)
+    os.chroot(".")
+    os.chdir("/")
+    sys.path[:] = []
+    sys.meta_path[:] = []
+
+
+def mount_steps(steps: list[list[Any]]) -> None:
+    """Perform mount steps; the namespace must be private already."""
+    for source, target, fstype, options, cwd in steps:
+        mount.mount_sync(source, target, fstype, options, cwd)
+
+
+def enter(view: dict[str, Any], own_only: bool = False) -> None:
+    """Enter a view. ``own_only`` leaves out everything mounted on top of the container's root file system."""
+    if "init_pid" in view:
+        _enter_running(view["init_pid"], own_only)
+    else:
+        _enter_stopped(view, own_only)
+
+
+def _enter_running(pid: int, own_only: bool) -> None:
+    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    mount.enter_namespace_sync(namespace)
+    os.close(namespace)
+    if own_only:
+        os.fchdir(root)
+        os.close(root)
+        root = mount.clone_tree_sync(".", recursive=False)
+    confine(root)
+    os.close(root)
+
+
+def _enter_stopped(view: dict[str, Any], own_only: bool) -> None:
+    mount.private_namespace_sync()
+    binds = [] if own_only else view["binds"]
+    trees = [_cloned(source, read_only) for source, _, read_only in binds]
+    mount_steps(view["steps"])
+    confine(view["target"])
+    for (_, target, _), (tree, is_folder) in zip(binds, trees, strict=True):
+        place = os.path.realpath(target)
+        if _have_place(place, is_folder):
+            mount.attach_tree_sync(tree, place)
+        os.close(tree)
+
+
+def _cloned(source: str, read_only: bool) -> tuple[int, bool]:
+    tree = mount.clone_tree_sync(source)
+    if read_only:
+        mount.make_read_only_sync(tree)
+    return tree, stat.S_ISDIR(os.fstat(tree).st_mode)
+
+
+def _have_place(place: str, is_folder: bool) -> bool:
+    """Have something to mount on; False where the view may not be written and has none."""
+    if os.path.lexists(place):
+        return True
+    try:
+        os.makedirs(place if is_folder else os.path.dirname(place), 0o755, exist_ok=True)
+        if not is_folder:
+            os.close(os.open(place, os.O_CREAT | os.O_CLOEXEC, 0o644))
+    except OSError:
+        return False
+    return True
