@@ -1,0 +1,222 @@
+"""Control groups, v1, hybrid and v2: where they are mounted, and what the daemon reads from and does to a container's.
+
+Hierarchies come from /proc/self/mountinfo, never from fixed paths: hosts mount v1 controllers one by one, together, or
+beside v2. The runtime makes and removes a container's groups, at the hierarchies' roots as dockerd has them; only what
+it left behind is removed here, and never another's group.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from engine.runtime.cgroupstats import CgroupStats, Limits, read_limits_sync, read_stats_sync
+
+V1_CONTROLLERS = frozenset(
+    (
+        "cpu",
+        "cpuacct",
+        "cpuset",
+        "memory",
+        "devices",
+        "freezer",
+        "blkio",
+        "pids",
+        "net_cls",
+        "net_prio",
+        "perf_event",
+        "hugetlb",
+        "rdma",
+    )
+)
+DEFAULT_PARENT = "/docker"
+DEFAULT_SLICE = "system.slice"
+KILL_SECONDS = 5.0
+FREEZE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroups:
+    """The host's hierarchies. `v1` maps a controller to its mount point; `unified` is v2's, or ""."""
+
+    v1: Mapping[str, str]
+    unified: str
+    driver: str = "cgroupfs"
+    controllers: frozenset[str] = field(default_factory=frozenset)
+
+    @classmethod
+    def detect_sync(cls, driver: str | None = None) -> "Cgroups":
+        """Read this host. Without a `driver`.
+
+        Systemd's where v2 is alone and systemd runs, else cgroupfs, as dockerd chooses.
+        """
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+            v1, unified = parse_mountinfo(lines.read())
+        controllers = frozenset(v1)
+        if unified:
+            with contextlib.suppress(OSError), open(f"{unified}/cgroup.controllers", encoding="ascii") as file:
+                controllers |= frozenset(file.read().split())
+        if driver is None:
+            driver = "systemd" if not v1 and os.path.isdir("/run/systemd/system") else "cgroupfs"
+        return cls(v1, unified, driver, controllers)
+
+    @property
+    def version(self) -> int:
+        """2 only where v2 is alone: beside v1 controllers it limits nothing that docker sets."""
+        return 2 if self.unified and not self.v1 else 1
+
+    def container_path(self, container_id: str, parent: str | None = None) -> str:
+        """The value of `linux.cgroupsPath`."""
+        if self.driver == "systemd":
+            return f"{parent or DEFAULT_SLICE}:docker:{container_id}"
+        return f"{(parent or DEFAULT_PARENT).rstrip('/')}/{container_id}"
+
+    def folder(self, controller: str, path: str) -> str | None:
+        """The folder of a container's group in the hierarchy of `controller`; None where the host lacks that."""
+        mount = self.unified if self.version == 2 else self.v1.get(controller)
+        return mount + resolve(path) if mount else None
+
+    def folders(self, path: str) -> list[str]:
+        """A container's folder in every hierarchy, existing or not, each once."""
+        mounts = dict.fromkeys(self.v1.values())
+        if self.unified:
+            mounts[self.unified] = None
+        return [mount + resolve(path) for mount in mounts]
+
+    def oom_file(self, path: str) -> str:
+        """Where the kernel counts the group's out-of-memory kills, or ""."""
+        folder = self.folder("memory", path)
+        if folder is None:
+            return ""
+        return f"{folder}/memory.events" if self.version == 2 else f"{folder}/memory.oom_control"
+
+    def pids_sync(self, path: str) -> list[int]:
+        """Every process in the group and the groups below it, sorted."""
+        found: set[int] = set()
+        for root in self._listing_folders(path):
+            for folder in _below(root):
+                with contextlib.suppress(OSError), open(f"{folder}/cgroup.procs", encoding="ascii") as lines:
+                    found.update(int(line) for line in lines)
+        found.discard(0)  # a process of another pid namespace
+        return sorted(found)
+
+    def kill_sync(self, path: str) -> bool:
+        """SIGKILL all processes of the group, thawing it if need be; whether it is empty afterwards."""
+        if self.version == 2:
+            folder = self.unified + resolve(path)
+            with contextlib.suppress(OSError), open(f"{folder}/cgroup.kill", "w", encoding="ascii") as file:
+                file.write("1")
+        deadline = time.monotonic() + KILL_SECONDS
+        while pids := self.pids_sync(path):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(OSError, TimeoutError):
+                self.thaw_sync(path)
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)
+        return True
+
+    def freeze_sync(self, path: str) -> None:
+        """Stop every process of the group. TimeoutError (after undoing it) when the kernel does not finish that."""
+        self._set_frozen(path, True)
+
+    def thaw_sync(self, path: str) -> None:
+        self._set_frozen(path, False)
+
+    def stats_sync(self, path: str) -> CgroupStats:
+        """Counters now; zero where the host or the group does not have them."""
+        return read_stats_sync(self._stat_folders(path), self.version)
+
+    def read_limits_sync(self, path: str) -> Limits:
+        """Limits as the kernel has them."""
+        return read_limits_sync(self._stat_folders(path), self.version)
+
+    def remove_sync(self, path: str) -> None:
+        """Remove the group, with those below it, where it was left behind. What still has processes stays."""
+        for root in self.folders(path):
+            for folder in reversed(list(_below(root))):
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
+
+    def _stat_folders(self, path: str) -> dict[str, str]:
+        kinds = ("cpu", "cpuacct", "cpuset", "memory", "pids", "blkio")
+        found = {kind: self.folder(kind, path) for kind in kinds}
+        return {kind: folder for kind, folder in found.items() if folder is not None}
+
+    def _listing_folders(self, path: str) -> list[str]:
+        if self.version == 2:
+            return [self.unified + resolve(path)]
+        # any hierarchy lists all; two, in case the runtime could not join one
+        kinds = [kind for kind in ("freezer", "devices", "pids", "memory") if kind in self.v1]
+        return [self.v1[kind] + resolve(path) for kind in kinds[:2]]
+
+    def _set_frozen(self, path: str, frozen: bool) -> None:
+        folder = self.folder("freezer", path)
+        if folder is None:
+            raise FileNotFoundError("this host has no freezer control group")
+        control, state_file = f"{folder}/freezer.state", f"{folder}/freezer.state"
+        word, done = ("FROZEN", "FROZEN") if frozen else ("THAWED", "THAWED")
+        if self.version == 2:
+            control, state_file = f"{folder}/cgroup.freeze", f"{folder}/cgroup.events"
+            word, done = ("1", "frozen 1") if frozen else ("0", "frozen 0")
+        deadline = time.monotonic() + FREEZE_SECONDS
+        while True:
+            # Written again each time: v1 may stay FREEZING while new processes are forked.
+            _write(control, word)
+            with open(state_file, encoding="ascii") as file:
+                if done in file.read():
+                    return
+            if time.monotonic() > deadline:
+                _write(control, "THAWED" if self.version == 1 else "0")
+                raise TimeoutError(f"control group {path} could not be {'frozen' if frozen else 'thawed'}")
+            time.sleep(0.001)
+
+
+def parse_mountinfo(text: str) -> tuple[dict[str, str], str]:
+    """v1 mount points by controller, and v2's mount point or "" (proc_pid_mountinfo(5))."""
+    v1: dict[str, str] = {}
+    unified = ""
+    for line in text.splitlines():
+        fields, _, kind = line.partition(" - ")
+        fstype, _, options = kind.partition(" ")
+        point = fields.split(" ")[4]
+        if fstype == "cgroup2" and not unified:
+            unified = point
+        elif fstype == "cgroup":
+            for option in options.rsplit(" ", 1)[-1].split(","):
+                if option in V1_CONTROLLERS or option.startswith("name="):
+                    v1.setdefault(option, point)
+    return v1, unified
+
+
+def resolve(path: str) -> str:
+    """The folder below a hierarchy's mount point that a `linux.cgroupsPath` stands for.
+
+    systemd's form `a-b.slice:prefix:name` nests slices by their dashes: /a.slice/a-b.slice/prefix-name.scope.
+    """
+    if path.count(":") != 2:
+        return "/" + path.strip("/")
+    slice_name, prefix, name = path.split(":")
+    nested = ""
+    stem = slice_name.removesuffix(".slice")
+    parts = stem.split("-") if stem not in ("", "-") else []
+    for count in range(1, len(parts) + 1):
+        nested += "/" + "-".join(parts[:count]) + ".slice"
+    if name.endswith(".slice"):
+        return f"{nested}/{name}"
+    return f"{nested}/{prefix}-{name}.scope" if prefix else f"{nested}/{name}.scope"
+
+
+def _below(root: str) -> Iterator[str]:
+    """`root` and every folder below it, parents first; nothing when it does not exist."""
+    for folder, _folders, _files in os.walk(root):
+        yield folder
+
+
+def _write(path: str, word: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(word)

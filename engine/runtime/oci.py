@@ -1,0 +1,221 @@
+"""The OCI runtime programs: which there are, which works here, and the few things the daemon itself asks of them.
+
+Starting containers and execs is the shim's work (`engine/shim/invoke.py`); this is the only file of the daemon that
+runs runc or crun. It also turns their different words for one failure into the ones docker's clients look for.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.runtime.cgroups import Cgroups
+from engine.tasks import run_blocking
+
+PROGRAM_SECONDS = 30.0
+PREFERENCE = ("crun", "runc")
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """One usable runtime. `args` come before every subcommand; `root` is where it keeps its state."""
+
+    name: str
+    path: str
+    args: tuple[str, ...]
+    root: str
+    version: str = ""
+    commit: str = ""
+
+
+class RuntimeFailure(Exception):
+    """A process could not be started. `exit_hint` is what dockerd makes of it: 127, 126, or 128 for anything else."""
+
+    def __init__(self, message: str, exit_hint: int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.exit_hint = exit_hint
+
+    @classmethod
+    def of_create(cls, words: str) -> "RuntimeFailure":
+        text = normalise(words)
+        message = f"failed to create shim task: OCI runtime create failed: runc create failed: {text}: unknown"
+        return cls(message, exit_hint(text))
+
+    @classmethod
+    def of_exec(cls, words: str) -> "RuntimeFailure":
+        text = normalise(words)
+        return cls(f"OCI runtime exec failed: exec failed: {text}: unknown", exit_hint(text))
+
+
+_PREFIX = re.compile(r"^(?:runc (?:run|create|start|exec) failed: |exec failed: )+")
+# crun's sentences, and what runc would have said
+_CRUN: tuple[tuple[re.Pattern[str], str], ...] = (
+    (
+        re.compile(r"^executable file [`']([^`']*)['`] not found(?: in \$PATH)?(?:: No such file or directory)?$"),
+        'exec: "{0}": executable file not found in $PATH',
+    ),
+    (re.compile(r"^(?:open|exec|stat|execve) (?:executable )?[`']([^`']+)['`]: (.+)$"), 'exec: "{0}": {1}'),
+    (re.compile(r"^open executable: (.+)$"), "exec: {0}"),
+    (re.compile(r"^exec(?:ve)? container process [`']([^`']+)['`]: (.+)$"), 'exec: "{0}": {1}'),
+)
+_ERRNO_WORDS = ("No such file or directory", "Permission denied", "Is a directory", "Not a directory")
+
+
+def normalise(words: str) -> str:
+    """A runtime's explanation in runc's words, without the name of the command that failed."""
+    text = _PREFIX.sub("", words.strip())
+    for pattern, sentence in _CRUN:
+        found = pattern.match(text)
+        if found:
+            text = "unable to start container process: " + sentence.format(*found.groups())
+            break
+    for word in _ERRNO_WORDS:  # crun writes strerror(3)'s capital
+        text = text.replace(word, word[0].lower() + word[1:])
+    return text
+
+
+def exit_hint(text: str) -> int:
+    """dockerd's exit code for a failed start."""
+    lowered = text.lower()
+    if any(part in lowered for part in ("executable file not found", "no such file or directory", "not a directory")):
+        return 127
+    if any(part in lowered for part in ("permission denied", "is a directory")):
+        return 126
+    return 128
+
+
+async def run_program(
+    argv: Sequence[str], stdin: bytes = b"", seconds: float = PROGRAM_SECONDS
+) -> tuple[int, str, str]:
+    """Exit code, output and errors of a short program. TimeoutError (after killing it) when it takes too long."""
+    process = await asyncio.create_subprocess_exec(
+        *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(seconds):
+            output, errors = await process.communicate(stdin)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        raise
+    return process.returncode or 0, output.decode(errors="replace"), errors.decode(errors="replace")
+
+
+async def ask(runtime: Runtime, *arguments: str, stdin: bytes = b"") -> str:
+    """Output of `runtime arguments...`. OSError with the runtime's words when it fails."""
+    argv = [runtime.path, *runtime.args, "--root", runtime.root, *arguments]
+    code, output, errors = await run_program(argv, stdin)
+    if code != 0:
+        raise OSError(normalise(errors) or f"{runtime.name} {arguments[0]} ended with code {code}")
+    return output
+
+
+async def update_resources(runtime: Runtime, container_id: str, resources: Mapping[str, Any]) -> None:
+    """Change the limits of a running container (`linux.resources` of the OCI runtime spec)."""
+    await ask(runtime, "update", "--resources", "-", container_id, stdin=json.dumps(resources).encode())
+
+
+async def known_containers(runtime: Runtime) -> list[str]:
+    """Ids in the runtime's state folder, whether alive or not."""
+
+    def list_sync() -> list[str]:
+        return sorted(os.listdir(runtime.root)) if os.path.isdir(runtime.root) else []
+
+    return await run_blocking(list_sync)
+
+
+async def kill_leftover(runtime: Runtime, container_id: str, cgroups: Cgroups, cgroup_path: str) -> None:
+    """Kill and forget a container whose shim is gone. Nothing left of it is not an error."""
+    await run_blocking(cgroups.kill_sync, cgroup_path)
+    with contextlib.suppress(OSError, TimeoutError):
+        await ask(runtime, "delete", "--force", container_id)
+    await run_blocking(cgroups.remove_sync, cgroup_path)
+
+
+def parse_version(output: str) -> tuple[str, str]:
+    """Version and commit of `--version`: first line `NAME version X`, then `commit: Y`."""
+    version = re.search(r"^\S+ version (\S+)", output, re.MULTILINE)
+    commit = re.search(r"^commit: (\S+)", output, re.MULTILINE)
+    return (version[1] if version else "", commit[1] if commit else "")
+
+
+async def probe_runtimes(
+    configured: Mapping[str, Mapping[str, Any]], default: str | None, exec_root: Path, *, systemd: bool = False
+) -> tuple[dict[str, Runtime], str]:
+    """The runtimes that can be used and the name of the default one.
+
+    `configured` is daemon.json's `runtimes` (`path`, `runtimeArgs`); runc and crun are added where installed. Without a
+    `default`, the first of crun and runc that really runs a container on this host is chosen. FileNotFoundError when
+    there is none.
+    """
+    found: dict[str, Runtime] = {}
+    for name, settings in configured.items():
+        path = shutil.which(str(settings.get("path") or name))
+        if path:
+            arguments = tuple(str(argument) for argument in settings.get("runtimeArgs") or ())
+            found[name] = await _describe(name, path, arguments, exec_root, systemd)
+    for name in PREFERENCE:
+        path = shutil.which(name)
+        if name not in found and path:
+            found[name] = await _describe(name, path, (), exec_root, systemd)
+    if default:
+        if default not in found:
+            raise FileNotFoundError(f"specified default runtime '{default}' does not exist")
+        return found, default
+    for name in PREFERENCE:
+        if name in found and not await trouble_running(found[name]):
+            return found, name
+    raise FileNotFoundError("no OCI runtime works on this host; install runc or crun")
+
+
+async def _describe(name: str, path: str, arguments: tuple[str, ...], exec_root: Path, systemd: bool) -> Runtime:
+    version = commit = ""
+    with contextlib.suppress(OSError, TimeoutError):
+        version, commit = parse_version((await run_program([path, "--version"]))[1])
+    if systemd:
+        arguments = ("--systemd-cgroup", *arguments)
+    return Runtime(name, path, arguments, str(exec_root / "runtimes" / name), version, commit)
+
+
+async def trouble_running(runtime: Runtime) -> str:
+    """Why a trivial container cannot be run here, or "" when it can: some refuse a host's cgroup layout only then."""
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="berth-probe-"))
+        name = f"berth-probe-{os.path.basename(folder)[-8:]}"
+        await run_blocking(_write_probe_sync, Path(folder), name)
+        argv = [runtime.path, *runtime.args, "--root", f"{folder}/state", "run", "--bundle", folder, name]
+        try:
+            code, _output, errors = await run_program(argv)
+        except (OSError, TimeoutError) as error:
+            return str(error) or "timed out"
+        # The probe's root is empty, so "no such program" is the answer of a runtime that got all the way.
+        if code == 0 or "executable file" in errors or "o such file or directory" in errors:
+            return ""
+        return normalise(errors)
+
+
+def _write_probe_sync(folder: Path, name: str) -> None:
+    (folder / "rootfs").mkdir()
+    for point in ("proc", "dev"):
+        (folder / "rootfs" / point).mkdir()
+    config = {
+        "ociVersion": "1.0.2",
+        "process": {"user": {"uid": 0, "gid": 0}, "args": ["/berth-probe"], "cwd": "/", "env": ["PATH=/"]},
+        "root": {"path": "rootfs", "readonly": True},
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "linux": {
+            "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")],
+            "cgroupsPath": f"/docker/{name}",
+            "resources": {"pids": {"limit": 64}},
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config))

@@ -1,0 +1,174 @@
+"""The processes exec'ed into a container: their streams before, their exit codes after.
+
+An exec may be attached to before it starts, so that nothing of its output is missed. Its exit code is kept until the
+shim ends, because the daemon that asked may not be the one that wants to know.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from engine.shim import console, invoke, wire
+from engine.shim.loop import READ, Loop
+from engine.shim.stdio import Stdio
+
+Answer = Callable[[wire.Message], None]
+
+KEPT = 100  # exit codes remembered; a health check would otherwise grow the shim for ever
+
+
+class Exec:
+    """One process object, started at most once."""
+
+    def __init__(self, exec_id: str, settings: dict[str, Any], stdio: Stdio) -> None:
+        self.exec_id = exec_id
+        self.stdio = stdio
+        size = settings.get("console_size")
+        self.console_size: tuple[int, int] | None = (size[0], size[1]) if size else None
+        self.cgroup = str(settings.get("cgroup") or "")
+        self.started = False
+        self.reaped = False
+        self.pid: int | None = None
+        self.exit_code: int | None = None
+        self.finished_at = 0
+
+    def state(self) -> wire.Message:
+        return {
+            "pid": self.pid,
+            "exit_code": self.exit_code,
+            "started": self.started,
+            "finished_at": self.finished_at,
+        }
+
+
+class Execs:
+    """All of one container's."""
+
+    def __init__(self, loop: Loop, runtime: invoke.Runtime, settings: dict[str, Any], tell: Answer) -> None:
+        self._loop = loop
+        self._runtime = runtime
+        self._container_id = str(settings["container_id"])
+        self._spill_dir = str(settings["spill_dir"])
+        self._tell = tell
+        self._known: dict[str, Exec] = {}
+
+    def states(self) -> dict[str, wire.Message]:
+        return {exec_id: known.state() for exec_id, known in self._known.items()}
+
+    def get(self, exec_id: str) -> Exec:
+        known = self._known.get(exec_id)
+        if known is None:
+            raise LookupError(f"no exec {exec_id}")
+        return known
+
+    def prepare(self, message: wire.Message) -> None:
+        exec_id = message["exec_id"]
+        if exec_id in self._known:
+            raise FileExistsError(f"exec {exec_id} exists")
+        stdio = Stdio(
+            self._loop,
+            terminal=message["terminal"],
+            open_stdin=message["open_stdin"],
+            stdin_once=False,
+            spill_dir=self._spill_dir,
+            log=None,
+        )
+        self._known[exec_id] = Exec(exec_id, message, stdio)
+
+    def start(self, exec_id: str, answer: Answer) -> None:
+        """Run it; `answer` is called with its pid or the runtime's failure."""
+        known = self.get(exec_id)
+        if known.started:
+            raise FileExistsError(f"exec {exec_id} has already run")
+        known.started = True
+        pid_file, log = f"exec-{exec_id}.pid", f"exec-{exec_id}.log"
+        arguments = ["exec", "--detach", "--process", os.path.abspath(f"exec-{exec_id}.json")]
+        arguments += ["--pid-file", os.path.abspath(pid_file)]
+        if known.cgroup:
+            arguments += ["--cgroup", known.cgroup]
+        listener = None
+        if known.stdio.terminal:
+            listener = console.ConsoleSocket(f"{exec_id[:16]}.tty")
+            arguments += ["--tty", "--console-socket", listener.path]
+            self._loop.watch(listener.fileno(), READ, lambda _events: self._master(known, listener))
+
+        def done(code: int) -> None:
+            self._started(known, code, listener, answer)
+            for name in (pid_file, log, f"exec-{exec_id}.json"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name)
+
+        try:
+            self._runtime.start([*arguments, self._container_id], known.stdio.child_ends, log, done)
+        except OSError:
+            self._failed(known, listener)
+            raise
+
+    def reaped(self, pid: int, code: int) -> bool:
+        """Whether the ended child was an exec'ed process."""
+        for known in self._known.values():
+            if known.pid == pid and not known.reaped:
+                self._ended(known, code)
+                return True
+        return False
+
+    def close(self) -> None:
+        for known in self._known.values():
+            known.stdio.close()
+            known.stdio.finish()
+
+    def lingering(self) -> list[Stdio]:
+        return [known.stdio for known in self._known.values() if known.stdio.attachments]
+
+    def _master(self, known: Exec, listener: console.ConsoleSocket) -> None:
+        master = listener.accept_master()
+        if master is not None:
+            known.stdio.set_master(master, known.console_size)
+            self._loop.forget(listener.fileno())
+
+    def _started(self, known: Exec, code: int, listener: console.ConsoleSocket | None, answer: Answer) -> None:
+        try:
+            if code != 0:
+                raise OSError(invoke.last_words(f"exec-{known.exec_id}.log", code))
+            known.pid = invoke.read_pid(f"exec-{known.exec_id}.pid")
+        except (OSError, ValueError) as error:
+            self._failed(known, listener)
+            answer(wire.failure(OSError(str(error))))
+            return
+        if listener is not None:
+            self._loop.forget(listener.fileno())
+            listener.close()
+        known.stdio.close_child_ends()
+        known.stdio.begin()
+        answer({"pid": known.pid})
+        ended = self._runtime.claim(known.pid)
+        if ended is not None:
+            self._ended(known, ended)
+
+    def _failed(self, known: Exec, listener: console.ConsoleSocket | None) -> None:
+        if listener is not None:
+            self._loop.forget(listener.fileno())
+            listener.close()
+        known.exit_code = 126
+        known.stdio.close()
+        known.stdio.finish()
+
+    def _ended(self, known: Exec, code: int) -> None:
+        known.reaped = True
+        known.finished_at = time.time_ns()
+
+        def drained() -> None:
+            # Told before the streams end, so that whoever waits for their end finds the exit code known.
+            known.exit_code = code
+            self._tell({"event": "exec_exit", "exec_id": known.exec_id, "exit_code": code})
+            known.stdio.finish()
+            self._prune()
+
+        known.stdio.drain(drained)
+
+    def _prune(self) -> None:
+        over = [known for known in self._known.values() if known.exit_code is not None and not known.stdio.attachments]
+        for known in over[:-KEPT]:
+            del self._known[known.exec_id]

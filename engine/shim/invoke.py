@@ -1,0 +1,98 @@
+"""How a shim runs the OCI runtime: one program per step, its words collected from its log file.
+
+The daemon's side of the same programs is `engine/runtime/oci.py`; the shim has these few lines because it must be the
+parent of what the runtime leaves running.
+"""
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from engine.shim import wire
+
+# What the zygote ignores must not stay ignored in a container.
+DEFAULTS = (signal.SIGPIPE, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD)
+
+
+class Runtime:
+    """Starts the runtime and remembers whom to tell when it has ended."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._path = settings["path"]
+        self._globals = [self._path, *settings["args"], "--root", settings["root"]]
+        self._waiting: dict[int, Callable[[int], None]] = {}
+        self._strays: dict[int, int] = {}
+
+    def start(self, arguments: Sequence[str], stdio: Sequence[int], log: str, done: Callable[[int], None]) -> None:
+        """Run `runtime arguments...`; done(exit_code) is called later. OSError when the program cannot be started."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(log)
+        argv = [*self._globals, "--log", log, "--log-format", "json", *arguments]
+        actions = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(stdio)]
+        pid = os.posix_spawnp(self._path, argv, os.environ, file_actions=actions, setsigdef=DEFAULTS)
+        self._waiting[pid] = done
+
+    def reaped(self, pid: int, code: int) -> bool:
+        """Whether the ended child was a runtime program; tells who waits for it."""
+        done = self._waiting.pop(pid, None)
+        if done is None:
+            return False
+        done(code)
+        if not self._waiting:
+            self._strays.clear()
+        return True
+
+    def stray(self, pid: int, code: int) -> None:
+        """A child nobody knows has ended.
+
+        While a program is under way it may be the process that this has just started.
+        """
+        if self._waiting:
+            self._strays[pid] = code
+
+    def claim(self, pid: int) -> int | None:
+        """The exit code of a process that ended before its pid was known."""
+        return self._strays.pop(pid, None)
+
+
+def last_words(log: str, code: int) -> str:
+    """The runtime's own explanation of its failure: the last error in its log."""
+    words = ""
+    with contextlib.suppress(OSError), open(log, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                words = line.strip() or words
+                continue
+            if entry.get("level") in ("error", "fatal") or not words:
+                words = entry.get("msg") or words
+    return words or f"runtime ended with code {code}"
+
+
+def read_pid(path: str) -> int:
+    """The pid that the runtime has written. OSError or ValueError when it has not."""
+    with open(path, encoding="ascii") as file:
+        return int(file.read())
+
+
+def write_atomically(path: str, content: dict[str, Any]) -> None:
+    temporary = f"{path}.new"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(content, file)
+    os.rename(temporary, path)
+
+
+def close_all(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def load_settings(run_dir: str) -> dict[str, Any]:
+    with open(os.path.join(run_dir, wire.SETTINGS_FILE), encoding="utf-8") as file:
+        settings = json.load(file)
+    assert isinstance(settings, dict)
+    return settings

@@ -1,0 +1,133 @@
+"""The event loop of zygote and shim: one thread, epoll, timers and children.
+
+Asyncio would cost each shim several MiB; this is what is needed of it. Handlers must not block. Children are reaped
+here, all of them, because a shim is the subreaper of a whole container.
+"""
+
+import ctypes
+import heapq
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
+HANGUP = select.EPOLLHUP | select.EPOLLERR
+URGENT = select.EPOLLPRI
+
+IDLE_SECONDS = 1.0
+
+
+class Timer:
+    """A pending call; `cancel` makes it never happen."""
+
+    __slots__ = ("call", "when")
+
+    def __init__(self, when: float, call: Callable[[], None]) -> None:
+        self.when = when
+        self.call: Callable[[], None] | None = call
+
+    def __lt__(self, other: "Timer") -> bool:
+        return self.when < other.when
+
+    def cancel(self) -> None:
+        self.call = None
+
+
+class Loop:
+    """Watches descriptors, timers and children until `stop`."""
+
+    def __init__(self, on_child: Callable[[int, int], None]) -> None:
+        """`on_child(pid, status)` is called for every reaped child, with the wait status."""
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._timers: list[Timer] = []
+        self._on_child = on_child
+        self._running = False
+        self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._libc = ctypes.CDLL(None)
+        self.busy = False  # set by who moved much data: memory goes back to the kernel at the next pause
+
+    def catch_children(self) -> None:
+        """Take SIGCHLD; one per process, after the fork."""
+        signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        self.watch(self._wake_reader, READ, self._reap)
+
+    def watch(self, descriptor: int, events: int, handler: Callable[[int], None]) -> None:
+        """Call handler(events) while any of `events` (or a hang-up) holds. Replaces an earlier watch."""
+        if descriptor in self._handlers:
+            self._epoll.modify(descriptor, events)
+        else:
+            self._epoll.register(descriptor, events)
+        self._handlers[descriptor] = handler
+
+    def forget(self, descriptor: int) -> None:
+        """Stop watching; call before closing. Unknown descriptors are fine."""
+        if self._handlers.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+
+    def after(self, seconds: float, call: Callable[[], None]) -> Timer:
+        timer = Timer(time.monotonic() + seconds, call)
+        heapq.heappush(self._timers, timer)
+        return timer
+
+    def stop(self) -> None:
+        self._running = False
+
+    def run(self) -> None:
+        self._running = True
+        self._reap(READ)  # a child may have ended before SIGCHLD was ours
+        while self._running:
+            events = self._epoll.poll(self._patience())
+            if not events and self.busy and not self._due():
+                self.busy = False
+                self._libc.malloc_trim(0)
+            for descriptor, mask in events:
+                # an earlier handler of this batch may have forgotten the descriptor
+                handler = self._handlers.get(descriptor)
+                if handler is not None:
+                    handler(mask)
+            self._fire()
+
+    def close(self) -> None:
+        """Drop everything without touching the descriptors watched; for the child of a fork."""
+        signal.set_wakeup_fd(-1)
+        self._epoll.close()
+        os.close(self._wake_reader)
+        os.close(self._wake_writer)
+        self._handlers.clear()
+        self._timers.clear()
+
+    def _patience(self) -> float:
+        wait = IDLE_SECONDS if self.busy else -1.0
+        if self._timers:
+            until = max(0.0, self._timers[0].when - time.monotonic())
+            wait = until if wait < 0 else min(wait, until)
+        return wait
+
+    def _due(self) -> bool:
+        return bool(self._timers) and self._timers[0].when <= time.monotonic()
+
+    def _fire(self) -> None:
+        while self._due():
+            timer = heapq.heappop(self._timers)
+            if timer.call is not None:
+                timer.call()
+
+    def _reap(self, _events: int) -> None:
+        try:
+            while os.read(self._wake_reader, 4096):
+                pass
+        except BlockingIOError:
+            pass
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._on_child(pid, status)

@@ -1,0 +1,370 @@
+"""The shim: from the fork in the zygote to the discarding of an ended container.
+
+Owns the container's mounts, streams, log and exit record, and answers the daemon. `wire` tells the conversation.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from engine.shim import console, invoke, mounts, oom, wire
+from engine.shim.execs import Execs
+from engine.shim.log import JsonFile, open_log
+from engine.shim.loop import READ, Loop
+from engine.shim.stdio import Stdio
+
+PR_SET_NAME = 15
+PR_SET_CHILD_SUBREAPER = 36
+# After discard, clients may still be reading what the container wrote; one that reads nothing for this long is cut off.
+LINGER_SECONDS = 60.0
+
+Answer = Callable[[wire.Message], None]
+
+
+class Monitor:
+    """One container's run."""
+
+    def __init__(self, settings: dict[str, Any], held: list[int]) -> None:
+        self._settings = settings
+        self._container_id = str(settings["container_id"])
+        self._held = held
+        self._loop = Loop(self._reaped)
+        self._connections: list[socket.socket] = []
+        self._runtime = invoke.Runtime(settings["runtime"])
+        self._log = open_log(settings["log"], self._log_trouble)
+        self._stdio = Stdio(
+            self._loop,
+            terminal=settings["terminal"],
+            open_stdin=settings["open_stdin"],
+            stdin_once=settings["stdin_once"],
+            spill_dir=settings["spill_dir"],
+            log=self._log,
+        )
+        self._execs = Execs(self._loop, self._runtime, settings, self._tell)
+        self._console: console.ConsoleSocket | None = None
+        self._init_pid: int | None = None
+        self._started_at = 0
+        self._phase = "ready"
+        self._record: wire.Message | None = None
+        self._mounted: list[str] = []
+        self._oom: oom.Watch | None = None
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+
+    def prepare(self) -> None:
+        """Everything that can fail before the container runs."""
+        if self._settings["mounts"]:
+            mounts.own_namespace()
+        for step in self._settings["mounts"]:
+            mounts.apply(step)
+            self._mounted.append(step["target"])
+        os.chdir(self._settings["run_dir"])
+        for name in (wire.SOCKET_FILE, wire.EXIT_FILE):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+        self._listener.bind(wire.SOCKET_FILE)
+        os.chmod(wire.SOCKET_FILE, 0o600)
+        self._listener.listen(8)
+        self._loop.watch(self._listener.fileno(), READ, self._accept)
+        self._loop.catch_children()
+
+    def serve(self, first: socket.socket) -> None:
+        self._adopt(first)
+        self._send(first, {"event": "ready", "pid": os.getpid()})
+        self._loop.run()
+
+    # connections
+
+    def _accept(self, _events: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._adopt(self._listener.accept()[0])
+
+    def _adopt(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wire.CONTROL_BUFFER)
+        self._connections.append(connection)
+        self._loop.watch(connection.fileno(), READ, partial(self._readable, connection))
+
+    def _readable(self, connection: socket.socket, _events: int) -> None:
+        try:
+            message, descriptors = wire.receive(connection)
+        except BlockingIOError:
+            return
+        except (OSError, ValueError):
+            message, descriptors = None, []
+        if message is None:
+            self._drop(connection)
+            return
+
+        number = message.get("id")
+
+        def answer(results: wire.Message) -> None:
+            self._send(connection, {"id": number, **results})
+
+        try:
+            results = self._perform(message, descriptors, answer)
+        except (OSError, LookupError, ValueError) as error:
+            results = wire.failure(error)
+        finally:
+            invoke.close_all(descriptors)
+        if results is not None:
+            answer(results)
+
+    def _send(self, connection: socket.socket, message: wire.Message) -> None:
+        if connection not in self._connections:
+            return
+        try:
+            wire.send(connection, message)
+        except OSError:  # gone, or does not read: it must come back and say hello
+            self._drop(connection)
+
+    def _tell(self, message: wire.Message) -> None:
+        for connection in tuple(self._connections):
+            self._send(connection, message)
+
+    def _drop(self, connection: socket.socket) -> None:
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self._loop.forget(connection.fileno())
+            connection.close()
+
+    # requests
+
+    def _perform(self, message: wire.Message, descriptors: list[int], answer: Answer) -> wire.Message | None:
+        """The results of a request, or None when `answer` will be called with them later."""
+        match message.get("op"):
+            case "hello":
+                return self._state()
+            case "hold":
+                self._held.extend(descriptors)
+                descriptors.clear()
+            case "run":
+                self._run(answer)
+                return None
+            case "attach":
+                self._attach(message, descriptors)
+            case "prepare_exec":
+                self._execs.prepare(message)
+            case "start_exec":
+                self._require_running()
+                self._execs.start(message["exec_id"], answer)
+                return None
+            case "kill":
+                os.kill(self._target(message), message["signal"])
+            case "resize":
+                self._streams(message).resize(message["rows"], message["columns"])
+            case "truncate_log":
+                self._log.truncate()
+            case "discard":
+                self._discard(answer)
+                return None
+            case unknown:
+                raise ValueError(f"unknown request {unknown!r}")
+        return {}
+
+    def _state(self) -> wire.Message:
+        return {
+            "protocol": wire.PROTOCOL,
+            "container_id": self._container_id,
+            "pid": os.getpid(),
+            "phase": self._phase,
+            "init_pid": self._init_pid,
+            "started_at": self._started_at,
+            "record": self._record,
+            "execs": self._execs.states(),
+        }
+
+    def _streams(self, message: wire.Message) -> Stdio:
+        exec_id = message.get("exec_id")
+        return self._execs.get(exec_id).stdio if exec_id else self._stdio
+
+    def _target(self, message: wire.Message) -> int:
+        exec_id = message.get("exec_id")
+        if exec_id:
+            known = self._execs.get(exec_id)
+            pid = None if known.reaped else known.pid
+        else:
+            pid = self._init_pid if self._phase == "running" else None
+        if pid is None:
+            raise ProcessLookupError("process is not running")
+        return pid
+
+    def _require_running(self) -> None:
+        if self._phase != "running":
+            raise ProcessLookupError(f"container {self._container_id} is not running")
+
+    def _attach(self, message: wire.Message, descriptors: list[int]) -> None:
+        stdio = self._streams(message)
+        wanted = {wire.STDOUT: message["stdout"], wire.STDERR: message["stderr"]}
+        streams = frozenset(stream for stream, asked in wanted.items() if asked)
+        sock = socket.socket(fileno=descriptors.pop(0))
+        stdio.attach(sock, stdin=message["stdin"], streams=streams, close_input=message["close_stdin_on_eof"])
+
+    # life
+
+    def _run(self, answer: Answer) -> None:
+        if self._phase != "ready":
+            raise FileExistsError(f"container {self._container_id} has already been started")
+        self._phase = "starting"
+        arguments = ["run", "--detach", "--pid-file", os.path.abspath(wire.PID_FILE)]
+        arguments += ["--bundle", self._settings["bundle"]]
+        if self._settings["terminal"]:
+            self._console = console.ConsoleSocket("console.sock")
+            arguments += ["--console-socket", self._console.path]
+            self._loop.watch(self._console.fileno(), READ, self._master)
+        try:
+            done = partial(self._ran, answer)
+            self._runtime.start([*arguments, self._container_id], self._stdio.child_ends, wire.LOG_FILE, done)
+        except OSError:
+            self._phase = "failed"
+            raise
+
+    def _master(self, _events: int) -> None:
+        assert self._console is not None
+        master = self._console.accept_master()
+        if master is not None:
+            size = self._settings["console_size"]
+            self._stdio.set_master(master, (size[0], size[1]) if size else None)
+            self._loop.forget(self._console.fileno())
+
+    def _ran(self, answer: Answer, code: int) -> None:
+        if self._console is not None:
+            self._loop.forget(self._console.fileno())
+            self._console.close()
+        self._stdio.close_child_ends()
+        try:
+            if code != 0:
+                raise OSError(invoke.last_words(wire.LOG_FILE, code))
+            self._init_pid = invoke.read_pid(wire.PID_FILE)
+        except (OSError, ValueError) as error:
+            self._phase = "failed"
+            self._stdio.close()
+            self._stdio.finish()
+            answer(wire.failure(OSError(str(error))))
+            return
+        self._phase = "running"
+        self._started_at = time.time_ns()
+        answer({"init_pid": self._init_pid, "started_at": self._started_at})
+        self._stdio.begin()
+        ended = self._runtime.claim(self._init_pid)
+        if ended is not None:
+            self._ended(ended)
+        elif self._settings["oom_file"]:
+            self._oom = oom.Watch(self._loop, self._settings["oom_file"], lambda: self._tell({"event": "oom"}))
+
+    def _reaped(self, pid: int, status: int) -> None:
+        code = os.waitstatus_to_exitcode(status)
+        code = 128 - code if code < 0 else code
+        if isinstance(self._log, JsonFile):
+            self._log.reaped(pid)
+        if self._runtime.reaped(pid, code):
+            return
+        if pid == self._init_pid and self._phase == "running":
+            self._ended(code)
+        elif not self._execs.reaped(pid, code):
+            self._runtime.stray(pid, code)
+
+    def _ended(self, code: int) -> None:
+        self._phase = "draining"
+        finished_at = time.time_ns()
+        oom_killed = oom.kills(self._settings["oom_file"]) > 0
+        if self._oom is not None:
+            self._oom.close()
+        if self._settings["shared_pid"]:
+            # Without a pid namespace of its own, init's end does not end the others.
+            with contextlib.suppress(OSError):
+                self._runtime.start(
+                    ["kill", "--all", self._container_id, "KILL"], (0, 1, 1), "kill.log", lambda _code: None
+                )
+
+        def drained() -> None:
+            self._phase = "exited"
+            self._record = {
+                "container_id": self._container_id,
+                "init_pid": self._init_pid,
+                "exit_code": code,
+                "oom_killed": oom_killed,
+                "started_at": self._started_at,
+                "finished_at": finished_at,
+            }
+            with contextlib.suppress(OSError):  # a full tmpfs: the daemon, if there, still hears it
+                invoke.write_atomically(wire.EXIT_FILE, self._record)
+            self._tell({"event": "exit", "record": self._record})
+            self._stdio.finish()
+
+        self._stdio.drain(drained)
+
+    def _log_trouble(self, error: OSError) -> None:
+        self._tell({"event": "log_trouble", "error": str(error)})
+
+    # the end
+
+    def _discard(self, answer: Answer) -> None:
+        if self._phase not in ("ready", "failed", "exited"):
+            raise ValueError(f"container {self._container_id} is {self._phase}, not ended")
+        exists = self._phase == "exited"
+        self._phase = "discarded"
+        self._stdio.close()
+        self._stdio.finish()
+        self._execs.close()
+        invoke.close_all(self._held)
+        self._held = []
+        if exists:
+            try:
+                done = partial(self._deleted, answer)
+                self._runtime.start(["delete", self._container_id], (0, 1, 1), wire.LOG_FILE, done)
+                return
+            except OSError:
+                pass
+        self._deleted(answer, 0)
+
+    def _deleted(self, answer: Answer, code: int) -> None:
+        trouble = invoke.last_words(wire.LOG_FILE, code) if code else ""
+        for target in reversed(self._mounted):
+            try:
+                mounts.unmount(target)
+            except OSError as error:
+                trouble = trouble or str(error)
+        self._log.close()
+        self._loop.forget(self._listener.fileno())
+        self._listener.close()
+        for name in (wire.SOCKET_FILE, wire.PID_FILE, wire.LOG_FILE, wire.SETTINGS_FILE, "kill.log"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+        os.chdir("/")
+        answer({"trouble": trouble})
+        self._linger()
+
+    def _linger(self) -> None:
+        waiting = [self._stdio, *self._execs.lingering()]
+        attachments = [attachment for stdio in waiting for attachment in stdio.attachments]
+        for attachment in attachments:
+            if time.monotonic() - attachment.progress > LINGER_SECONDS:
+                attachment.drop()
+        if attachments:
+            self._loop.after(0.2, self._linger)
+        else:
+            self._loop.stop()
+
+
+def run_shim(run_dir: str, control: int, held: list[int]) -> None:
+    """The life of a shim; in the child of the zygote's fork."""
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    libc.prctl(PR_SET_NAME, b"berth-shim", 0, 0, 0)
+    first = socket.socket(fileno=control)
+    try:
+        monitor = Monitor(invoke.load_settings(run_dir), held)
+        monitor.prepare()
+    except (OSError, LookupError, ValueError) as error:
+        wire.send(first, {"event": "failed", **wire.failure(error)})
+        return
+    monitor.serve(first)

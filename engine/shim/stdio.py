@@ -1,0 +1,266 @@
+"""The standard streams of one process: from its pipes or terminal to the log and every attachment, and back.
+
+Reads are large and handed on whole, so that a chatty process costs a few calls per quarter of a MiB. What the process
+wrote before it ended is always read before its end is told (`drain`); a child that it left holding its output cannot
+delay that beyond a bound.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import struct
+import termios
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from engine.shim import console, wire
+from engine.shim.attachment import Attachment
+from engine.shim.log import Log
+from engine.shim.loop import HANGUP, READ, WRITE, Loop
+
+PIPE_SIZE = 256 * 1024
+READ_SIZE = 256 * 1024
+INPUT_LIMIT = 128 * 1024
+# How long the end of a process waits for the end of its output, when something else still holds that open.
+DRAIN_SECONDS = 0.5
+
+
+class Stdio:
+    """Pipes exist from the start; a terminal arrives through `set_master`."""
+
+    def __init__(
+        self, loop: Loop, *, terminal: bool, open_stdin: bool, stdin_once: bool, spill_dir: str, log: Log | None
+    ) -> None:
+        self._loop = loop
+        self.terminal = terminal
+        self._open_stdin = open_stdin
+        self._stdin_once = stdin_once
+        self._spill_dir = spill_dir
+        self._log = log
+        self.attachments: list[Attachment] = []
+        self._outputs: dict[int, int] = {}  # descriptor -> stream
+        self._stdin = -1
+        self._master = -1
+        self._input: deque[memoryview] = deque()
+        self._input_size = 0
+        self._close_after_input = False
+        self._child_ends: list[int] = []
+        self._discard = False
+        self._finished = False
+        self._on_drained: Callable[[], None] | None = None
+        if not terminal:
+            self._open_pipes()
+
+    @property
+    def child_ends(self) -> tuple[int, int, int]:
+        """What becomes descriptors 0, 1 and 2 of the process (or of the runtime, where a terminal is used)."""
+        if self.terminal:
+            return (0, 1, 1)  # the shim's own, which are /dev/null
+        stdin, stdout, stderr = self._child_ends
+        return stdin, stdout, stderr
+
+    def close_child_ends(self) -> None:
+        """The process has them now (or never will)."""
+        for descriptor in set(self._child_ends):
+            os.close(descriptor)
+        self._child_ends = []
+
+    def set_master(self, master: int, size: tuple[int, int] | None) -> None:
+        """The terminal's master end; sized at once, because the process has not started yet."""
+        os.set_blocking(master, False)
+        self._master = self._stdin = master
+        self._outputs[master] = wire.STDOUT
+        if size is not None:
+            console.set_size(master, *size)
+
+    def resize(self, rows: int, columns: int) -> None:
+        if self._master < 0:
+            raise OSError(errno.ENOTTY, "process has no terminal")
+        console.set_size(self._master, rows, columns)
+
+    def begin(self) -> None:
+        """The process runs: read its output. Before, a pipe might hold the words of a runtime that failed."""
+        for descriptor in self._outputs:
+            self._loop.watch(descriptor, READ, partial(self._readable, descriptor))
+        self._pump_input()
+
+    def attach(self, sock: socket.socket, *, stdin: bool, streams: frozenset[int], close_input: bool) -> None:
+        attachment = Attachment(
+            self._loop,
+            sock,
+            streams=streams,
+            framed=not self.terminal,
+            close_input=(close_input or self._stdin_once) and not self.terminal,
+            spill_dir=self._spill_dir,
+        )
+        self.attachments.append(attachment)
+        takes_input = stdin and self._open_stdin
+        attachment.begin(partial(self._typed, attachment) if takes_input else None, self._gone)
+        if takes_input and self._input_size > INPUT_LIMIT:
+            attachment.pause_input(True)
+        if self._finished:
+            attachment.finish()
+
+    def drain(self, done: Callable[[], None]) -> None:
+        """The process has ended: call `done` when all that it wrote has been handed on."""
+        self._on_drained = done
+        self._drop_input()
+        for descriptor in list(self._outputs):
+            if descriptor != self._master:
+                self._read_pending(descriptor)
+        if self._outputs:
+            self._loop.after(DRAIN_SECONDS, self._drained)
+        else:
+            self._drained()
+
+    def finish(self) -> None:
+        """The end has been told: end every attachment behind its last byte."""
+        self._finished = True
+        for attachment in list(self.attachments):
+            attachment.finish()
+
+    def close(self) -> None:
+        """Release everything but attachments that are still being sent to."""
+        self.close_child_ends()
+        self._drop_input()
+        for descriptor in list(self._outputs):
+            self._end_of(descriptor)
+
+    def _open_pipes(self) -> None:
+        if self._open_stdin:
+            stdin, self._stdin = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(self._stdin, False)
+        else:
+            stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._child_ends.append(stdin)
+        for stream in (wire.STDOUT, wire.STDERR):
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(reader, False)
+            with contextlib.suppress(OSError):  # beyond the user's pipe allowance the default size does
+                fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+            self._outputs[reader] = stream
+            self._child_ends.append(writer)
+
+    # output
+
+    def _readable(self, descriptor: int, _events: int) -> None:
+        self._read(descriptor)
+
+    def _read(self, descriptor: int) -> int:
+        """Hand on what one read gives; 0 when there is nothing now or any more."""
+        try:
+            data = os.read(descriptor, READ_SIZE)
+        except BlockingIOError:
+            return 0
+        except OSError:  # EIO: the last holder of the terminal is gone
+            data = b""
+        if not data:
+            self._end_of(descriptor)
+            return 0
+        if len(data) >= 4096:
+            self._loop.busy = True
+        if not self._discard:
+            stream = self._outputs[descriptor]
+            if self._log is not None:
+                self._log.write(stream, data)
+            for attachment in tuple(self.attachments):
+                attachment.push(stream, data)
+        return len(data)
+
+    def _read_pending(self, descriptor: int) -> None:
+        # A pipe is in order: what the ended process wrote is among the bytes it holds now. Who writes on is not waited
+        # for.
+        pending = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, b"\0\0\0\0"))[0]
+        while pending > 0 and descriptor in self._outputs:
+            pending -= self._read(descriptor) or pending
+        if descriptor in self._outputs:
+            self._read(descriptor)  # usually its end
+
+    def _end_of(self, descriptor: int) -> None:
+        if self._outputs.pop(descriptor, None) is None:
+            return
+        self._loop.forget(descriptor)
+        if descriptor == self._master:
+            self._drop_input()
+            self._master = -1
+        os.close(descriptor)
+        if not self._outputs and self._on_drained is not None:
+            self._drained()
+
+    def _drained(self) -> None:
+        done, self._on_drained = self._on_drained, None
+        if done is None:
+            return
+        # Whoever else holds the output keeps a reader, else SIGPIPE would end it; nobody hears it any more.
+        self._discard = True
+        if self._log is not None:
+            self._log.flush()
+        done()
+
+    # input
+
+    def _typed(self, attachment: Attachment, data: bytes) -> None:
+        if self._stdin < 0:
+            return
+        if data:
+            self._input.append(memoryview(data))
+            self._input_size += len(data)
+        elif attachment.close_input:
+            self._close_after_input = True
+        self._pump_input()
+
+    def _pump_input(self) -> None:
+        if self._stdin < 0:
+            return
+        try:
+            while self._input:
+                written = os.write(self._stdin, self._input[0])
+                self._input_size -= written
+                if written == len(self._input[0]):
+                    self._input.popleft()
+                else:
+                    self._input[0] = self._input[0][written:]
+        except BlockingIOError:
+            pass
+        except OSError:  # the process closed its input
+            self._drop_input()
+            return
+        if self._close_after_input and not self._input:
+            self._drop_input()
+            return
+        self._watch_input()
+        for attachment in self.attachments:
+            attachment.pause_input(self._input_size > INPUT_LIMIT)
+
+    def _watch_input(self) -> None:
+        if self._stdin == self._master:
+            wanted = READ | WRITE if self._input else READ
+            self._loop.watch(self._stdin, wanted, self._master_ready)
+        elif self._input:
+            self._loop.watch(self._stdin, WRITE, lambda _events: self._pump_input())
+        else:
+            self._loop.forget(self._stdin)
+
+    def _master_ready(self, events: int) -> None:
+        if events & WRITE:
+            self._pump_input()
+        if events & (READ | HANGUP) and self._master >= 0:
+            self._read(self._master)
+
+    def _drop_input(self) -> None:
+        """Close the process's input; what is typed from now on is swallowed."""
+        self._input.clear()
+        self._input_size = 0
+        if self._stdin >= 0 and self._stdin != self._master:
+            self._loop.forget(self._stdin)
+            os.close(self._stdin)
+        self._stdin = -1
+        for attachment in self.attachments:
+            attachment.pause_input(False)
+
+    def _gone(self, attachment: Attachment) -> None:
+        if attachment in self.attachments:
+            self.attachments.remove(attachment)
