@@ -191,6 +191,12 @@ def parse_mount(mount: Mount) -> MountPoint:
     )
 
 
+def with_volume(point: MountPoint, name: str, driver: str, path: str) -> MountPoint:
+    """The point of a volume that exists now; local volumes get the label mode ``z``, as dockerd records it."""
+    mode = point.mode or ("z" if driver == "local" else "")
+    return msgspec.structs.replace(point, name=name, driver=driver, source=path, mode=mode)
+
+
 def missing_source(point: MountPoint) -> ValueError:
     """The sentence for a bind of the long form whose host path is not there."""
     return ValueError(f'invalid mount config for type "bind": bind source path does not exist: {point.source}')

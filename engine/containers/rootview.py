@@ -88,7 +88,8 @@ def _of_point(point: MountPoint, recursive_readonly: bool) -> OciMount:
     words = ["bind" if bind.non_recursive else "rbind"]
     if not point.rw:
         words.append(_read_only_word(bind, recursive_readonly))
-    words.append(point.propagation or "rprivate")
+    if point.propagation:
+        words.append(point.propagation)
     return _mount(point.destination, "bind", point.source, words)
 
 
@@ -101,6 +102,34 @@ def _read_only_word(bind: BindOptions, recursive_readonly: bool) -> str:
     if bind.read_only_force_recursive:
         raise ValueError("rro is not supported: the kernel or the runtime is too old for recursive read-only mounts")
     return "ro"
+
+
+def check_propagation(points: Iterable[MountPoint], mountinfo: str) -> None:
+    """Refuse what the host's own mounts cannot do: only what lies on a shared mount can be shared, or followed.
+
+    ``mountinfo`` is the text of ``/proc/self/mountinfo``. Raises ``ValueError`` with dockerd's sentence.
+    """
+    for point in points:
+        wanted = _RECURSIVE.get(point.propagation, point.propagation)
+        if point.type != "bind" or wanted not in ("rshared", "rslave"):
+            continue
+        place, marks = _mount_of(point.source, mountinfo)
+        accepted = ("shared:",) if wanted == "rshared" else ("shared:", "master:")
+        if not any(mark.startswith(accepted) for mark in marks):
+            kind = "a shared" if wanted == "rshared" else "a shared or slave"
+            raise ValueError(f"path {point.source} is mounted on {place} but it is not {kind} mount")
+
+
+def _mount_of(path: str, mountinfo: str) -> tuple[str, list[str]]:
+    """The mount point that holds ``path`` (the last one made, the deepest) and its propagation marks (proc(5))."""
+    best: tuple[str, list[str]] = ("/", [])
+    for line in mountinfo.splitlines():
+        fields = line.split(" - ")[0].split()
+        place = fields[4].encode().decode("unicode_escape")
+        inside = place == "/" or path == place or path.startswith(f"{place}/")
+        if inside and len(place) >= len(best[0]):
+            best = (place, fields[6:])
+    return best
 
 
 def root_propagation(points: Iterable[MountPoint]) -> str:
