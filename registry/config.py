@@ -1,5 +1,5 @@
-"""Settings of the registry: registry:2's `config.yml` and `REGISTRY_*` variables, frozen, plus a `berth` section of
-our own."""
+"""What the registry needs to know, as frozen values. `configfile.py` reads them from registry:2's `config.yml` and
+environment."""
 
 from __future__ import annotations
 
@@ -18,14 +18,92 @@ class TlsFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenAuth:
+    """A token server that others run: where clients get tokens, and by which keys they are believed."""
+
+    realm: str
+    service: str
+    issuer: str
+    root_certificates: Path | None = None
+    jwks: Path | None = None
+    auto_redirect: bool = False
+    auto_redirect_path: str = "/auth/token"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Somebody may do something somewhere. `who`: a user, `@group`, `*` (every known user) or `anonymous`.
+
+    `repositories` are shell patterns in which `*` does not cross a slash and `**` does.
+    """
+
+    who: str
+    repositories: tuple[str, ...]
+    actions: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A registry that is cached. Its images appear below `prefix` (empty: everywhere), or when asked for with `ns=`."""
+
+    url: str
+    prefix: str = ""
+    namespaces: tuple[str, ...] = ()
+    username: str = ""
+    password: str = ""
+    ttl_seconds: float = 7 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Who is told of events, and how patiently."""
+
+    name: str
+    url: str
+    headers: dict[str, str] = field(default_factory=dict)
+    timeout_seconds: float = 5.0
+    threshold: int = 5
+    backoff_seconds: float = 5.0
+    ignored_media_types: tuple[str, ...] = ()
+    ignored_actions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class S3:
+    """An S3-compatible bucket; the keys mean what registry:2's mean."""
+
+    bucket: str
+    region: str = "us-east-1"
+    endpoint: str = ""
+    access_key: str = ""
+    secret_key: str = ""
+    root: str = ""
+    secure: bool = True
+    skip_verify: bool = False
+    path_style: bool = True
+    chunk_bytes: int = 10 * 1024 * 1024
+    redirect: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Which tags of matching repositories stay. A tag goes when no rule that matches its repository keeps it."""
+
+    repositories: tuple[str, ...]
+    keep_last: int = 0
+    keep_seconds: float = 0.0
+    keep_pulled_seconds: float = 0.0
+    keep_tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything the server needs to know, checked. Sizes in bytes, times in seconds."""
 
     root: Path
     address: str = "127.0.0.1:5000"
     network: str = "tcp"
-    # TLS: files of the administrator's, or a folder where we keep a CA and certificate of our own; neither means plain
-    # HTTP.
+    # TLS: files of the administrator's, or a folder where we keep a CA and certificate of our own; neither: plain HTTP.
     tls: TlsFiles | None = None
     own_tls_folder: Path | None = None
     host: str = ""
@@ -33,19 +111,49 @@ class Settings:
     relative_urls: bool = False
     headers: dict[str, str] = field(default_factory=dict)
     drain_seconds: float = 10.0
+    debug_address: str = ""
+    metrics: bool = True
+    metrics_path: str = "/metrics"
+    # Access: no users at all means everybody, which is refused beyond loopback unless `anonymous`.
     htpasswd: Path | None = None
     realm: str = "berth registry"
     anonymous: bool = False
+    tokens: bool = False
+    token_auth: TokenAuth | None = None
+    grants: tuple[Grant, ...] = ()
+    grants_file: Path | None = None
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    immutable_tags: tuple[str, ...] = ()
+    quotas: dict[str, int] = field(default_factory=dict)
     delete_enabled: bool = True
     read_only: bool = False
+    # Lists and validation
     catalog_max_entries: int = 1000
     tags_max: int = 1000
-    access_log: bool = True
-    access_log_json: bool = False
+    validate_manifests: bool = True
+    sparse_indexes: bool = True
+    url_allow: tuple[str, ...] = ()
+    url_deny: tuple[str, ...] = ()
+    # Upkeep
     purge_uploads: bool = True
+    purge_dry_run: bool = False
     purge_age_seconds: float = 7 * 86400.0
     purge_interval_seconds: float = 86400.0
-    sparse_indexes: bool = True
+    collect_interval_seconds: float = 0.0
+    collect_grace_seconds: float = 3600.0
+    collect_untagged: bool = False
+    retention: tuple[Retention, ...] = ()
+    # Elsewhere
+    s3: S3 | None = None
+    upstreams: tuple[Upstream, ...] = ()
+    proxy_only: bool = False
+    webhooks: tuple[Webhook, ...] = ()
+    log_level: str = "info"
+    log_format: str = "text"
+    access_log: bool = False
+    health_files: tuple[Path, ...] = ()
+    storage_check_seconds: float = 0.0
+    source: str = ""
 
     @property
     def serves_tls(self) -> bool:
@@ -54,5 +162,12 @@ class Settings:
 
     def listen_on(self) -> tuple[str, int]:
         """Host (empty: every address) and port of `address`."""
-        host, _, port = self.address.rpartition(":")
-        return host.strip("[]"), int(port)
+        return split_address(self.address)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `host:port`, `[v6]:port` or `:port`; ValueError when it is none of these."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{address!r} is not host:port")
+    return host.strip("[]"), int(port)

@@ -18,6 +18,7 @@ from registry.config import Settings
 from registry.server.auth import Access, is_loopback
 from registry.server.blobs import BlobHandlers
 from registry.server.dispatch import Dispatcher, Handler
+from registry.server.logs import AccessLog
 from registry.server.manifests import ManifestHandlers
 from registry.server.notices import Notices
 from registry.server.referrers import ReferrerHandlers, ReferrerIndex
@@ -32,6 +33,7 @@ from registry.store.filesystem import FilesystemDriver
 from registry.store.leases import Leases
 from registry.store.repositories import Repositories
 from registry.store.uploads import Uploads
+from registry.tasks import Background
 
 log = logging.getLogger("berth.registry")
 
@@ -65,7 +67,10 @@ class RegistryServer:
         self.dispatcher = Dispatcher(settings, self.access, self._routes(), self._pages())
         self._server: web.Server | None = None
         self._listeners: list[asyncio.Server] = []
-        self._upkeep: asyncio.Task[None] | None = None
+        self._background = Background()
+        self._context: ssl.SSLContext | None = None
+        if settings.access_log:
+            self.dispatcher.observers.append(AccessLog(settings.log_format))
 
     def _routes(self) -> Mapping[str, Mapping[str, Handler]]:
         manifests = ManifestHandlers(self.repositories, self.notices)
@@ -111,7 +116,7 @@ class RegistryServer:
                 "listen on 127.0.0.1, or allow anonymous access explicitly"
             )
         await self.blobs.clear_temporary(_ABANDONED_AFTER_SECONDS)
-        context = await self.tls.context()
+        self._context = context = await self.tls.context()
         self._server = web.Server(
             self.dispatcher.handle,
             access_log=None,
@@ -125,7 +130,7 @@ class RegistryServer:
             self._server, host or None, port, ssl=context, backlog=1024, reuse_address=True
         )
         self._listeners.append(listener)
-        self._upkeep = asyncio.ensure_future(self._keep_up(context))
+        self._background.start(self._keep_up(context), "upkeep")
         log.info("registry listening on %s", ", ".join(f"{h}:{p}" for h, p in self.addresses()))
 
     def addresses(self) -> list[tuple[str, int]]:
@@ -136,16 +141,23 @@ class RegistryServer:
         """Take no more connections, let requests in progress finish for the drain time, close."""
         for listener in self._listeners:
             listener.close()
-        if self._upkeep is not None:
-            self._upkeep.cancel()
-            await asyncio.wait([self._upkeep])
-            self._upkeep = None
+        await self._background.aclose()
         if self._server is not None:
             self._server.pre_shutdown()
             await self._server.shutdown(self.settings.drain_seconds)
             self._server = None
         self._listeners.clear()
         await self.driver.close()
+
+    def reload(self) -> None:
+        """SIGHUP: take up changed certificates at once; user files are looked at by themselves."""
+        context = self._context
+        if context is not None:
+            self._background.start(self._reload(context), "reload")
+
+    async def _reload(self, context: ssl.SSLContext) -> None:
+        if await self.tls.refresh(context):
+            log.info("TLS certificate taken up again")
 
     async def _keep_up(self, context: ssl.SSLContext | None) -> None:
         """Renew certificates, purge uploads that were given up."""

@@ -23,7 +23,8 @@ import bcrypt
 from registry import errors
 from registry.config import Settings
 from registry.errors import RegistryError
-from registry.store.driver import run_blocking
+from registry.tasks import run_blocking
+from registry.users import read_users_sync
 
 log = logging.getLogger("berth.registry.auth")
 
@@ -75,15 +76,7 @@ class Htpasswd:
         mark = (status.st_mtime_ns, status.st_ino)
         if mark == self._mark:
             return
-        hashes: dict[str, bytes] = {}
-        for number, line in enumerate(self.path.read_text("utf-8", "surrogateescape").splitlines(), 1):
-            line = line.strip()
-            if not line or line.startswith("#"):
-                continue
-            user, colon, value = line.partition(":")
-            if not colon:
-                raise ValueError(f"{self.path}, line {number}: no colon between user and hash")
-            hashes[user] = value.strip().encode("utf-8", "surrogateescape")
+        hashes = read_users_sync(self.path)
         self._mark, self._hashes = mark, hashes
 
     def users(self) -> list[str]:

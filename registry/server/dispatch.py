@@ -77,7 +77,7 @@ class Dispatcher:
         started = time.perf_counter()
         kind, reply = await self._answer(request)
         for observer in self.observers:
-            observer(request, reply, kind, getattr(reply, "user", ""), started)
+            observer(request, reply, kind, reply.user, started)
         return as_response(reply)
 
     async def _answer(self, request: BaseRequest) -> tuple[str, Reply]:
@@ -123,7 +123,9 @@ class Dispatcher:
             raise self._access.challenge()
         if method in _WRITES:
             self._check_writable(method)
-        return await handler(call)
+        reply = await handler(call)
+        reply.user = identity.name
+        return reply
 
     def _check_writable(self, method: str) -> None:
         if self._settings.read_only:

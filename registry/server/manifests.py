@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from registry import errors
 from registry.errors import RegistryError
 from registry.manifest import MAX_MANIFEST_BYTES, parse_manifest
@@ -14,6 +12,7 @@ from registry.server.replies import Reply
 from registry.server.requests import Call, read_body
 from registry.store.hot import StoredManifest
 from registry.store.repositories import Repositories
+from registry.tasks import carry_through
 
 
 class ManifestHandlers:
@@ -47,16 +46,14 @@ class ManifestHandlers:
         data = await read_body(call.request, MAX_MANIFEST_BYTES)
         content_type = call.header("Content-Type") or ""
         # Once the body is here the push is carried through, whether or not the client waits.
-        digest = await asyncio.shield(
-            asyncio.ensure_future(
-                self._repositories.put_manifest(
-                    call.repository,
-                    call.reference,
-                    data,
-                    content_type,
-                    sparse_index=call.settings.sparse_indexes,
-                    tags=tags,
-                )
+        digest = await carry_through(
+            self._repositories.put_manifest(
+                call.repository,
+                call.reference,
+                data,
+                content_type,
+                sparse_index=call.settings.sparse_indexes,
+                tags=tags,
             )
         )
         manifest = parse_manifest(data, content_type)

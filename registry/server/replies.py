@@ -18,7 +18,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
-from registry.store.driver import run_blocking
+from registry.tasks import begin, run_blocking
 
 _LINES = {status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus}
 _LARGE_BODY = 64 * 1024
@@ -30,7 +30,7 @@ SEND_STALL_SECONDS = 120.0
 class Reply:
     """A complete answer. It has what aiohttp's protocol asks of a response: prepare, write_eof, keep_alive."""
 
-    __slots__ = ("body", "body_length", "content_length", "headers", "keep_alive", "status")
+    __slots__ = ("body", "body_length", "content_length", "headers", "keep_alive", "status", "user")
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class Reply:
         self.content_length = len(body) if content_length is None else content_length
         self.body_length = 0
         self.keep_alive = True
+        self.user = ""
 
     def head(self, request: BaseRequest) -> bytes:
         """Status line and headers."""
@@ -116,7 +117,7 @@ class FileReply(Reply):
             self.body_length = await _sendfile(pseudo.fileno(), descriptor, self.offset, self.content_length)
             return
         position, end = self.offset, self.offset + self.content_length
-        ahead = asyncio.ensure_future(run_blocking(os.pread, descriptor, min(_FILE_CHUNK, end - position), position))
+        ahead = begin(run_blocking(os.pread, descriptor, min(_FILE_CHUNK, end - position), position))
         try:
             while position < end:
                 data = await ahead
@@ -124,9 +125,7 @@ class FileReply(Reply):
                     raise ConnectionResetError("the file is shorter than it was")
                 position += len(data)
                 if position < end:
-                    ahead = asyncio.ensure_future(
-                        run_blocking(os.pread, descriptor, min(_FILE_CHUNK, end - position), position)
-                    )
+                    ahead = begin(run_blocking(os.pread, descriptor, min(_FILE_CHUNK, end - position), position))
                 transport.write(data)
                 self.body_length += len(data)
                 await drain(request)

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from registry.config import Settings, TlsFiles
-from registry.store.driver import run_blocking
+from registry.tasks import run_blocking
 
 log = logging.getLogger("berth.registry.tls")
 

@@ -21,6 +21,7 @@ from registry.server.requests import Body, Call
 from registry.store.blobs import BlobStore
 from registry.store.repositories import Repositories
 from registry.store.uploads import Upload, Uploads
+from registry.tasks import begin, carry_through
 
 _BATCH_BYTES = 512 * 1024
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/(?:\d+|\*))?")
@@ -101,7 +102,7 @@ class UploadHandlers:
                 self._check_position(call, upload)
                 await self._receive(call, upload)
             # A client that leaves now must not tear the commit in two.
-            await asyncio.shield(asyncio.ensure_future(self._uploads.commit(upload, expected)))
+            await carry_through(self._uploads.commit(upload, expected))
         self._notices.blob("push", call, expected)
         return self._created(call, expected)
 
@@ -132,7 +133,7 @@ class UploadHandlers:
             while batch := await body.next():
                 if writing is not None:
                     await writing
-                writing = asyncio.ensure_future(upload.write(batch))
+                writing = begin(upload.write(batch))
             if writing is not None:
                 await writing
         except OSError as error:

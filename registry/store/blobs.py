@@ -16,7 +16,8 @@ from pathlib import Path
 from registry.digest import Digest, new_hasher
 from registry.errors import BlobUnknown, DigestMismatch
 from registry.store import paths
-from registry.store.driver import Appender, StorageDriver, run_blocking
+from registry.store.driver import Appender, StorageDriver
+from registry.tasks import run_blocking
 
 # Small enough that many parallel writers stay cheap, large enough that a visit to a thread is worth it.
 _BATCH_BYTES = 512 * 1024

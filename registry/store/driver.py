@@ -8,31 +8,14 @@ not durable: it is for files whose loss in a crash is harmless.
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Protocol
 
 from registry.digest import Hasher
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 STREAM_CHUNK = 256 * 1024
-# Registry work waits for disks and hashes; hashing releases the interpreter lock, so a few more threads than cores pay.
-_POOL = ThreadPoolExecutor(max_workers=max(8, 2 * (os.cpu_count() or 1)), thread_name_prefix="registry-disk")
-
-
-async def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a `_sync` function of the registry on its own pool; the engine has another one."""
-    loop = asyncio.get_running_loop()
-    if kwargs:
-        return await loop.run_in_executor(_POOL, functools.partial(function, *args, **kwargs))
-    return await loop.run_in_executor(_POOL, function, *args)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,3 @@
-# ruff: noqa: PTH103, PTH104, PTH108, PTH116, PTH120
 # The hot paths here build strings, not Path objects: a Path costs more than the system call it is for.
 """The file system driver. Files appear by rename after fsync; folders of a renamed file are synced too.
 
@@ -18,7 +17,8 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from registry.digest import Hasher
-from registry.store.driver import STREAM_CHUNK, Appender, FileStat, run_blocking
+from registry.store.driver import STREAM_CHUNK, Appender, FileStat
+from registry.tasks import begin, run_blocking
 
 
 class FilesystemDriver:
@@ -82,7 +82,7 @@ class FilesystemDriver:
     def _hash_into_sync(self, path: str, hasher: Hasher) -> None:
         buffer = bytearray(1024 * 1024)
         view = memoryview(buffer)
-        with open(self._prefix + path, "rb", buffering=0) as file:  # noqa: PTH123
+        with open(self._prefix + path, "rb", buffering=0) as file:
             while count := file.readinto(buffer):
                 hasher.update(view[:count])
 
@@ -245,7 +245,7 @@ class _FileAppender:
 
     async def write(self, chunks: Sequence[bytes], hasher: Hasher | None = None) -> None:
         """Append all chunks and hash them, off the loop."""
-        self._running = asyncio.ensure_future(run_blocking(_append_sync, self._descriptor, chunks, hasher))
+        self._running = begin(run_blocking(_append_sync, self._descriptor, chunks, hasher))
         self._size += await asyncio.shield(self._running)
         self._running = None
 

@@ -16,9 +16,9 @@ from registry.manifest import Kind, Manifest, media_type_of, parse_manifest
 from registry.reference import is_tag
 from registry.store import paths
 from registry.store.blobs import BlobStore
-from registry.store.driver import run_blocking
 from registry.store.hot import FingerprintCache, StoredManifest
 from registry.store.leases import Leases
+from registry.tasks import run_blocking
 
 _HOT_MANIFEST_BYTES = 16 * 1024 * 1024
 _LEASE_AFTER_ANSWER_SECONDS = 3600.0

@@ -1,0 +1,191 @@
+"""`berth registry`: serve alone (no root, no engine), and look after users, certificates and content of a registry
+folder."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from registry.config import Settings
+from registry.configfile import ConfigError, load_settings
+
+_DEFAULT_ROOT = "/var/lib/berth/registry"
+
+
+def _default_root() -> Path:
+    """Root's folder for root, a folder in the home for everybody else: serving needs no privilege."""
+    if os.geteuid() == 0:
+        return Path(_DEFAULT_ROOT)
+    data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(data) / "berth" / "registry"
+
+
+def default_settings(root: Path) -> Settings:
+    """What `berth registry serve` does without a configuration file: loopback, TLS of its own, users beside the
+    data."""
+    return Settings(root=root, own_tls_folder=root / "berth" / "tls", htpasswd=root / "berth" / "htpasswd")
+
+
+def settings_for(config: str | None, root: str | None) -> Settings:
+    """Settings from a file, the environment and the command line, in rising order of weight."""
+    path = config or os.environ.get("REGISTRY_CONFIGURATION_PATH")
+    base = default_settings(Path(root) if root else _default_root())
+    try:
+        settings = load_settings(Path(path) if path else None, os.environ, base)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
+    return replace(settings, root=Path(root)) if root and path else settings
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run one coroutine on uvloop."""
+    import uvloop
+
+    return uvloop.run(work)
+
+
+config_argument = click.argument("config", required=False, type=click.Path(dir_okay=False))
+config_option = click.option("-c", "--config", default=None, help="config.yml (default: $REGISTRY_CONFIGURATION_PATH).")
+root_option = click.option("--root", default=None, help=f"Folder of the registry (default: {_DEFAULT_ROOT}).")
+
+
+@click.group(context_settings={"help_option_names": ["--help"]})
+def registry() -> None:
+    """Run and administer the registry."""
+
+
+@registry.command()
+@config_argument
+@root_option
+@click.option("--addr", default=None, help="host:port to listen on.")
+@click.option("--htpasswd", default=None, help="File of users.")
+@click.option("--plain-http", is_flag=True, help="No TLS.")
+@click.option("--allow-anonymous", is_flag=True, help="Serve everybody, also beyond loopback.")
+def serve(
+    config: str | None,
+    root: str | None,
+    addr: str | None,
+    htpasswd: str | None,
+    plain_http: bool,
+    allow_anonymous: bool,
+) -> None:
+    """Serve a registry until SIGTERM."""
+    settings = settings_for(config, root)
+    if addr is not None:
+        settings = replace(settings, address=addr)
+    if htpasswd is not None:
+        settings = replace(settings, htpasswd=Path(htpasswd))
+    if plain_http:
+        settings = replace(settings, tls=None, own_tls_folder=None)
+    if allow_anonymous:
+        settings = replace(settings, anonymous=True)
+    _set_up_logging(settings)
+    try:
+        run(_serve(settings))
+    except (PermissionError, OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+async def _serve(settings: Settings) -> None:
+    from registry.server.app import RegistryServer
+
+    server = RegistryServer(settings)
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    await server.start()
+    loop.add_signal_handler(signal.SIGHUP, server.reload)
+    try:
+        await ended.wait()
+    finally:
+        await server.stop()
+
+
+def _set_up_logging(settings: Settings) -> None:
+    from registry.server.logs import set_up_logging
+
+    set_up_logging(settings.log_level, settings.log_format)
+
+
+@registry.command()
+@config_option
+@root_option
+def ca(config: str | None, root: str | None) -> None:
+    """Print the CA certificate that clients must trust; made now if there is none yet."""
+    from registry.server.tls import OwnCertificates, server_names
+
+    settings = settings_for(config, root)
+    if settings.own_tls_folder is None:
+        raise click.ClickException("this registry serves certificates of yours, or no TLS: it has no CA of its own")
+    own = OwnCertificates(settings.own_tls_folder)
+    own.ensure_sync(server_names(settings.listen_on()[0]))
+    click.echo(own.ca.read_text(), nl=False)
+
+
+@registry.group()
+def user() -> None:
+    """Add, remove and list users."""
+
+
+def _users_file(config: str | None, root: str | None) -> Path:
+    settings = settings_for(config, root)
+    if settings.htpasswd is None:
+        raise click.ClickException("this configuration names no htpasswd file (auth.htpasswd.path)")
+    return settings.htpasswd
+
+
+@user.command("add")
+@click.argument("name")
+@config_option
+@root_option
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@click.option("--cost", default=10, type=click.IntRange(4, 17), help="bcrypt's cost.")
+def add_user(name: str, config: str | None, root: str | None, password_stdin: bool, cost: int) -> None:
+    """Add a user, or give one a new password."""
+    from registry.users import set_user_sync
+
+    path = _users_file(config, root)
+    if password_stdin:
+        password = sys.stdin.readline().rstrip("\r\n")
+    else:
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    try:
+        added = set_user_sync(path, name, password, cost)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{'added' if added else 'changed'} {name}")
+
+
+@user.command("rm")
+@click.argument("name")
+@config_option
+@root_option
+def remove_user(name: str, config: str | None, root: str | None) -> None:
+    """Remove a user."""
+    from registry.users import remove_user_sync
+
+    if not remove_user_sync(_users_file(config, root), name):
+        raise click.ClickException(f"no such user: {name}")
+    click.echo(f"removed {name}")
+
+
+@user.command("list")
+@config_option
+@root_option
+def list_users(config: str | None, root: str | None) -> None:
+    """List the users."""
+    from registry.users import read_users_sync
+
+    with contextlib.suppress(FileNotFoundError):
+        for name in sorted(read_users_sync(_users_file(config, root))):
+            click.echo(name)

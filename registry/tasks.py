@@ -1,0 +1,77 @@
+"""Where the registry's background work is born, and where blocking work goes. The engine has its own like this.
+
+Promise: every task begun here has an owner that awaits it: the operation that began it, or a `Background`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = logging.getLogger("berth.registry")
+
+# Registry work waits for disks and hashes; hashing releases the interpreter lock, so a few more threads than cores pay.
+_POOL = ThreadPoolExecutor(max_workers=max(8, 2 * (os.cpu_count() or 1)), thread_name_prefix="registry-disk")
+
+
+async def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a `_sync` function of the registry on its own pool; the engine has another one."""
+    loop = asyncio.get_running_loop()
+    if kwargs:
+        return await loop.run_in_executor(_POOL, functools.partial(function, *args, **kwargs))
+    return await loop.run_in_executor(_POOL, function, *args)
+
+
+def begin(work: Awaitable[T]) -> asyncio.Future[T]:
+    """Begin something that the same operation awaits later, so that two things go on at once."""
+    return asyncio.ensure_future(work)
+
+
+async def carry_through(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`, which goes on to its end even if the waiter is cancelled: a client that leaves tears nothing.
+
+    The cancelled waiter waits for the end too, so whoever cancelled it (a shutdown) knows when it is over.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+class Background:
+    """Tasks that live as long as their owner; a failure is logged, `aclose` cancels and awaits them."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Begin a task."""
+        task = asyncio.create_task(work, name=f"registry-{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("background task %s failed", task.get_name(), exc_info=task.exception())
+
+    async def aclose(self) -> None:
+        """Cancel what still runs and wait until it is over."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait(tasks)
