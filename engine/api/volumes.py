@@ -9,7 +9,6 @@ from engine.api.decode import api_version, query_bool, query_filters
 from engine.api.shapes.volumes import decode_volume_create, volume_json
 from engine.api.streams import json_response, no_content
 from engine.errors import Unavailable
-from engine.volumes.model import Volume
 from engine.volumes.service import LIST_FILTERS, PRUNE_FILTERS, VolumeService
 
 # From here on a prune without filters leaves named volumes alone.
@@ -37,11 +36,11 @@ class VolumeRoutes:
     async def list(self, request: web.Request) -> web.StreamResponse:
         """``docker volume ls``."""
         volumes = self._volumes.list(query_filters(request, LIST_FILTERS))
-        return json_response({"Volumes": [self._shape(volume) for volume in volumes], "Warnings": None})
+        return json_response({"Volumes": [volume_json(volume) for volume in volumes], "Warnings": None})
 
     async def inspect(self, request: web.Request) -> web.StreamResponse:
         """``docker volume inspect``."""
-        return json_response(self._shape(self._volumes.get(request.match_info["name"])))
+        return json_response(volume_json(self._volumes.get(request.match_info["name"])))
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """``docker volume create``; an existing volume is the answer, too."""
@@ -49,7 +48,7 @@ class VolumeRoutes:
         if body.cluster_volume_spec is not None:
             raise Unavailable(_NO_SWARM)
         volume = await self._volumes.create(body.name, body.driver, body.driver_opts, body.labels)
-        return json_response(self._shape(volume), 201)
+        return json_response(volume_json(volume), 201)
 
     async def update(self, request: web.Request) -> web.StreamResponse:
         """Only cluster volumes can be updated, and they need a swarm."""
@@ -67,6 +66,3 @@ class VolumeRoutes:
         anonymous_only = api_version(request) >= _PRUNES_ANONYMOUS_ONLY
         pruned = await self._volumes.prune(filters, anonymous_only=anonymous_only)
         return json_response({"VolumesDeleted": pruned.names, "SpaceReclaimed": pruned.reclaimed})
-
-    def _shape(self, volume: Volume) -> dict[str, object]:
-        return volume_json(volume, self._volumes.path(volume.name))

@@ -24,6 +24,8 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
     driver: str = LOCAL
     labels: dict[str, str] | None = None
     options: dict[str, str] | None = None
+    mountpoint: str = ""
+    """Where its data lie on the host; set anew at each start, as the data root may have moved."""
 
     @property
     def is_anonymous(self) -> bool:

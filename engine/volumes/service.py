@@ -7,11 +7,14 @@ first running container and unmounted after the last.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from engine.clock import now_ns
 from engine.errors import Conflict, EngineError, InvalidParameter, NotFound, SystemFailure, no_such_volume
@@ -75,12 +78,15 @@ class VolumeService:
         self._store.load()
         folders = await run_blocking(self._folders.names_sync)
         for volume in list(self._store):
+            place = str(self.path(volume.name))
             if volume.name not in folders:
                 log.warning("volume %s has no folder and is forgotten", volume.name)
                 await self._store.delete(volume.name)
+            elif volume.mountpoint != place:
+                await self._store.put(msgspec.structs.replace(volume, mountpoint=place))
         for name, changed in folders.items():
             if self._store.get(name) is None:
-                await self._store.put(Volume(name=name, created_at=changed))
+                await self._store.put(Volume(name=name, created_at=changed, mountpoint=str(self.path(name))))
         self._mounted = {name: set(users) for name, users in running.items() if users}
         for volume in self._store:
             if volume.needs_mount and volume.name not in self._mounted:
@@ -89,6 +95,10 @@ class VolumeService:
     def path(self, name: str) -> Path:
         """Where the volume's data lie on the host."""
         return self._folders.data(name)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a volume of that name."""
+        return self._store.get(name) is not None
 
     def get(self, name: str) -> Volume:
         """The volume. Raises ``NotFound``."""
@@ -137,7 +147,11 @@ class VolumeService:
         except ValueError as error:
             raise InvalidParameter(f"create {name}: {error}") from error
         volume = Volume(
-            name=name, created_at=now_ns(), labels=labels, options=dict(options) if options is not None else None
+            name=name,
+            created_at=now_ns(),
+            labels=labels,
+            options=dict(options) if options is not None else None,
+            mountpoint=str(self.path(name)),
         )
         # Record first: a folder that nobody knows would be taken for somebody's data at the next start.
         await self._store.put(volume)
@@ -230,6 +244,18 @@ class VolumeService:
         self, name: str, container_id: str, *, destination: str = "", rw: bool = True, propagation: str = ""
     ) -> Path:
         """Make the volume's data present for a container that starts; returns their place. Twice is once."""
+        path = await self._present(name, container_id)
+        attributes = {
+            "driver": self.get(name).driver,
+            "container": container_id,
+            "destination": destination,
+            "read/write": "true" if rw else "false",
+            "propagation": propagation,
+        }
+        self._events.publish("volume", "mount", name, attributes)
+        return path
+
+    async def _present(self, name: str, user: str) -> Path:
         async with self._locks(name):
             volume = self.get(name)
             path = self._folders.data(name)
@@ -239,38 +265,46 @@ class VolumeService:
                 try:
                     await run_blocking(self._folders.mount_sync, name, mount_request(volume.options or {}))
                 except OSError as error:
-                    reason = error.strerror or str(error)
                     raise SystemFailure(
-                        f"error while mounting volume '{path}': failed to mount local volume: {reason}"
+                        f"error while mounting volume '{path}': failed to mount local volume: {error.strerror or error}"
                     ) from error
-            self._mounted.setdefault(name, set()).add(container_id)
-        attributes = {
-            "driver": volume.driver,
-            "container": container_id,
-            "destination": destination,
-            "read/write": "true" if rw else "false",
-            "propagation": propagation,
-        }
-        self._events.publish("volume", "mount", name, attributes)
+            self._mounted.setdefault(name, set()).add(user)
         return path
 
     async def unmount(self, name: str, container_id: str) -> None:
         """The container ended. The volume's file system goes with its last user; not mounted is fine."""
+        if await self._absent(name, container_id):
+            volume = self._store.get(name)
+            driver = volume.driver if volume else LOCAL
+            self._events.publish("volume", "unmount", name, {"driver": driver, "container": container_id})
+
+    async def _absent(self, name: str, user: str) -> bool:
+        """Drop one use; whether there was one."""
         async with self._locks(name):
             users = self._mounted.get(name)
-            if users is None or container_id not in users:
-                return
-            users.discard(container_id)
-            volume = self._store.get(name)
+            if users is None or user not in users:
+                return False
+            users.discard(user)
             if not users:
                 del self._mounted[name]
+                volume = self._store.get(name)
                 if volume is not None and volume.needs_mount:
                     try:
                         await run_blocking(self._folders.unmount_sync, name)
                     except OSError as error:
                         log.warning("could not unmount volume %s: %s", name, error)
-        driver = volume.driver if volume else LOCAL
-        self._events.publish("volume", "unmount", name, {"driver": driver, "container": container_id})
+        return True
+
+    @contextlib.asynccontextmanager
+    async def in_use(self, name: str, container_id: str) -> AsyncIterator[Path]:
+        """The volume's data present for the time of the block (copying into it before a container starts)."""
+        already = container_id in self._mounted.get(name, ())
+        path = await self._present(name, container_id)
+        try:
+            yield path
+        finally:
+            if not already:
+                await self._absent(name, container_id)
 
     async def is_empty(self, name: str) -> bool:
         """Whether the image's files may be copied into the volume."""

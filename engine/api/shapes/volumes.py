@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -31,21 +30,21 @@ def decode_volume_create(raw: bytes) -> VolumeCreate:
         raise InvalidParameter(str(error)) from error
 
 
-def volume_json(volume: Volume, mountpoint: Path) -> dict[str, Any]:
+def volume_json(volume: Volume) -> dict[str, Any]:
     """One volume, as list and inspect show it."""
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(volume.created_at // 1_000_000_000))
     return {
         "CreatedAt": created,
         "Driver": volume.driver,
         "Labels": volume.labels,
-        "Mountpoint": str(mountpoint),
+        "Mountpoint": volume.mountpoint,
         "Name": volume.name,
         "Options": volume.options,
         "Scope": "local",
     }
 
 
-def usage_json(usage: Usage, mountpoint: Path) -> dict[str, Any]:
+def usage_json(usage: Usage) -> dict[str, Any]:
     """One volume with what ``system df`` adds."""
-    shape = volume_json(usage.volume, mountpoint)
+    shape = volume_json(usage.volume)
     return {**shape, "UsageData": {"RefCount": usage.references, "Size": usage.size}}
