@@ -17,6 +17,9 @@ from engine.shim import wire
 DEFAULTS = (signal.SIGPIPE, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD)
 
 
+_ENVIRONMENT = dict(os.environb)
+
+
 class Runtime:
     """Starts the runtime and remembers whom to tell when it has ended."""
 
@@ -32,7 +35,7 @@ class Runtime:
             os.unlink(log)
         argv = [*self._globals, "--log", log, "--log-format", "json", *arguments]
         actions = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(stdio)]
-        pid = os.posix_spawnp(self._path, argv, os.environ, file_actions=actions, setsigdef=DEFAULTS)
+        pid = os.posix_spawnp(self._path, argv, _ENVIRONMENT, file_actions=actions, setsigdef=DEFAULTS)
         self._waiting[pid] = done
 
     def reaped(self, pid: int, code: int) -> bool:
@@ -73,16 +76,30 @@ def last_words(log: str, code: int) -> str:
     return words or f"runtime ended with code {code}"
 
 
+def read_whole(path: str) -> bytes:
+    """A file's bytes, by system calls alone: the io module's classes would cost a shim another 100 KiB."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(descriptor, 65536):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
+
+
 def read_pid(path: str) -> int:
     """The pid that the runtime has written. OSError or ValueError when it has not."""
-    with open(path, encoding="ascii") as file:
-        return int(file.read())
+    return int(read_whole(path))
 
 
 def write_atomically(path: str, content: dict[str, Any]) -> None:
     temporary = f"{path}.new"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, wire.encode(content))
+    finally:
+        os.close(descriptor)
     os.rename(temporary, path)
 
 
@@ -92,7 +109,6 @@ def close_all(descriptors: Sequence[int]) -> None:
 
 
 def load_settings(run_dir: str) -> dict[str, Any]:
-    with open(os.path.join(run_dir, wire.SETTINGS_FILE), encoding="utf-8") as file:
-        settings = json.load(file)
+    settings = json.loads(read_whole(f"{run_dir}/{wire.SETTINGS_FILE}").decode())
     assert isinstance(settings, dict)
     return settings

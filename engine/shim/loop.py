@@ -19,6 +19,8 @@ URGENT = select.EPOLLPRI
 
 IDLE_SECONDS = 1.0
 
+_malloc_trim = ctypes.CDLL(None).malloc_trim
+
 
 class Timer:
     """A pending call; `cancel` makes it never happen."""
@@ -36,6 +38,11 @@ class Timer:
         self.call = None
 
 
+def wake_on_children() -> None:
+    """Install the handler without which SIGCHLD would wake nobody; a fork inherits it."""
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+
+
 class Loop:
     """Watches descriptors, timers and children until `stop`."""
 
@@ -47,13 +54,14 @@ class Loop:
         self._on_child = on_child
         self._running = False
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._libc = ctypes.CDLL(None)
         self.busy = False  # set by who moved much data: memory goes back to the kernel at the next pause
 
     def catch_children(self) -> None:
-        """Take SIGCHLD; one per process, after the fork."""
+        """Be woken by SIGCHLD, for which `wake_on_children` has installed a handler.
+
+        One loop per process, after the fork.
+        """
         signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         self.watch(self._wake_reader, READ, self._reap)
 
     def watch(self, descriptor: int, events: int, handler: Callable[[int], None]) -> None:
@@ -84,7 +92,7 @@ class Loop:
             events = self._epoll.poll(self._patience())
             if not events and self.busy and not self._due():
                 self.busy = False
-                self._libc.malloc_trim(0)
+                _malloc_trim(0)
             for descriptor, mask in events:
                 # an earlier handler of this batch may have forgotten the descriptor
                 handler = self._handlers.get(descriptor)

@@ -6,7 +6,6 @@ Owns the container's mounts, streams, log and exit record, and answers the daemo
 import contextlib
 import ctypes
 import os
-import signal
 import socket
 import time
 from collections.abc import Callable
@@ -23,6 +22,8 @@ PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 # After discard, clients may still be reading what the container wrote; one that reads nothing for this long is cut off.
 LINGER_SECONDS = 60.0
+
+_prctl = ctypes.CDLL(None).prctl
 
 Answer = Callable[[wire.Message], None]
 
@@ -356,10 +357,8 @@ class Monitor:
 def run_shim(run_dir: str, control: int, held: list[int]) -> None:
     """The life of a shim; in the child of the zygote's fork."""
     os.setsid()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    libc = ctypes.CDLL(None)
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    libc.prctl(PR_SET_NAME, b"berth-shim", 0, 0, 0)
+    _prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _prctl(PR_SET_NAME, b"berth-shim", 0, 0, 0)
     first = socket.socket(fileno=control)
     try:
         monitor = Monitor(invoke.load_settings(run_dir), held)

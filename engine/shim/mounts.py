@@ -11,6 +11,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from engine.shim import invoke
+
+_OCTAL = re.compile(r"\\([0-7]{3})")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 CLONE_NEWNS = 0x00020000
@@ -100,6 +103,10 @@ def split_options(options: Sequence[str]) -> tuple[int, int, list[str]]:
     return flags, propagation, data
 
 
+def _character(octal: re.Match[str]) -> str:
+    return chr(int(octal[1], 8))
+
+
 def contain(target: str) -> None:
     """Keep mounts made at `target` from spreading to the host, whose mount namespace ours is a copy of."""
     point, shared = containing_mount(os.path.realpath(target), _mountinfo())
@@ -112,7 +119,7 @@ def containing_mount(path: str, mountinfo: Sequence[str]) -> tuple[str, bool]:
     best, shared = "/", False
     for line in mountinfo:
         fields = line.split(" ")
-        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
+        point = _OCTAL.sub(_character, fields[4]) if "\\" in fields[4] else fields[4]
         inside = path == point or path.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):  # a later mount on the same point covers the earlier
             best, shared = point, any(field.startswith("shared:") for field in fields[6 : fields.index("-")])
@@ -120,8 +127,7 @@ def containing_mount(path: str, mountinfo: Sequence[str]) -> tuple[str, bool]:
 
 
 def _mountinfo() -> list[str]:
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        return lines.read().splitlines()
+    return os.fsdecode(invoke.read_whole("/proc/self/mountinfo")).splitlines()
 
 
 def apply(step: dict[str, Any]) -> None:

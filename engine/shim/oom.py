@@ -8,6 +8,7 @@ import contextlib
 import os
 from collections.abc import Callable
 
+from engine.shim import invoke
 from engine.shim.loop import READ, URGENT, Loop
 
 
@@ -15,10 +16,10 @@ def kills(path: str) -> int:
     """How many processes the out-of-memory killer has taken; 0 where that cannot be read."""
     if not path:
         return 0
-    with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as lines:
-        for line in lines:
-            key, _, value = line.partition(" ")
-            if key == "oom_kill":
+    with contextlib.suppress(OSError, ValueError):
+        for line in invoke.read_whole(path).splitlines():
+            key, _, value = line.partition(b" ")
+            if key == b"oom_kill":
                 return int(value)
     return 0
 
@@ -49,8 +50,11 @@ class Watch:
             return
         event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._descriptors.append(event)
-        with open(os.path.join(os.path.dirname(self._path), "cgroup.event_control"), "w", encoding="ascii") as control:
-            control.write(f"{event} {counter}")
+        control = os.open(f"{os.path.dirname(self._path)}/cgroup.event_control", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(control, b"%d %d" % (event, counter))
+        finally:
+            os.close(control)
         self._loop.watch(event, READ, self._signalled)
 
     def _signalled(self, _events: int) -> None:

@@ -70,6 +70,7 @@ LOG_FILE = "runtime.log"
 STDOUT = 1
 STDERR = 2
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 _HEADER = struct.Struct(">BxxxL")
 
 
@@ -80,7 +81,7 @@ def header(stream: int, length: int) -> bytes:
 
 def encode(message: Message) -> bytes:
     """One packet. ValueError when it would not fit."""
-    packet = json.dumps(message, separators=(",", ":")).encode()
+    packet = _ENCODER.encode(message).encode()
     if len(packet) > MAX_PACKET:
         raise ValueError(f"control message of {len(packet)} bytes exceeds {MAX_PACKET}")
     return packet
@@ -102,7 +103,7 @@ def receive(sock: socket.socket) -> tuple[Message | None, list[int]]:
     descriptors = received_descriptors(ancillary)
     if not packet:
         return None, descriptors
-    message = json.loads(packet)
+    message = json.loads(packet.decode())
     if not isinstance(message, dict):
         raise ValueError("control message is not an object")
     return message, descriptors

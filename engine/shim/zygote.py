@@ -14,7 +14,7 @@ import traceback
 from functools import partial
 
 from engine.shim import wire
-from engine.shim.loop import READ, Loop
+from engine.shim.loop import READ, Loop, wake_on_children
 from engine.shim.monitor import run_shim
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -90,6 +90,7 @@ class Zygote:
         # The child: nothing of the zygote may stay open or run on, whatever happens.
         code = 70
         try:
+            gc.enable()
             self._loop.close()
             self._listener.close()
             for daemon in self._daemons:
@@ -132,12 +133,14 @@ def main(path: str, descriptor: int) -> None:
     """Serve on `path`; `descriptor` is the first daemon's connection."""
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    wake_on_children()
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     libc.prctl(PR_SET_NAME, b"berth-zygote", 0, 0, 0)
     os.umask(0o022)
     os.chdir("/")
     zygote = Zygote(path, socket.socket(fileno=descriptor))
+    gc.collect()
     # Objects of the zygote stay out of the collector, so that a shim's collection does not copy their pages.
     gc.disable()
     gc.freeze()
