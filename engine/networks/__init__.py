@@ -1,0 +1,1 @@
+"""Networks (driver and addresses), endpoints (a container's interface on one) and sandboxes (its network namespace)."""
