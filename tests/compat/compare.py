@@ -1,0 +1,223 @@
+"""The comparison runner: the same docker commands against dockerd and berth, and where they differ.
+
+A case is a list of steps from `commands.yaml`; both engines get the same steps in the same order. Compared are exit
+code, stdout and stderr after normalising what must differ (ids, times, addresses, random names), or for `shape: true`
+the keys and types of the JSON on stdout. The API version is pinned to dockerd's, so that both speak the same.
+
+    python -m tests.compat.compare [--self] [CASE ...]     prints a report; both are started for the occasion
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.support.daemons import Berth, Dockerd, Engine
+
+API_VERSION = "1.41"
+_COMMANDS = Path(__file__).with_name("commands.yaml")
+
+_TIME = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?( ?(Z|[+-]\d\d:?\d\d)( \w+)?)?"
+_AGE = r"(Less than a second|About an? \w+|\d+ (second|minute|hour|day|week|month|year)s?)"
+_RULES: tuple[tuple[str, str], ...] = (
+    (r"sha256:[0-9a-f]{64}", "sha256:<id>"),
+    (r"\b[0-9a-f]{64}\b", "<id>"),
+    (_TIME, "<time>"),
+    (rf"{_AGE} ago", "<age> ago"),
+    (rf"\bUp {_AGE}", "Up <age>"),
+    (r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b", "<mac>"),
+    (r"\b(172\.1[7-9]|10\.213)(\.\d+){2}(/\d+)?\b", "<ip>"),
+    (r"\b[0-9a-f]{12}\b", "<short>"),
+    (r"\b[a-z]+_[a-z]+\d?\b(?=\s*$| \(<id>\))", "<name>"),
+    (r"(0\.0\.0\.0|\[::\]):(3276[89]|32[7-9]\d\d|3[3-9]\d{3}|[4-6]\d{4})", r"\1:<port>"),
+    (r"[ \t]+$", ""),
+    (r" {2,}", "  "),
+)
+_COMPILED = [(re.compile(pattern, re.MULTILINE), to) for pattern, to in _RULES]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One docker command.
+
+    `shape`: compare JSON keys instead of text; `sort`: lines in any order; `skip`: why it is run but not compared.
+    """
+
+    command: tuple[str, ...]
+    stdin: str = ""
+    shape: bool = False
+    sort: bool = False
+    stdout: bool = True
+    stderr: bool = True
+    skip: str = ""
+    absent: tuple[str, ...] = ()
+    """Key paths of dockerd's that berth leaves out on purpose (shape only)."""
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    stdout: str
+    stderr: str
+
+
+def _step(raw: str | Mapping[str, Any]) -> Step:
+    if isinstance(raw, str):
+        return Step(tuple(shlex.split(raw)))
+    fields = dict(raw)
+    command = tuple(shlex.split(fields.pop("docker")))
+    return Step(command, absent=tuple(fields.pop("absent", ())), **fields)
+
+
+def load_cases(path: Path = _COMMANDS) -> list[Case]:
+    """The command list."""
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return [Case(name, tuple(_step(step) for step in steps)) for name, steps in document.items()]
+
+
+def normalise(text: str, engine: Engine) -> str:
+    """Output with everything replaced that differs between two runs of one engine."""
+    text = text.replace(str(engine.root), "<root>").replace("\r\n", "\n")
+    for pattern, replacement in _COMPILED:
+        text = pattern.sub(replacement, text)
+    return text.strip()
+
+
+def run_case(engine: Engine, case: Case) -> list[Outcome]:
+    """Run every step of a case on one engine."""
+    outcomes = []
+    for step in case.steps:
+        command = [part.replace("{root}", str(engine.root)) for part in step.command]
+        done = engine.docker(*command, stdin=step.stdin.encode(), env={"DOCKER_API_VERSION": API_VERSION}, seconds=90)
+        outcomes.append(Outcome(done.returncode, done.stdout, done.stderr))
+    return outcomes
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    return {bool: "bool", int: "number", float: "number", str: "string", list: "list", dict: "map"}[type(value)]
+
+
+def shape(value: Any, path: str = "") -> Iterator[str]:
+    """Every key path of a JSON document with its type: `[].State.Pid number`."""
+    if isinstance(value, dict):
+        yield f"{path} map"
+        for key, inner in value.items():
+            generic = "<id>" if re.fullmatch(r"[0-9a-f]{64}", key) else key
+            yield from shape(inner, f"{path}.{generic}")
+    elif isinstance(value, list):
+        yield f"{path} list"
+        for inner in value:
+            yield from shape(inner, f"{path}[]")
+    else:
+        yield f"{path} {_kind(value)}"
+
+
+def _documents(text: str) -> list[Any]:
+    try:
+        return [json.loads(text)]
+    except ValueError:
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def _shape_differences(step: Step, ours: str, theirs: str) -> Iterator[str]:
+    our_paths = {line for document in _documents(ours) for line in shape(document)}
+    their_paths = {line for document in _documents(theirs) for line in shape(document)}
+    for line in sorted(their_paths - our_paths):
+        if not any(line.split(" ")[0].startswith(path) for path in step.absent):
+            yield f"missing {line}"
+    our_names = {line.split(" ")[0] for line in our_paths} - {line.split(" ")[0] for line in their_paths}
+    for name in sorted(our_names):
+        if not any(name.startswith(path) for path in step.absent):
+            yield f"extra   {name}"
+
+
+def _text_differences(step: Step, what: str, ours: str, theirs: str) -> Iterator[str]:
+    left, right = theirs.splitlines(), ours.splitlines()
+    if step.sort:
+        left, right = sorted(left), sorted(right)
+    if left != right:
+        yield f"{what}:"
+        yield from (f"  dockerd | {line}" for line in left)
+        yield from (f"  berth   | {line}" for line in right)
+
+
+def differences(
+    case: Case, berth: Engine, ours: Sequence[Outcome], dockerd: Engine, theirs: Sequence[Outcome]
+) -> list[str]:
+    """What a reader has to know, step by step; empty when the two behave alike."""
+    found: list[str] = []
+    for step, our, their in zip(case.steps, ours, theirs, strict=True):
+        if step.skip:
+            continue
+        lines: list[str] = []
+        if our.code != their.code:
+            lines.append(f"exit code: dockerd {their.code}, berth {our.code}")
+        if step.shape and our.code == their.code == 0:
+            lines += _shape_differences(step, our.stdout, their.stdout)
+        elif step.stdout:
+            lines += _text_differences(step, "stdout", normalise(our.stdout, berth), normalise(their.stdout, dockerd))
+        if step.stderr:
+            lines += _text_differences(step, "stderr", normalise(our.stderr, berth), normalise(their.stderr, dockerd))
+        if lines:
+            found += [f"$ docker {shlex.join(step.command)}", *(f"    {line}" for line in lines)]
+    return found
+
+
+def compare(case: Case, berth: Engine, dockerd: Engine) -> list[str]:
+    """Run a case on both at the same time and return the differences."""
+    with ThreadPoolExecutor(2) as pool:
+        ours = pool.submit(run_case, berth, case)
+        theirs = pool.submit(run_case, dockerd, case)
+        return differences(case, berth, ours.result(), dockerd, theirs.result())
+
+
+def main(names: Sequence[str]) -> int:
+    """Compare the named cases (all of them without names) and print a report; the exit code is 1 where any differs.
+
+    With `--self` two dockerds are compared: what differs then is a case that does not give the same output twice.
+    """
+    berth: Engine = Dockerd() if "--self" in names else Berth()
+    dockerd = Dockerd()
+    names = [name for name in names if name != "--self"]
+    differing = 0
+    try:
+        for engine in (berth, dockerd):
+            engine.start()
+            engine.make_busybox()
+        cases = [case for case in load_cases() if not names or case.name in names]
+        for case in cases:
+            found = compare(case, berth, dockerd)
+            differing += bool(found)
+            print(
+                f"{'differs' if found else 'same   '} {case.name}",
+                *(f"    {line}" for line in found),
+                sep="\n",
+                flush=True,
+            )
+        print(f"{len(cases) - differing} of {len(cases)} cases behave alike")
+    finally:
+        for engine in (berth, dockerd):
+            engine.stop()
+            engine.remove()
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
