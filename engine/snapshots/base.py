@@ -208,6 +208,6 @@ class Snapshotter(Protocol):
 
 
 class ByteSource(Protocol):
-    """What an upload body looks like to this folder."""
+    """A body that arrives in pieces."""
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...

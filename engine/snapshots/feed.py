@@ -24,6 +24,8 @@ _READ = 1 << 18
 _AHEAD = 6
 
 GZIP, ZSTD, XZ, BZIP2 = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\x00", b"BZh"
+# The stubs declare this class as an instance.
+_GzipError = cast("type[Exception]", isal_zlib.error)
 
 
 def compression_of(head: bytes) -> str:
@@ -81,7 +83,7 @@ def plain(source: Source) -> Iterator[bytes]:
             yield from _unzstd(head, source)
         else:
             yield from _unpress(lzma.LZMADecompressor if kind == "xz" else bz2.BZ2Decompressor, head, source)
-    except (isal_zlib.IsalError, zstandard.ZstdError, lzma.LZMAError, OSError) as error:
+    except (_GzipError, zstandard.ZstdError, lzma.LZMAError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise ValueError(f"{kind}: {error}") from error

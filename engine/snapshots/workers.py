@@ -54,6 +54,7 @@ class Job:
         self._kill = kill
         self._progress: Callable[[int], None] | None = None
         self.parts: list[Any] = []
+        self._first: asyncio.Future[Any] = self._loop.create_future()
         self.outcome: asyncio.Future[Any] = self._loop.create_future()
         self.ended: asyncio.Future[int] = self._loop.create_future()
         self._loop.add_reader(sock.fileno(), self._readable)
@@ -77,6 +78,8 @@ class Job:
                 self._progress(message["progress"])
         elif "part" in message:
             self.parts.append(message["part"])
+            if not self._first.done():
+                self._first.set_result(message["part"])
         elif not self.outcome.done():
             if "error" in message:
                 self.outcome.set_exception(rebuild(message["error"]))
@@ -99,6 +102,11 @@ class Job:
             code = os.waitstatus_to_exitcode(status)
             how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
             self.outcome.set_exception(WorkerDied(f"a worker process {how}"))
+
+    async def first_part(self) -> Any:
+        """The first piece of a long result as soon as it is there, or the exception the job raised before."""
+        await asyncio.wait([self._first, self.outcome], return_when=asyncio.FIRST_COMPLETED)
+        return self._first.result() if self._first.done() else await self.result()
 
     async def result(self) -> Any:
         """The job's result, or the exception it raised; cancelling this kills the worker."""
