@@ -120,7 +120,7 @@ def add_bridge(name: str, *, mtu: int = 0, mac: str = "") -> Request:
 
 
 def set_alias(name: str, alias: str) -> Request:
-    """Give an interface the remark that ``ip link`` shows, by which its maker knows it again; not possible at creation."""
+    """Give an existing interface the remark that ``ip link`` shows, by which its maker knows it again."""
     body = _IFINFO.pack(0, 0, 0, 0, 0) + _text(_IFLA_IFNAME, name) + _text(_IFLA_IFALIAS, alias)
     return Request(_NEWLINK, 0, body, f"mark interface {name}")
 

@@ -29,6 +29,7 @@ from engine.networks.creation import CreateNetwork, check_name, plan_blocks, ref
 from engine.networks.driver import Driver, PassiveDriver
 from engine.networks.firewall import Firewall
 from engine.networks.ipam import Subnet
+from engine.networks.keeper import SandboxKeeper
 from engine.networks.links import HostLinks
 from engine.networks.macvlan import MacvlanDriver
 from engine.networks.model import (
@@ -43,7 +44,7 @@ from engine.networks.model import (
 )
 from engine.networks.namefiles import ResolvConf
 from engine.networks.ports import HostPorts
-from engine.networks.sandbox import Sandbox, SandboxKeeper
+from engine.networks.sandbox import Sandbox
 from engine.networks.store import NetworkStore
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,48 @@
+"""Sockets that occupy a host port without ever answering on it."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import socket
+
+_SO_ATTACH_FILTER = 26
+_IPPROTO_SCTP = 132
+
+
+def hold_sync(protocol: str, host_ip: str, port: int) -> socket.socket | None:
+    """A socket that occupies the port. Raises ``OSError`` when it is taken or the address is not the host's."""
+    family = socket.AF_INET6 if ":" in host_ip else socket.AF_INET
+    kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
+    try:
+        held = socket.socket(family, kind, _IPPROTO_SCTP if protocol == "sctp" else 0)
+    except OSError as error:
+        if error.errno in (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.ESOCKTNOSUPPORT):
+            return None
+        raise
+    try:
+        if family == socket.AF_INET6:
+            held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if kind == socket.SOCK_STREAM:
+            # Over what an earlier program left in TIME_WAIT; a listener still conflicts with every other.
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if protocol != "sctp":
+            _drop_everything(held)
+        held.bind((host_ip, port))
+        if protocol == "tcp":
+            held.listen(1)
+    except OSError:
+        held.close()
+        raise
+    return held
+
+
+def _drop_everything(held: socket.socket) -> None:
+    # struct sock_fprog with the one BPF instruction "return 0 bytes".
+    instruction = ctypes.create_string_buffer(b"\x06\0\0\0\0\0\0\0", 8)
+
+    class _Program(ctypes.Structure):
+        _fields_ = [("size", ctypes.c_ushort), ("code", ctypes.c_void_p)]
+
+    program = _Program(1, ctypes.addressof(instruction))
+    held.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(program))

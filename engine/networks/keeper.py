@@ -1,0 +1,518 @@
+"""Builds, changes and ends the sandboxes of containers.
+
+``open`` makes one before the container's init exists and undoes everything if a step fails; ``started`` lets go of what
+only the start needed; ``close`` gives addresses and ports back once the kernel really has let go of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from engine.errors import Conflict, Forbidden, InvalidParameter, NotFound, SystemFailure
+from engine.kernel import namespaces, netlink
+from engine.kernel.namespaces import NetworkNamespace
+from engine.kernel.netlink import RouteSocket
+from engine.names import new_id, short
+from engine.networks import ipam, namefiles
+from engine.networks.driver import Driver
+from engine.networks.firewall import Firewall
+from engine.networks.model import (
+    OPTION_BRIDGE,
+    EndpointState,
+    EndpointWish,
+    Network,
+    PortState,
+    SandboxDocument,
+    SandboxRequest,
+)
+from engine.networks.namespaces import NamespacePool
+from engine.networks.ports import HostPorts, PortTaken, PortWish, parse_port, wanted_ports
+from engine.networks.ruleset import Passage
+from engine.networks.sandbox import Sandbox, gateway_endpoint, hosts_of, port_map, translations
+from engine.networks.store import NetworkStore
+from engine.tasks import KeyedLocks, Nursery, run_blocking, run_in
+
+log = logging.getLogger(__name__)
+
+
+class SandboxKeeper:
+    """All sandboxes of running containers, by container."""
+
+    def __init__(
+        self,
+        store: NetworkStore,
+        drivers: Mapping[str, Driver],
+        firewall: Firewall,
+        host_ports: HostPorts,
+        *,
+        default_mode: str = "bridge",
+        default_host_ip: str = "0.0.0.0",
+        host_dns: namefiles.ResolvConf | None = None,
+    ) -> None:
+        self._store = store
+        self._drivers = drivers
+        self._firewall = firewall
+        self._host_ports = host_ports
+        self._default_mode = default_mode
+        self._default_host_ip = default_host_ip
+        self._daemon_dns = host_dns or namefiles.ResolvConf()
+        self._pool = NamespacePool()
+        self._nursery = Nursery("sandboxes")
+        self._locks = KeyedLocks()
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._clearing: set[asyncio.Task[None]] = set()
+
+    def get(self, container_id: str) -> Sandbox | None:
+        """The sandbox of a running container."""
+        return self._sandboxes.get(container_id)
+
+    def on_network(self, network_id: str) -> dict[str, tuple[Sandbox, EndpointState]]:
+        """The running containers on a network, by container id."""
+        return {
+            sandbox.container_id: (sandbox, endpoint)
+            for sandbox in self._sandboxes.values()
+            for endpoint in sandbox.endpoints.values()
+            if endpoint.network_id == network_id
+        }
+
+    # ---- open
+
+    async def open(self, request: SandboxRequest) -> Sandbox:
+        """Build everything a starting container needs. Raises an ``EngineError``; then nothing is left of it."""
+        mode = self._default_mode if request.mode in ("", "default") else request.mode
+        sandbox = Sandbox(request.container_id, request.name, new_id(), mode, directory=str(request.directory))
+        sandbox.hostname, sandbox.domainname = request.hostname, request.domainname
+        sandbox.exposed = tuple(dict.fromkeys((*request.exposed_ports, *request.port_bindings)))
+        async with contextlib.AsyncExitStack() as undo:
+            if mode.startswith("container:"):
+                await self._join(sandbox, request)
+            elif mode == "host":
+                sandbox.endpoints["host"] = self._passive_endpoint("host")
+                await self._write_host_files(sandbox, request)
+            else:
+                await self._open_own(sandbox, request, undo)
+            undo.pop_all()
+        self._sandboxes[request.container_id] = sandbox
+        return sandbox
+
+    async def _join(self, sandbox: Sandbox, request: SandboxRequest) -> None:
+        other_id = request.joined_id or sandbox.mode.partition(":")[2]
+        if request.joined_pid is None:
+            raise Conflict(f"cannot join network of a non running container: {other_id}")
+        sandbox.netns_path = sandbox.sandbox_key = f"/proc/{request.joined_pid}/ns/net"
+        other = self._sandboxes.get(other_id)
+        if other is None:
+            raise Conflict(f"cannot join network of a non running container: {other_id}")
+        if not other.owns_namespace and other.mode == "host":
+            sandbox.netns_path = None
+        sandbox.hosts_path, sandbox.hostname_path = other.hosts_path, other.hostname_path
+        sandbox.resolv_path, sandbox.directory = other.resolv_path, other.directory
+
+    async def _write_host_files(self, sandbox: Sandbox, request: SandboxRequest) -> None:
+        extra = self._extra_hosts(request)
+
+        def write_sync() -> tuple[Path, Path, Path]:
+            hosts = namefiles.host_hosts_sync() + "".join(f"{ip}\t{name}\n" for ip, name in extra)
+            resolv = self._resolv(request, namefiles.host_resolv_conf_sync(), "host").text()
+            return namefiles.write_files_sync(
+                request.directory, hosts=hosts, hostname=request.hostname or os.uname().nodename, resolv=resolv
+            )
+
+        self._set_paths(sandbox, await run_blocking(write_sync))
+
+    @staticmethod
+    def _set_paths(sandbox: Sandbox, paths: tuple[Path, Path, Path]) -> None:
+        sandbox.hosts_path, sandbox.hostname_path, sandbox.resolv_path = map(str, paths)
+
+    def _passive_endpoint(self, name: str) -> EndpointState:
+        network = self._store.find(name)
+        return EndpointState(network_id=network.id, network_name=name, endpoint_id=new_id())
+
+    async def _open_own(self, sandbox: Sandbox, request: SandboxRequest, undo: contextlib.AsyncExitStack) -> None:
+        try:
+            namespace = await self._pool.take()
+        except OSError as error:
+            raise SystemFailure(f"cannot create a network namespace: {error}") from error
+        undo.callback(namespace.close)
+        sandbox.namespace, sandbox.netns_path = namespace, namespace.path
+        sandbox.sandbox_key = namespace.path
+        for number, (network, wish) in enumerate(self._wishes(sandbox.mode, request)):
+            if network.driver == "null":
+                sandbox.endpoints[network.name] = self._passive_endpoint(network.name)
+                continue
+            endpoint = self._lease(sandbox, network, wish, f"eth{number}", request.mac_address if number == 0 else "")
+            undo.push_async_callback(self._release, endpoint, is_live=True)
+            await self._attach(network, endpoint, namespace)
+            sandbox.endpoints[network.name] = endpoint
+        await self._set_default_routes(sandbox)
+        await self._publish(sandbox, request, undo)
+        await self._link(sandbox, request, undo)
+        await self._write_own_files(sandbox, request)
+
+    def _wishes(self, mode: str, request: SandboxRequest) -> list[tuple[Network, EndpointWish | None]]:
+        """The networks to join, that of the mode first, the others by name."""
+        if mode == "none":
+            return [(self._store.find("none"), None)]
+        given = {self._store.find(self._real_name(name)).id: wish for name, wish in request.endpoints.items()}
+        first = self._store.find(mode)
+        others = sorted((self._store.find(i) for i in given if i != first.id), key=lambda network: network.name)
+        return [(network, given.get(network.id)) for network in (first, *others)]
+
+    def _real_name(self, name: str) -> str:
+        return self._default_mode if name == "default" else name
+
+    def _lease(
+        self, sandbox: Sandbox, network: Network, wish: EndpointWish | None, interface: str, mac: str
+    ) -> EndpointState:
+        """Addresses and names for an endpoint; nothing in the kernel yet."""
+        asked = wish.ipam_config if wish is not None else None
+        ip = ip6 = ""
+        prefix = prefix6 = 0
+        hardware = (wish.mac_address if wish is not None else "") or mac
+        try:
+            if network.has_ipv4 and network.ipam_driver != "null":
+                address, prefix = self._store.lease(network, 4, asked.ipv4_address if asked else "")
+                ip, hardware = str(address), hardware or ipam.mac_of(address)
+            if network.has_ipv6:
+                address, prefix6 = self._store.lease(network, 6, asked.ipv6_address if asked else "")
+                ip6, hardware = str(address), hardware or ipam.mac_of(address)
+        except ipam.PoolExhausted as error:
+            self._give_back(network.id, ip)
+            raise Forbidden(
+                f"no available IPv4 addresses on this network's address pools: {network.name} ({network.id})"
+            ) from error
+        except ValueError as error:
+            self._give_back(network.id, ip)
+            raise Forbidden(str(error)) from error
+        aliases = tuple(wish.aliases or ()) if wish is not None else ()
+        names = (sandbox.name, *aliases, short(sandbox.container_id), sandbox.hostname)
+        gateways = {block.network.version: block.gateway for block in reversed(network.blocks)}
+        return EndpointState(
+            network_id=network.id,
+            network_name=network.name,
+            endpoint_id=new_id(),
+            interface=interface,
+            link=f"veth{secrets.token_hex(4)[:7]}",
+            gateway="" if network.is_internal else gateways.get(4, ""),
+            ip_address=ip,
+            ip_prefix_len=prefix,
+            mac_address=hardware or "02:42:" + secrets.token_bytes(4).hex(":"),
+            ipv6_gateway="" if network.is_internal or not ip6 else gateways.get(6, ""),
+            global_ipv6_address=ip6,
+            global_ipv6_prefix_len=prefix6,
+            aliases=aliases,
+            dns_names=tuple(dict.fromkeys(n for n in names if n)) if network.resolves_names else (),
+            links=tuple(wish.links or ()) if wish is not None else (),
+            gw_priority=wish.gw_priority if wish is not None else 0,
+        )
+
+    async def _attach(self, network: Network, endpoint: EndpointState, namespace: NetworkNamespace) -> None:
+        try:
+            await self._drivers[network.driver].attach(network, endpoint, namespace)
+        except (OSError, ValueError) as error:
+            raise SystemFailure(
+                f"failed to create endpoint {endpoint.endpoint_id} on network {network.name}: {error}"
+            ) from error
+
+    async def _release(self, endpoint: EndpointState, *, is_live: bool) -> None:
+        """Give an endpoint's addresses back once its interface is gone."""
+        network = self._store.by_id(endpoint.network_id)
+        if network is not None:
+            try:
+                await self._drivers[network.driver].detach(network, endpoint, is_live=is_live)
+            except OSError:
+                log.exception("interface %s of network %s is left behind", endpoint.link, network.name)
+        self._give_back(endpoint.network_id, endpoint.ip_address)
+        self._give_back(endpoint.network_id, endpoint.global_ipv6_address)
+
+    def _give_back(self, network_id: str, address: str) -> None:
+        if address:
+            self._store.release(network_id, address)
+
+    # ---- the default route, ports, links, files
+
+    async def _set_default_routes(self, sandbox: Sandbox) -> None:
+        requests = []
+        for version, everywhere in ((4, "0.0.0.0/0"), (6, "::/0")):
+            endpoint = gateway_endpoint(sandbox, version)
+            if endpoint is not None:
+                gateway = endpoint.gateway if version == 4 else endpoint.ipv6_gateway
+                requests.append(netlink.add_route(everywhere, gateway))
+        namespace = sandbox.namespace
+        if requests and namespace is not None:
+            try:
+                await run_in("net", lambda: RouteSocket(namespace.socket).send_sync(*requests))
+            except OSError as error:
+                raise SystemFailure(
+                    f"cannot set the default route of container {sandbox.container_id}: {error}"
+                ) from error
+
+    async def _publish(self, sandbox: Sandbox, request: SandboxRequest, undo: contextlib.AsyncExitStack) -> None:
+        endpoint = gateway_endpoint(sandbox) or gateway_endpoint(sandbox, 6)
+        sandbox.ports = port_map(sandbox.exposed, ())
+        try:
+            wishes = wanted_ports(request.exposed_ports, request.port_bindings, request.publish_all)
+        except ValueError as error:
+            raise InvalidParameter(str(error)) from error
+        if not wishes or endpoint is None:
+            return
+        network = self._store.find(endpoint.network_id)
+        failed = (
+            f"driver failed programming external connectivity on endpoint {sandbox.name} ({endpoint.endpoint_id}): "
+        )
+        try:
+            held = self._host_ports.reserve([(w, self._host_addresses(w, network, endpoint)) for w in wishes])
+        except PortTaken as error:
+            raise SystemFailure(failed + error.text) from error
+        except OSError as error:
+            raise SystemFailure(failed + (error.strerror or str(error))) from error
+        undo.callback(self._host_ports.release, held)
+        sandbox.held = held
+        sandbox.hold_fds = tuple(h.socket.fileno() for h in held if h.socket is not None)
+        sandbox.published = tuple(
+            PortState(port=h.wish.port, host_ip=h.host_ip, host_port=h.host_port)
+            for h in sorted(held, key=lambda h: (h.wish.container_port, h.wish.protocol, h.host_port))
+        )
+        sandbox.ports = port_map(sandbox.exposed, sandbox.published)
+        undo.push_async_callback(self._firewall.unpublish, sandbox.container_id)
+        try:
+            await self._firewall.publish(sandbox.container_id, translations(sandbox, endpoint))
+        except OSError as error:
+            raise SystemFailure(f"{failed}{error}") from error
+
+    def _host_addresses(self, wish: PortWish, network: Network, endpoint: EndpointState) -> tuple[str, ...]:
+        if wish.host_ip:
+            return (wish.host_ip,)
+        default = network.options.get(OPTION_BRIDGE + "host_binding_ipv4") or self._default_host_ip
+        found: tuple[str, ...] = (default,) if endpoint.ip_address else ()
+        if endpoint.global_ipv6_address and default in ("0.0.0.0", "::"):
+            found += ("::",)
+        return found
+
+    async def _link(self, sandbox: Sandbox, request: SandboxRequest, undo: contextlib.AsyncExitStack) -> None:
+        own = [e.ip_address for e in sandbox.endpoints.values() if e.ip_address]
+        passages = []
+        for link in request.links:
+            other = next(
+                (s for s in self._sandboxes.values() if link.ip in {e.ip_address for e in s.endpoints.values()}), None
+            )
+            if other is None or not own:
+                continue
+            ports = [pair for text in other.exposed for pair in parse_port(text)]
+            passages += [Passage(own[0], link.ip, protocol, port) for port, protocol in ports]
+        if passages:
+            undo.push_async_callback(self._firewall.set_passages, sandbox.container_id, ())
+            await self._firewall.set_passages(sandbox.container_id, passages)
+
+    def _extra_hosts(self, request: SandboxRequest) -> tuple[tuple[str, str], ...]:
+        bridge = self._store.by_name("bridge")
+        gateways = [block.gateway for block in bridge.blocks if block.gateway] if bridge is not None else []
+        try:
+            return tuple(namefiles.parse_extra_hosts(request.extra_hosts, gateways))
+        except ValueError as error:
+            raise InvalidParameter(str(error)) from error
+
+    def _resolv(self, request: SandboxRequest, host_text: str, kind: str) -> namefiles.ResolvConf:
+        conf = namefiles.ResolvConf.parse(host_text)
+        daemon = self._daemon_dns
+        conf = conf.override(daemon.servers, daemon.search, daemon.options)
+        conf = conf.override(request.dns, request.dns_search, request.dns_options)
+        return conf if kind == "host" or request.dns else conf.for_bridge()
+
+    async def _write_own_files(self, sandbox: Sandbox, request: SandboxRequest) -> None:
+        links = [(link.ip, " ".join(dict.fromkeys((link.alias, *link.names, link.name)))) for link in request.links]
+        sandbox.extra_hosts = (*self._extra_hosts(request), *links)
+
+        def write_sync() -> tuple[Path, Path, Path]:
+            resolv = self._resolv(request, namefiles.host_resolv_conf_sync(), "bridge").text()
+            return namefiles.write_files_sync(
+                request.directory, hosts=hosts_of(sandbox), hostname=request.hostname, resolv=resolv
+            )
+
+        self._set_paths(sandbox, await run_blocking(write_sync))
+
+    # ---- afterwards
+
+    def started(self, container_id: str, init_pid: int) -> None:
+        """Init lives, and with it the namespace and (in the shim) the held ports: we need our own copies no more."""
+        sandbox = self._sandboxes.get(container_id)
+        if sandbox is None:
+            return
+        sandbox.init_pid = init_pid
+        if sandbox.owns_namespace:
+            sandbox.sandbox_key = f"/proc/{init_pid}/ns/net"
+        if sandbox.namespace is not None:
+            sandbox.namespace.close()
+            sandbox.namespace = None
+        for held in sandbox.held:
+            if held.socket is not None:
+                held.socket.close()
+        sandbox.held, sandbox.hold_fds = [], ()
+
+    def adopt(self, init_pid: int, document: SandboxDocument) -> Sandbox:
+        """Take over a container that ran while the daemon did not. Addresses and ports become taken again."""
+        sandbox = Sandbox(
+            container_id=document.container_id,
+            name=document.name,
+            sandbox_id=document.sandbox_id,
+            mode=document.mode,
+            endpoints=dict(document.endpoints),
+            ports=port_map(document.exposed, document.ports),
+            hosts_path=document.hosts_path,
+            hostname_path=document.hostname_path,
+            resolv_path=document.resolv_path,
+            sandbox_key="" if document.mode == "host" else f"/proc/{init_pid}/ns/net",
+            directory=document.directory,
+            published=document.ports,
+            exposed=document.exposed,
+            init_pid=init_pid,
+            hostname=document.hostname,
+            domainname=document.domainname,
+            extra_hosts=document.extra_hosts,
+        )
+        for endpoint in sandbox.endpoints.values():
+            network = self._store.by_id(endpoint.network_id)
+            for address, version in ((endpoint.ip_address, 4), (endpoint.global_ipv6_address, 6)):
+                if address and network is not None:
+                    with contextlib.suppress(ValueError):  # taken twice: the first container keeps it
+                        self._store.lease(network, version, address)
+        for port in sandbox.published:
+            self._host_ports.adopt(port.port.partition("/")[2], port.host_ip, port.host_port)
+        endpoint_out = gateway_endpoint(sandbox) or gateway_endpoint(sandbox, 6)
+        if sandbox.published and endpoint_out is not None:
+            self._firewall.adopt(sandbox.container_id, translations(sandbox, endpoint_out))
+        self._sandboxes[sandbox.container_id] = sandbox
+        return sandbox
+
+    def close(self, container_id: str) -> None:
+        """The container has ended. Its host ports are free at once, its addresses when the kernel is done with them."""
+        sandbox = self._sandboxes.pop(container_id, None)
+        if sandbox is None:
+            return
+        if sandbox.namespace is not None:
+            sandbox.namespace.close()
+            sandbox.namespace = None
+        for held in sandbox.held:
+            if held.socket is not None:
+                held.socket.close()
+        for port in sandbox.published:
+            self._host_ports.forget(port.port.partition("/")[2], port.host_ip, port.host_port)
+        task = self._nursery.start(self._clear(sandbox), name=f"clear-{short(container_id)}")
+        self._clearing.add(task)
+        task.add_done_callback(self._clearing.discard)
+
+    async def _clear(self, sandbox: Sandbox) -> None:
+        # The rule goes first: it must never lead to the next container that gets the address.
+        try:
+            await self._firewall.unpublish(sandbox.container_id)
+            await self._firewall.set_passages(sandbox.container_id, ())
+        except OSError:
+            log.exception("rules of container %s are left behind", short(sandbox.container_id))
+        for endpoint in sandbox.endpoints.values():
+            await self._release(endpoint, is_live=False)
+
+    async def rename(self, container_id: str, name: str) -> None:
+        """The container has another name; what others resolve follows it."""
+        sandbox = self._sandboxes.get(container_id)
+        if sandbox is None:
+            return
+        old, sandbox.name = sandbox.name, name
+        for key, endpoint in sandbox.endpoints.items():
+            names = tuple(dict.fromkeys(name if n == old else n for n in endpoint.dns_names))
+            sandbox.endpoints[key] = _replace_names(endpoint, names)
+
+    # ---- live changes
+
+    async def connect(self, container_id: str, network: Network, wish: EndpointWish | None) -> EndpointState:
+        """Add an interface to a running container. Raises an ``EngineError``; then nothing has changed."""
+        async with self._locks(container_id):
+            sandbox = self._require(container_id)
+            if network.name in sandbox.endpoints:
+                raise Forbidden(f"endpoint with name {sandbox.name} already exists in network {network.name}")
+            if not sandbox.owns_namespace or network.driver in ("host", "null"):
+                raise Forbidden("container cannot be connected to host network or to network of another container")
+            if "none" in sandbox.endpoints:
+                raise Forbidden(
+                    "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+                )
+            async with contextlib.AsyncExitStack() as undo:
+                await self._enter(sandbox, undo)
+                used = {e.interface for e in sandbox.endpoints.values()}
+                interface = next(f"eth{i}" for i in range(len(used) + 1) if f"eth{i}" not in used)
+                endpoint = self._lease(sandbox, network, wish, interface, "")
+                async with contextlib.AsyncExitStack() as failing:
+                    failing.push_async_callback(self._release, endpoint, is_live=True)
+                    assert sandbox.namespace is not None
+                    await self._attach(network, endpoint, sandbox.namespace)
+                    failing.pop_all()
+                sandbox.endpoints[network.name] = endpoint
+                await self._reroute(sandbox)
+            return endpoint
+
+    async def disconnect(self, container_id: str, network: Network) -> None:
+        """Take an interface from a running container."""
+        async with self._locks(container_id):
+            sandbox = self._require(container_id)
+            endpoint = sandbox.endpoints.get(network.name)
+            if endpoint is None:
+                raise Forbidden(f"container {container_id} is not connected to the network {network.name}")
+            if network.driver == "host":
+                raise Forbidden("container cannot be disconnected from host network")
+            async with contextlib.AsyncExitStack() as undo:
+                await self._enter(sandbox, undo)
+                del sandbox.endpoints[network.name]
+                await self._release(endpoint, is_live=True)
+                await self._reroute(sandbox)
+
+    def _require(self, container_id: str) -> Sandbox:
+        sandbox = self._sandboxes.get(container_id)
+        if sandbox is None:
+            raise NotFound(f"container {container_id} is not running")
+        return sandbox
+
+    async def _enter(self, sandbox: Sandbox, undo: contextlib.AsyncExitStack) -> None:
+        if sandbox.namespace is not None:
+            return
+        try:
+            sandbox.namespace = namespace = await run_in("net", namespaces.open_namespace_sync, sandbox.init_pid)
+        except OSError as error:
+            raise Conflict(f"container {sandbox.container_id} is not running") from error
+        undo.callback(namespace.close)
+        undo.callback(setattr, sandbox, "namespace", None)
+
+    async def _reroute(self, sandbox: Sandbox) -> None:
+        """After the set of endpoints changed: default route, the targets of published ports, the hosts file."""
+        await self._set_default_routes(sandbox)
+        endpoint = gateway_endpoint(sandbox) or gateway_endpoint(sandbox, 6)
+        try:
+            ports = translations(sandbox, endpoint) if endpoint is not None else []
+            await self._firewall.publish(sandbox.container_id, ports)
+        except OSError as error:
+            raise SystemFailure(f"cannot move the published ports of container {sandbox.name}: {error}") from error
+        if sandbox.hosts_path:
+            await run_blocking(_rewrite_sync, Path(sandbox.hosts_path), hosts_of(sandbox))
+
+    async def aclose(self) -> None:
+        """Finish what containers that ended left to do; those that run go on."""
+        if self._clearing:
+            await asyncio.wait(tuple(self._clearing))
+        await self._nursery.aclose()
+        for sandbox in self._sandboxes.values():
+            self.started(sandbox.container_id, sandbox.init_pid)
+        await self._pool.aclose()
+
+
+def _rewrite_sync(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def _replace_names(endpoint: EndpointState, names: tuple[str, ...]) -> EndpointState:
+    return msgspec.structs.replace(endpoint, dns_names=names)
