@@ -234,7 +234,8 @@ class Layers:
                 "unpack",
                 {
                     "source": str(source.path), "offset": source.offset, "length": source.length,
-                    "diff_id": hex_of(diff_id), "target": str(target), "mode": mode, "steps": self._over_steps(tmp, below) if below else [],
+                    "diff_id": hex_of(diff_id), "target": str(target), "mode": mode,
+                    "steps": self._over_steps(tmp, below) if below else [],
                 },
                 progress=tell,
             )  # fmt: skip
