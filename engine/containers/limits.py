@@ -143,10 +143,10 @@ def _members(text: str) -> Iterator[int]:
     for part in text.split(",") if text else ():
         first, ranged, last = part.partition("-")
         if not first.isdigit() or (ranged and not last.isdigit()) or len(part) > 20:
-            raise ValueError(part)
+            raise ValueError(f"not a list of numbers: {part}")
         low, high = int(first), int(last) if ranged else int(first)
         if high < low or high > 8191:
-            raise ValueError(part)
+            raise ValueError(f"not a list of numbers: {part}")
         yield from range(low, high + 1)
 
 
