@@ -1,0 +1,69 @@
+"""Folders of local volumes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from engine.volumes.local import LocalFolders
+
+
+def folders(tmp_path: Path) -> LocalFolders:
+    made = LocalFolders(tmp_path / "volumes")
+    made.prepare_sync()
+    return made
+
+
+def test_a_volume_is_a_folder_and_is_taken_away_whole(tmp_path: Path) -> None:
+    local = folders(tmp_path)
+    local.create_sync("one")
+    local.create_sync("one")
+    assert local.data("one") == tmp_path / "volumes" / "one" / "_data"
+    assert local.data("one").stat().st_mode & 0o777 == 0o755
+    assert list(local.names_sync()) == ["one"]
+    gone = local.discard_sync("one")
+    assert gone is not None
+    assert local.names_sync() == {}
+    assert (gone / "_data").is_dir()
+    local.empty_trash_sync(gone)
+    assert not gone.exists()
+    assert local.discard_sync("one") is None
+
+
+def test_a_removal_that_was_cut_short_is_finished_at_the_next_start(tmp_path: Path) -> None:
+    local = folders(tmp_path)
+    local.create_sync("one")
+    gone = local.discard_sync("one")
+    assert gone is not None
+    local.prepare_sync()
+    assert not gone.exists()
+
+
+def test_links_in_a_volume_are_not_followed_when_it_is_deleted(tmp_path: Path) -> None:
+    local = folders(tmp_path)
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("x")
+    local.create_sync("one")
+    (local.data("one") / "link").symlink_to(precious)
+    gone = local.discard_sync("one")
+    assert gone is not None
+    local.empty_trash_sync(gone)
+    assert (precious / "file").read_text() == "x"
+
+
+def test_emptiness_and_size(tmp_path: Path) -> None:
+    local = folders(tmp_path)
+    local.create_sync("one")
+    assert local.is_empty_sync("one")
+    assert local.is_empty_sync("missing")
+    (local.data("one") / "sub").mkdir()
+    before = local.size_sync("one")
+    (local.data("one") / "sub" / "file").write_bytes(b"x" * 1000)
+    os.link(local.data("one") / "sub" / "file", local.data("one") / "again")
+    (local.data("one") / "link").symlink_to("/etc")
+    assert not local.is_empty_sync("one")
+    assert local.size_sync("one") == before + 1000 + len("/etc")
+    assert local.size_sync("missing") == 0
+    assert not local.is_mounted_sync("one")
+    local.unmount_sync("one")
