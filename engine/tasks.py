@@ -41,6 +41,18 @@ def close_pools() -> None:
         _pools.popitem()[1].shutdown(wait=True)
 
 
+async def wait_any(*coros: Coroutine[Any, Any, Any], timeout: float | None = None) -> None:
+    """Return when the first of ``coros`` is done (or after ``timeout`` seconds); the others are cancelled and awaited."""
+    loop = asyncio.get_running_loop()
+    tasks = [loop.create_task(coro) for coro in coros]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=timeout)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class Nursery:
     """The owner of background tasks: names them, logs their failures, cancels and awaits them at the end."""
 

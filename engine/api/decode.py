@@ -71,6 +71,13 @@ async def json_body(request: web.Request, kind: type[T], *, optional: bool = Fal
     return decode_json(raw, kind)
 
 
+def check_json(request: web.Request) -> None:
+    """Refuse a body of another content type. Raises ``InvalidParameter`` with dockerd's sentence."""
+    content_type = request.headers.get("Content-Type", "")
+    if not re.match(r"application/json\b", content_type, re.IGNORECASE):
+        raise InvalidParameter(f"unsupported Content-Type header ({content_type}): must be 'application/json'")
+
+
 def decode_json(raw: bytes, kind: type[T]) -> T:
     """Decode one JSON document into ``kind``; the error is a sentence for the client."""
     try:

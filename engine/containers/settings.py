@@ -283,3 +283,20 @@ class NetworkingConfig(msgspec.Struct, frozen=True, kw_only=True, rename="pascal
     """The networks a container joins when it first starts, by name or id."""
 
     endpoints_config: dict[str, EndpointSettings | None] | None = None
+
+
+class ExecSettings(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
+    """The body of ``POST /containers/{id}/exec``."""
+
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    detach_keys: str = ""
+    tty: bool = False
+    env: tuple[str, ...] | None = None
+    cmd: tuple[str, ...] | None = None
+    privileged: bool = False
+    user: str = ""
+    working_dir: str = ""
+    console_size: tuple[int, int] | None = None
+    """Height, width."""

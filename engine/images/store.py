@@ -127,10 +127,10 @@ class ImageStore:
             await self._journal.put("image", image.id, _encode_image(image))
             self._images[image.id] = image
 
-    async def remove(self, image_id: str) -> tuple[Image, list[str]]:
-        """Forget an image and its names; returns it and the diff IDs that no image uses any more (bottom first)."""
+    async def remove(self, image_id: str) -> tuple[Image, dict[str, tuple[LayerBlob, ...]]]:
+        """Forget an image and its names; returns it and the layers no image uses any more, with their stored forms."""
         image = self._images[image_id]
-        orphans = [d for d in dict.fromkeys(image.diff_ids) if self._users.get(d, 0) <= 1]
+        orphans = {d: self.forms(d) for d in image.diff_ids if self._users.get(d, 0) <= 1}
         changes: list[Change] = [Delete("image", image_id)]
         changes += [Delete("reference", name) for name in self._names_of.get(image_id, ())]
         changes += [Delete("layer", diff_id) for diff_id in orphans]
@@ -157,7 +157,7 @@ class ImageStore:
         name = str(reference)
         before = self._references.get(name)
         image = self._images[image_id]
-        changes: list[Change] = [Put("reference", name, msgspec.json.encode(_ReferenceRecord(image_id)))]
+        changes: list[Change] = [Put("reference", name, msgspec.json.encode(_ReferenceRecord(str(image_id))))]
         if reference.digest is None:
             image = replace(image, last_tag_ns=now_ns)
             changes.append(Put("image", image_id, _encode_image(image)))

@@ -1,0 +1,144 @@
+"""/exec: create, start (with its streams), inspect, resize; and berth's own kill."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from engine.api.app import Route
+from engine.api.containers import size_of, stream_type
+from engine.api.decode import query_str
+from engine.api.relay import DetachScanner, parse_detach_keys, relay
+from engine.api.streams import Takeover, json_response, no_content
+from engine.containers.exec import Exec
+from engine.containers.live import StreamChoice
+from engine.containers.loose import decode_loose
+from engine.containers.service import ContainerService
+from engine.containers.settings import ExecSettings
+from engine.errors import EngineError, InvalidParameter
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class ExecStart(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
+    """The body of ``POST /exec/{id}/start``."""
+
+    detach: bool = False
+    tty: bool = False
+    console_size: tuple[int, int] | None = None
+
+
+class ExecRoutes:
+    """Handlers of exec instances."""
+
+    def __init__(self, service: ContainerService) -> None:
+        self._service = service
+        self._execs = service.execs
+
+    def table(self) -> list[Route]:
+        """All routes of this resource."""
+        return [
+            Route("POST", "/containers/{name}/exec", self.create),
+            Route("POST", "/exec/{id}/start", self.start, streams=True),
+            Route("POST", "/exec/{id}/resize", self.resize),
+            Route("POST", "/exec/{id}/kill", self.kill),
+            Route("GET", "/exec/{id}/json", self.inspect),
+        ]
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        """Make an instance."""
+        settings = await loose_body(request, ExecSettings)
+        if settings.detach_keys:
+            parse_detach_keys(settings.detach_keys)
+        instance = self._execs.create(request.match_info["name"], settings)
+        return json_response({"Id": instance.id}, 201)
+
+    async def start(self, request: web.Request) -> web.StreamResponse:
+        """Run it, attached (the connection is taken over) or not."""
+        wish = await loose_body(request, ExecStart) if request.can_read_body else ExecStart()
+        instance = self._execs.claim(request.match_info["id"])
+        if wish.detach:
+            await self._execs.prepare(instance, None, wish.console_size)
+            await self._execs.start(instance)
+            return web.Response(status=200)
+        return await self._start_attached(request, instance, wish)
+
+    async def _start_attached(self, request: web.Request, instance: Exec, wish: ExecStart) -> web.StreamResponse:
+        settings = instance.settings
+        choice = StreamChoice(settings.attach_stdin, settings.attach_stdout, settings.attach_stderr)
+        stream = await self._execs.prepare(instance, choice, wish.console_size)
+        assert stream is not None
+        client = Takeover(request)
+        client.begin(request, stream_type(request, settings.tty), {})
+        try:
+            await self._execs.start(instance)
+        except EngineError as error:
+            # The head has gone out: docker says it on the stream, and inspect has the exit code.
+            client.write(framed(f"{error.message}\r\n".encode(), settings.tty))
+            stream.close()
+        else:
+            scanner = DetachScanner(parse_detach_keys(settings.detach_keys)) if settings.attach_stdin else None
+            try:
+                if await relay(client, stream, scanner):
+                    self._service.detached(self._service.find(instance.container_id))
+            except ConnectionError:
+                pass
+        client.close_write()
+        return client.finished()
+
+    async def inspect(self, request: web.Request) -> web.StreamResponse:
+        """What it is and how it ended."""
+        instance = self._execs.find(request.match_info["id"])
+        self._service.find(instance.container_id)
+        return json_response(exec_view(instance))
+
+    async def resize(self, request: web.Request) -> web.StreamResponse:
+        """Change the size of its terminal."""
+        rows, columns = size_of(request)
+        await self._execs.resize(request.match_info["id"], rows, columns)
+        return web.Response(status=200)
+
+    async def kill(self, request: web.Request) -> web.StreamResponse:
+        """Signal it; docker has no such call."""
+        await self._execs.kill(request.match_info["id"], query_str(request, "signal"))
+        return no_content()
+
+
+async def loose_body(request: web.Request, kind: type[T]) -> T:
+    """The JSON body by Go's rules. Raises ``InvalidParameter``."""
+    try:
+        return decode_loose(kind, await request.read())
+    except ValueError as error:
+        raise InvalidParameter(str(error)) from error
+
+
+def framed(data: bytes, tty: bool) -> bytes:
+    """Bytes as they go on a raw stream: with docker's frame around them unless it is a terminal's."""
+    return data if tty else b"\x01\x00\x00\x00" + len(data).to_bytes(4, "big") + data
+
+
+def exec_view(instance: Exec) -> dict[str, object]:
+    """The inspect document of an instance."""
+    settings = instance.settings
+    command = settings.cmd or ()
+    return {
+        "ID": instance.id,
+        "Running": instance.running,
+        "ExitCode": instance.exit_code,
+        "ProcessConfig": {
+            "tty": settings.tty,
+            "entrypoint": command[0],
+            "arguments": list(command[1:]),
+            "privileged": settings.privileged,
+            **({"user": settings.user} if settings.user else {}),
+        },
+        "OpenStdin": settings.attach_stdin,
+        "OpenStderr": settings.attach_stderr,
+        "OpenStdout": settings.attach_stdout,
+        "CanRemove": instance.exit_code is not None,
+        "ContainerID": instance.container_id,
+        "DetachKeys": "",
+        "Pid": instance.pid,
+    }

@@ -1,0 +1,301 @@
+"""/_ping, /version, /info, /events, /system/df, and the answers of an engine that is not part of a swarm."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from engine import API_VERSION, MIN_API_VERSION, __version__
+from engine.api.app import ENGINE_VERSION, Route
+from engine.api.decode import query_filters, query_str, timestamp_ns
+from engine.api.streams import json_lines, json_response
+from engine.api.usage import DiskUsageReport
+from engine.clock import now_ns, rfc3339_fixed
+from engine.config import Config
+from engine.containers.assembly import Host
+from engine.containers.model import Status
+from engine.containers.store import ContainerStore
+from engine.errors import InvalidParameter, Unavailable
+from engine.events import FILTERS, EventBus
+from engine.images.store import ImageStore
+
+NOT_IN_A_SWARM = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again."
+SWARM_PATHS = ("/swarm", "/services", "/tasks", "/nodes", "/secrets", "/configs")
+LOG_PLUGINS = ["fluentd", "gelf", "journald", "json-file", "local", "none", "syslog"]
+
+
+class SystemRoutes:
+    """Handlers about the engine as a whole."""
+
+    def __init__(
+        self,
+        config: Config,
+        host: Host,
+        engine_id: str,
+        containers: ContainerStore,
+        images: ImageStore,
+        events: EventBus,
+        usage: DiskUsageReport,
+        driver: str,
+    ) -> None:
+        self.config = config
+        self._host = host
+        self._engine_id = engine_id
+        self._containers = containers
+        self._images = images
+        self._events = events
+        self._usage = usage
+        self._driver = driver
+
+    def reloaded(self, config: Config) -> None:
+        """Show the settings that a reload changed."""
+        self.config = config
+
+    def table(self) -> list[Route]:
+        """All routes of this resource."""
+        return [
+            Route("GET", "/_ping", self.ping),
+            Route("HEAD", "/_ping", self.ping),
+            Route("GET", "/version", self.version),
+            Route("GET", "/info", self.info),
+            Route("GET", "/events", self.events),
+            Route("GET", "/system/df", self.disk_usage),
+            Route("GET", "/plugins", self.empty_list),
+            *(Route("GET", path, self.no_swarm) for path in SWARM_PATHS),
+        ]
+
+    async def ping(self, request: web.Request) -> web.StreamResponse:
+        """Alive, and which API and builder this is."""
+        headers = {
+            "Builder-Version": "1",
+            "Swarm": "inactive",
+            "Cache-Control": "no-cache, no-store, must-revalidate",
+            "Pragma": "no-cache",
+        }
+        body = b"" if request.method == "HEAD" else b"OK"
+        return web.Response(body=body, headers=headers, content_type="text/plain", charset="utf-8")
+
+    async def version(self, request: web.Request) -> web.StreamResponse:
+        """What this engine is made of."""
+        newest, oldest = f"{API_VERSION[0]}.{API_VERSION[1]}", f"{MIN_API_VERSION[0]}.{MIN_API_VERSION[1]}"
+        kernel, arch = platform.release(), _go_arch()
+        runtime = self._host.runtimes[self._host.default_runtime]
+        details = {
+            "ApiVersion": newest,
+            "Arch": arch,
+            "BuildTime": "",
+            "Experimental": str(self.config.experimental).lower(),
+            "GitCommit": "",
+            "GoVersion": "",
+            "KernelVersion": kernel,
+            "MinAPIVersion": oldest,
+            "Os": "linux",
+        }
+        components = [
+            {"Name": "Engine", "Version": ENGINE_VERSION, "Details": details},
+            {"Name": "berth", "Version": __version__, "Details": {"Python": platform.python_version()}},
+            {"Name": runtime.name, "Version": runtime.version, "Details": {"GitCommit": runtime.commit}},
+        ]
+        return json_response(
+            {
+                "Platform": {"Name": f"berth {__version__}"},
+                "Components": components,
+                "Version": ENGINE_VERSION,
+                "ApiVersion": newest,
+                "MinAPIVersion": oldest,
+                "GitCommit": "",
+                "GoVersion": "",
+                "Os": "linux",
+                "Arch": arch,
+                "KernelVersion": kernel,
+                "BuildTime": "",
+            }
+        )
+
+    async def info(self, request: web.Request) -> web.StreamResponse:
+        """``docker info``."""
+        return json_response({**self._counts(), **self._host_facts(), **self._settings()})
+
+    def _counts(self) -> dict[str, Any]:
+        states = [container.state.status for container in self._containers]
+        return {
+            "ID": self._engine_id,
+            "Containers": len(states),
+            "ContainersRunning": states.count(Status.RUNNING) + states.count(Status.RESTARTING),
+            "ContainersPaused": states.count(Status.PAUSED),
+            "ContainersStopped": sum(_is_stopped(s) for s in states),
+            "Images": len(self._images.all()),
+            "NFd": len(os.listdir("/proc/self/fd")),
+            "NGoroutines": len(asyncio.all_tasks()),
+            "NEventsListener": self._events.listeners,
+            "SystemTime": rfc3339_fixed(now_ns()),
+        }
+
+    def _host_facts(self) -> dict[str, Any]:
+        facts, supports = self._host.facts, self._host.facts.supports
+        security = ["name=seccomp,profile=builtin"] if facts.seccomp else []
+        if facts.apparmor:
+            security.insert(0, "name=apparmor")
+        if facts.cgroup_version == 2:
+            security.append("name=cgroupns")
+        return {
+            "MemoryLimit": "memory" in supports,
+            "SwapLimit": "swap" in supports,
+            "KernelMemory": "kernel_memory" in supports,
+            "KernelMemoryTCP": "kernel_memory_tcp" in supports,
+            "CpuCfsPeriod": "cpu_cfs" in supports,
+            "CpuCfsQuota": "cpu_cfs" in supports,
+            "CPUShares": "cpu_shares" in supports,
+            "CPUSet": "cpuset" in supports,
+            "PidsLimit": "pids" in supports,
+            "OomKillDisable": "oom_kill_disable" in supports,
+            "IPv4Forwarding": facts.ipv4_forwarding,
+            "BridgeNfIptables": True,
+            "BridgeNfIp6tables": True,
+            "CgroupDriver": self._host.cgroups.driver,
+            "CgroupVersion": str(facts.cgroup_version),
+            "KernelVersion": platform.release(),
+            "OperatingSystem": _operating_system("PRETTY_NAME"),
+            "OSVersion": _operating_system("VERSION_ID"),
+            "OSType": "linux",
+            "Architecture": platform.machine(),
+            "NCPU": facts.cpus,
+            "MemTotal": facts.memory_total,
+            "Name": os.uname().nodename,
+            "SecurityOptions": security,
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        config = self.config
+        runtimes = {name: {"path": runtime.path} for name, runtime in self._host.runtimes.items()}
+        default = self._host.runtimes[self._host.default_runtime]
+        return {
+            "Driver": self._driver,
+            "DriverStatus": [
+                ["Backing Filesystem", _file_system(config.data_root)],
+                ["Supports d_type", "true"],
+                ["Native Overlay Diff", "true"],
+                ["userxattr", "false"],
+            ],
+            "Plugins": {
+                "Volume": ["local"],
+                "Network": ["bridge", "host", "null"],
+                "Authorization": None,
+                "Log": LOG_PLUGINS,
+            },
+            "Debug": config.debug,
+            "LoggingDriver": config.log_driver,
+            "IndexServerAddress": "https://index.docker.io/v1/",
+            "RegistryConfig": _registry_view(config),
+            "GenericResources": None,
+            "DockerRootDir": str(config.data_root),
+            "HttpProxy": os.environ.get("HTTP_PROXY", ""),
+            "HttpsProxy": os.environ.get("HTTPS_PROXY", ""),
+            "NoProxy": os.environ.get("NO_PROXY", ""),
+            "Labels": list(config.labels),
+            "ExperimentalBuild": config.experimental,
+            "ServerVersion": ENGINE_VERSION,
+            "Runtimes": runtimes,
+            "DefaultRuntime": self._host.default_runtime,
+            "Swarm": {
+                "NodeID": "",
+                "NodeAddr": "",
+                "LocalNodeState": "inactive",
+                "ControlAvailable": False,
+                "Error": "",
+                "RemoteManagers": None,
+            },
+            "LiveRestoreEnabled": True,
+            "Isolation": "",
+            "InitBinary": Path(config.init_path or self._host.init_binary).name,
+            "ContainerdCommit": {"ID": "", "Expected": ""},
+            "RuncCommit": {"ID": default.commit, "Expected": default.commit},
+            "InitCommit": {"ID": "", "Expected": ""},
+            "DefaultAddressPools": [{"Base": base, "Size": size} for base, size in config.default_address_pools],
+            "CDISpecDirs": ["/etc/cdi", "/var/run/cdi"],
+            "Warnings": None,
+        }
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """Past events from ``since`` on, then new ones until ``until`` or the client leaves."""
+        filters = query_filters(request, FILTERS)
+        now = now_ns()
+        since = timestamp_ns(query_str(request, "since"), now)
+        until = timestamp_ns(query_str(request, "until"), now)
+        if since is not None and until is not None and since > until:
+            raise InvalidParameter("`since` time cannot be after `until` time")
+        async with json_lines(request) as out:
+            await out.start()
+            with self._events.subscribe(filters) as subscription:
+                if since is not None:
+                    for event in self._events.past(filters, since, until):
+                        await out.send(event.document())
+                if since is None and until is not None and until <= now:
+                    return out.response
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(None if until is None else max(0.0, (until - now_ns()) / 1e9)):
+                        async for event in subscription:
+                            await out.send(event.document())
+        return out.response
+
+    async def disk_usage(self, request: web.Request) -> web.StreamResponse:
+        """``docker system df``."""
+        kinds = set(request.query.getall("type", []))
+        unknown = kinds - {"container", "image", "volume", "build-cache"}
+        if unknown:
+            raise InvalidParameter(f"unknown object type: {', '.join(sorted(unknown))}")
+        return json_response(await self._usage.report(kinds))
+
+    async def empty_list(self, request: web.Request) -> web.StreamResponse:
+        """There are none."""
+        return json_response([])
+
+    async def no_swarm(self, request: web.Request) -> web.StreamResponse:
+        """Swarm mode is not offered."""
+        raise Unavailable(NOT_IN_A_SWARM)
+
+
+def _is_stopped(status: Status) -> bool:
+    return status not in (Status.RUNNING, Status.PAUSED, Status.RESTARTING)
+
+
+def _registry_view(config: Config) -> dict[str, Any]:
+    cidrs = [entry for entry in config.insecure_registries if "/" in entry]
+    hosts = [entry for entry in config.insecure_registries if "/" not in entry]
+    index = {"docker.io": {"Name": "docker.io", "Mirrors": list(config.registry_mirrors), "Secure": True, "Official": True}}
+    index |= {host: {"Name": host, "Mirrors": [], "Secure": False, "Official": False} for host in hosts}
+    return {
+        "AllowNondistributableArtifactsCIDRs": [],
+        "AllowNondistributableArtifactsHostnames": [],
+        "InsecureRegistryCIDRs": [*cidrs, "::1/128", "127.0.0.0/8"],
+        "IndexConfigs": index,
+        "Mirrors": [f"{mirror.rstrip('/')}/" for mirror in config.registry_mirrors],
+    }
+
+
+def _go_arch() -> str:
+    return {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}.get(platform.machine(), platform.machine())
+
+
+def _operating_system(key: str) -> str:
+    try:
+        return platform.freedesktop_os_release().get(key, "")
+    except OSError:
+        return ""
+
+
+def _file_system(path: Path) -> str:
+    """The type of the file system under ``path``, with docker's name for ext2 to ext4."""
+    best, kind = "", "unknown"
+    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            _, target, name, *_ = line.split(" ")
+            if (f"{path}/".startswith(target.rstrip("/") + "/")) and len(target) >= len(best):
+                best, kind = target, name
+    return "extfs" if kind.startswith("ext") else kind

@@ -1,0 +1,66 @@
+"""``docker system df``: images, containers, volumes and build cache with what each holds on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from engine.api.shapes import images as image_shapes
+from engine.api.shapes.summary import summary
+from engine.api.shapes.volumes import volume_json
+from engine.api.views import ContainerViews
+from engine.clock import now_ns
+from engine.containers.listing import ListQuery
+from engine.containers.service import ContainerService
+from engine.filters import Filters
+from engine.images.service import ImageService
+from engine.snapshots.layers import Layers
+from engine.volumes.service import VolumeService
+
+
+class DiskUsageReport:
+    """Builds the document of ``GET /system/df``."""
+
+    def __init__(
+        self,
+        containers: ContainerService,
+        views: ContainerViews,
+        images: ImageService,
+        volumes: VolumeService,
+        layers: Layers,
+    ) -> None:
+        self._containers = containers
+        self._views = views
+        self._images = images
+        self._volumes = volumes
+        self._layers = layers
+
+    async def report(self, kinds: Collection[str]) -> dict[str, Any]:
+        """The parts named in ``kinds``, or all when it is empty."""
+        document: dict[str, Any] = {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None}
+        if not kinds or "image" in kinds:
+            rows = self._images.list(Filters(), all_images=True, shared_size=True)
+            document["Images"] = [image_shapes.summary(row, (1, 43)) for row in rows]
+            document["LayersSize"] = sum(layer.size_bytes for layer in self._layers.all())
+        if not kinds or "container" in kinds:
+            document["Containers"] = await self._container_rows()
+        if not kinds or "volume" in kinds:
+            document["Volumes"] = [
+                {**volume_json(u.volume), "UsageData": {"Size": u.size, "RefCount": u.references}}
+                for u in await self._volumes.usage()
+            ]
+        if not kinds or "build-cache" in kinds:
+            document["BuildCache"] = []
+        document["BuilderSize"] = 0
+        return document
+
+    async def _container_rows(self) -> list[dict[str, Any]]:
+        chosen = self._containers.list(ListQuery(all=True))
+        sizes = await self._views.sizes(chosen)
+        now = now_ns()
+        return [
+            summary(
+                c, now, self._containers.image_name(c), self._views.endpoints(c), self._views.ports(c), lambda c: sizes[c.id]
+            )
+            for c in chosen
+        ]

@@ -1,0 +1,433 @@
+"""Everything one run of a container is made of, put together before its start and put away after its end.
+
+In order: run folder, volumes, network sandbox, OCI specification, shim. Each part's undo is registered before the next
+part is made. The run folder lies under the exec root (gone after a reboot), the container's own folder (log, name files)
+under the data root.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.config import Config
+from engine.containers.accounts import Accounts
+from engine.containers.host import HostFacts
+from engine.containers.hostprobe import all_devices_sync, device_nodes_sync
+from engine.containers.live import Live
+from engine.containers.merge import replace_env
+from engine.containers.model import Container
+from engine.containers.mounts import MountPoint
+from engine.containers.namespaces import joined_container
+from engine.containers.security import ALL_CAPABILITIES
+from engine.containers.settings import ExecSettings, Ulimit
+from engine.containers.spec import SpecInput, build_spec, capability_sets
+from engine.containers.store import ContainerStore
+from engine.errors import Conflict, InvalidParameter, SystemFailure
+from engine.images.service import ImageService
+from engine.networks.model import Link, SandboxRequest
+from engine.networks.sandbox import Sandbox
+from engine.networks.service import NetworkService
+from engine.runtime.cgroups import Cgroups
+from engine.runtime.oci import Runtime, kill_leftover
+from engine.runtime.shims import LogSpec, Shim, Shims, ShimSpec
+from engine.snapshots.base import LayerKey, Snapshotter
+from engine.snapshots.trash import Trash
+from engine.tasks import run_blocking
+from engine.volumes.service import VolumeService
+
+log = logging.getLogger(__name__)
+
+NAME_FILES = {"/etc/resolv.conf": "resolv_path", "/etc/hostname": "hostname_path", "/etc/hosts": "hosts_path"}
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What the daemon found on this machine, once."""
+
+    facts: HostFacts
+    cgroups: Cgroups
+    runtimes: dict[str, Runtime]
+    default_runtime: str
+    init_binary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """A container that is ready to run."""
+
+    shim: Shim
+    sandbox: Sandbox
+    mounts: tuple[MountPoint, ...]
+
+
+class Assembly:
+    """Puts runs together and away."""
+
+    def __init__(
+        self,
+        config: Config,
+        host: Host,
+        store: ContainerStore,
+        shims: Shims,
+        snapshotter: Snapshotter,
+        networks: NetworkService,
+        volumes: VolumeService,
+        images: ImageService,
+        accounts: Accounts,
+        trash: Trash,
+    ) -> None:
+        self._config = config
+        self._host = host
+        self._store = store
+        self._shims = shims
+        self._snapshotter = snapshotter
+        self._networks = networks
+        self._volumes = volumes
+        self._images = images
+        self._accounts = accounts
+        self._trash = trash
+        self.run_root = config.exec_root / "containers"
+        self.data_root = config.data_root / "containers"
+
+    def run_dir(self, container_id: str) -> Path:
+        """The folder of one run: bundle, sockets, exit record."""
+        return self.run_root / container_id
+
+    def directory(self, container_id: str) -> Path:
+        """The container's own folder: log and name files."""
+        return self.data_root / container_id
+
+    def log_path(self, container_id: str) -> Path:
+        """Where the json-file log is."""
+        return self.directory(container_id) / f"{container_id}-json.log"
+
+    def cgroup_path(self, container: Container) -> str:
+        """The value of ``linux.cgroupsPath``."""
+        parent = container.host_config.cgroup_parent or self._config.cgroup_parent or None
+        return self._host.cgroups.container_path(container.id, parent)
+
+    def runtime_of(self, container: Container) -> Runtime:
+        """The OCI runtime of a container. Raises ``SystemFailure`` when it is not installed any more."""
+        runtime = self._host.runtimes.get(container.runtime or self._host.default_runtime)
+        if runtime is None:
+            raise SystemFailure(f"runtime {container.runtime} is not installed")
+        return runtime
+
+    # Putting together.
+
+    async def assemble(self, container: Container, live: Live, undo: contextlib.AsyncExitStack) -> Assembled:
+        """Make all parts; ``undo`` learns how to unmake each of them."""
+        run_dir = self.run_dir(container.id)
+        rootfs = run_dir / "rootfs"
+        await run_blocking(_fresh_run_dir_sync, run_dir)
+        undo.push_async_callback(run_blocking, _drop_sync, run_dir)
+        mounts = await self._sources(container, undo)
+        sandbox = await self._open_sandbox(container, undo)
+        live.sandbox = sandbox
+        spec = await self._spec(container, sandbox, mounts, str(rootfs))
+        await run_blocking(_write_spec_sync, run_dir / "config.json", spec)
+        layers = tuple(LayerKey(key) for key in container.layers)
+        steps = await self._snapshotter.mount_steps(container.id, layers, str(rootfs))
+        undo.callback(_forget_shim, live)
+        shim = await self._shims.spawn(
+            ShimSpec(
+                container_id=container.id,
+                run_dir=run_dir,
+                bundle=run_dir,
+                runtime=self.runtime_of(container),
+                mounts=steps,
+                terminal=container.config.tty,
+                open_stdin=container.config.open_stdin,
+                stdin_once=container.config.stdin_once,
+                console_size=live.console_size or _console_size(container),
+                log=self._log_spec(container),
+                spill_dir=self.directory(container.id),
+                hold_fds=sandbox.hold_fds,
+                cgroup_path=self.cgroup_path(container),
+                shared_pid=container.host_config.pid_mode != "",
+            )
+        )
+        undo.push_async_callback(shim.discard)
+        live.shim = shim
+        return Assembled(shim, sandbox, mounts)
+
+    async def _sources(self, container: Container, undo: contextlib.AsyncExitStack) -> tuple[MountPoint, ...]:
+        """The mounts with their sources present: volumes mounted, missing host folders of ``-v`` made."""
+        ready: list[MountPoint] = []
+        for point in container.mounts:
+            ready.append(await self._source(container, point, undo))
+        return tuple(ready)
+
+    async def _source(
+        self, container: Container, point: MountPoint, undo: contextlib.AsyncExitStack
+    ) -> MountPoint:
+        if point.type == "volume":
+            path = await self._volumes.mount(point.name, container.id)
+            undo.push_async_callback(self._volumes.unmount, point.name, container.id)
+            options = point.wish.volume_options if point.wish else None
+            if options is not None and options.subpath:
+                path = await run_blocking(_subpath_sync, path, options.subpath)
+            return msgspec.structs.replace(point, source=str(path))
+        if point.type == "bind":
+            await run_blocking(_ensure_bind_source_sync, point)
+        return point
+
+    async def _open_sandbox(self, container: Container, undo: contextlib.AsyncExitStack) -> Sandbox:
+        host = container.host_config
+        joined = joined_container(host.network_mode)
+        joined_pid: int | None = None
+        if joined is not None:
+            joined_pid = self._running_pid(joined, "network")
+        request = SandboxRequest(
+            container_id=container.id,
+            name=container.name,
+            hostname=container.config.hostname,
+            domainname=container.config.domainname,
+            directory=self.directory(container.id),
+            mode=host.network_mode,
+            joined_id=joined or "",
+            joined_pid=joined_pid,
+            endpoints=container.networks,
+            exposed_ports=tuple(container.config.exposed_ports or ()),
+            port_bindings=host.port_bindings or {},
+            publish_all=host.publish_all_ports,
+            dns=host.dns or self._config.dns,
+            dns_search=host.dns_search or self._config.dns_search,
+            dns_options=host.dns_options or self._config.dns_opts,
+            extra_hosts=host.extra_hosts or (),
+            links=self._links(container),
+            mac_address=container.config.mac_address,
+        )
+        undo.push_async_callback(self._networks.close_sandbox, container.id)
+        return await self._networks.open_sandbox(request)
+
+    def _running_pid(self, reference: str, kind: str) -> int:
+        other = self._store.find(reference)
+        if not other.is_running:
+            raise Conflict(f"cannot join {kind} of a non running container: {other.id}")
+        return other.state.pid
+
+    def _links(self, container: Container) -> tuple[Link, ...]:
+        links = []
+        for text in container.host_config.links or ():
+            name, _, alias = text.partition(":")
+            other = self._store.find(name)
+            if not other.is_running:
+                raise Conflict(f"Cannot link to a non running container: /{other.name} AS /{container.name}/{alias or name}")
+            endpoint = other.sandbox.endpoints.get("bridge") if other.sandbox else None
+            if endpoint is not None:
+                links.append(Link(other.name, alias or other.name, endpoint.ip_address, (other.config.hostname,)))
+        return tuple(links)
+
+    async def _spec(
+        self, container: Container, sandbox: Sandbox, mounts: tuple[MountPoint, ...], rootfs: str
+    ) -> dict[str, Any]:
+        host = container.host_config
+        user = await self._accounts.resolve(container)
+        joined = {
+            kind: self._running_pid(name, kind)
+            for kind, mode in (("ipc", host.ipc_mode), ("pid", host.pid_mode))
+            if (name := joined_container(mode)) is not None
+        }
+        devices = await run_blocking(all_devices_sync) if host.privileged else ()
+        taken = {point.destination for point in mounts}
+        name_files = {
+            destination: path
+            for destination, member in NAME_FILES.items()
+            if destination not in taken and (path := getattr(sandbox, member))
+        }
+        given = SpecInput(
+            config=container.config,
+            host=host,
+            facts=self._host.facts,
+            user=user,
+            rootfs=rootfs,
+            cgroup_path=self.cgroup_path(container),
+            hostname=container.config.hostname,
+            netns=sandbox.netns_path,
+            mounts=mounts,
+            name_files=name_files,
+            joined_pids=joined,
+            init_binary=self._config.init_path or self._host.init_binary,
+            default_init=self._config.init,
+            lookup_device=device_nodes_sync,
+            host_devices=devices,
+            default_ulimits=_ulimits(self._config),
+            default_seccomp=self._config.seccomp_profile or "builtin",
+            no_new_privileges=self._config.no_new_privileges,
+        )
+        try:
+            return build_spec(given)
+        except ValueError as error:
+            raise InvalidParameter(str(error)) from error
+
+    def _log_spec(self, container: Container) -> LogSpec:
+        wish = container.host_config.log_config
+        return LogSpec(
+            driver=wish.type or self._config.log_driver,
+            path=str(self.log_path(container.id)),
+            options={**self._config.log_opts, **(wish.config or {})} if not wish.type else wish.config or {},
+        )
+
+    # The record's facts.
+
+    def with_facts(self, container: Container, assembled: Assembled) -> Container:
+        """The record of a container that now runs: what its network got."""
+        return msgspec.structs.replace(container, sandbox=assembled.sandbox.document(), mounts=assembled.mounts)
+
+    def without_facts(self, container: Container) -> Container:
+        """The record of a container that runs no more."""
+        return msgspec.structs.replace(container, sandbox=None)
+
+    async def adopt(self, container: Container, live: Live, shim: Shim) -> None:
+        """After a restart of the daemon: take over what still runs."""
+        live.shim = shim
+        for point in container.mounts:
+            if point.type == "volume":
+                await self._volumes.mount(point.name, container.id)
+        if container.sandbox is not None and shim.init_pid is not None:
+            live.sandbox = await self._networks.adopt_sandbox(
+                container.id, shim.init_pid, msgspec.to_builtins(container.sandbox)
+            )
+
+    # Putting away.
+
+    async def put_away(self, container: Container, live: Live) -> None:
+        """Release what a finished run held. Never fails: what goes wrong is logged and swept at the next start."""
+        shim, live.shim, live.sandbox = live.shim, None, None
+        releases = [self._networks.close_sandbox(container.id)]
+        if shim is not None:
+            releases.append(shim.discard())
+        releases += [self._volumes.unmount(p.name, container.id) for p in container.mounts if p.type == "volume"]
+        for result in await asyncio.gather(*releases, return_exceptions=True):
+            if isinstance(result, Exception):
+                log.error("container %s: putting away its run: %s", container.id, result, exc_info=result)
+        await run_blocking(_drop_sync, self.run_dir(container.id))
+
+    async def kill_leftover(self, container_id: str) -> None:
+        """End the processes of a container whose shim is gone."""
+        container = self._store.get(container_id)
+        if container is not None:
+            await kill_leftover(
+                self.runtime_of(container), container_id, self._host.cgroups, self.cgroup_path(container)
+            )
+
+    async def trash_directory(self, container_id: str) -> None:
+        """Put the container's own folder in the trash."""
+        await self._trash.take(self.directory(container_id))
+
+    async def writable_size(self, container_id: str) -> int:
+        """Bytes in the writable layer; 0 when there is none."""
+        try:
+            return (await self._snapshotter.usage(container_id)).size_bytes
+        except OSError:
+            return 0
+
+    async def run_dirs(self, run_root: Path) -> list[Path]:
+        """The run folders that exist."""
+        return await run_blocking(_list_sync, run_root)
+
+    async def drop_run_dir(self, run_dir: Path) -> None:
+        """Delete one run folder."""
+        await run_blocking(_drop_sync, run_dir)
+
+    # Processes.
+
+    async def freeze(self, container: Container) -> None:
+        """Stop every process. Raises ``SystemFailure``."""
+        try:
+            await run_blocking(self._host.cgroups.freeze_sync, self.cgroup_path(container))
+        except (OSError, TimeoutError) as error:
+            raise SystemFailure(f"Cannot pause container {container.id}: {error}") from error
+
+    async def thaw(self, container: Container) -> None:
+        """Let them go on. Raises ``SystemFailure``."""
+        try:
+            await run_blocking(self._host.cgroups.thaw_sync, self.cgroup_path(container))
+        except (OSError, TimeoutError) as error:
+            raise SystemFailure(f"Cannot unpause container {container.id}: {error}") from error
+
+    async def exec_process(self, container: Container, settings: ExecSettings) -> dict[str, Any]:
+        """The process object of an exec: the container's own, with what the client asked for laid over it."""
+        spec = json.loads(await run_blocking((self.run_dir(container.id) / "config.json").read_bytes))
+        process: dict[str, Any] = spec["process"]
+        process.pop("consoleSize", None)
+        process["args"] = list(settings.cmd or ())
+        process["terminal"] = settings.tty
+        env = [v for v in process["env"] if settings.tty or not v.startswith("TERM=")]
+        if settings.tty and not any(v.startswith("TERM=") for v in env):
+            env.append("TERM=xterm")
+        process["env"] = list(replace_env(env, settings.env or ()))
+        process["cwd"] = settings.working_dir or container.config.working_dir or "/"
+        try:
+            user = await self._accounts.resolve(container, settings.user or container.config.user)
+        except ValueError as error:
+            raise InvalidParameter(str(error)) from error
+        process["user"] = {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.additional_gids)}
+        granted = process["capabilities"]["bounding"]
+        if settings.privileged:
+            granted = [c for c in ALL_CAPABILITIES if c in self._host.facts.capabilities]
+        process["capabilities"] = capability_sets(granted, user.uid)
+        return process
+
+
+def _console_size(container: Container) -> tuple[int, int] | None:
+    rows, columns = container.host_config.console_size
+    return (rows, columns) if rows and columns else None
+
+
+def _ulimits(config: Config) -> dict[str, Ulimit]:
+    return {name: Ulimit(name=name, soft=soft, hard=hard) for name, (soft, hard) in config.default_ulimits.items()}
+
+
+def _forget_shim(live: Live) -> None:
+    live.shim = None
+    live.sandbox = None
+
+
+def _fresh_run_dir_sync(run_dir: Path) -> None:
+    shutil.rmtree(run_dir, ignore_errors=True)
+    (run_dir / "rootfs").mkdir(parents=True, mode=0o755)
+
+
+def _drop_sync(run_dir: Path) -> None:
+    shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def _write_spec_sync(path: Path, spec: dict[str, Any]) -> None:
+    path.write_bytes(msgspec.json.encode(spec))
+
+
+def _list_sync(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _ensure_bind_source_sync(point: MountPoint) -> None:
+    if os.path.lexists(point.source):
+        return
+    options = point.wish.bind_options if point.wish else None
+    if not (point.create_source or (options and options.create_mountpoint)):
+        raise InvalidParameter(
+            f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
+        )
+    os.makedirs(point.source, mode=0o755, exist_ok=True)
+
+
+def _subpath_sync(root: Path, subpath: str) -> Path:
+    """The folder or file below a volume; links may not lead out of it."""
+    resolved = Path(os.path.realpath(root / subpath))
+    if not resolved.is_relative_to(os.path.realpath(root)):
+        raise InvalidParameter(f"subpath {subpath} leads out of the volume")
+    if not resolved.exists():
+        raise InvalidParameter(f"cannot access path {resolved}: lstat {resolved}: no such file or directory")
+    return resolved

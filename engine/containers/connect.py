@@ -1,0 +1,74 @@
+"""Connect a container to a network and take it off again: the wish in its record, and at once the fact if it runs."""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine.containers.journalist import Journalist
+from engine.containers.live import LiveTable
+from engine.containers.model import Container, Status
+from engine.containers.settings import EndpointSettings
+from engine.errors import Conflict, EngineError, Forbidden, InvalidParameter, NotFound
+from engine.networks.service import NetworkService
+from engine.tasks import KeyedLocks
+
+
+class Connector:
+    """Changes which networks a container is on."""
+
+    def __init__(self, journalist: Journalist, live: LiveTable, networks: NetworkService, locks: KeyedLocks) -> None:
+        self._records = journalist
+        self._live = live
+        self._networks = networks
+        self._locks = locks
+
+    async def connect_network(self, container: str, network: str, settings: EndpointSettings) -> None:
+        """Join ``container`` (name or id) to ``network`` (id). Raises an ``EngineError``; then nothing has changed."""
+        found = self._networks.find(network)
+        known = self._records.store.find(container)
+        async with self._locks(known.id):
+            record = self._records.store.require(known.id)
+            self._check_mode(record)
+            if record.state.status in (Status.REMOVING, Status.DEAD):
+                raise Conflict(f"container {record.id} is marked for removal and cannot be connected or disconnected to the network")
+            if found.name in record.networks:
+                raise Forbidden(f"endpoint with name {record.name} already exists in network {found.name}")
+            await self._networks.validate_wish(found.name, {found.name: settings})
+            if record.is_running:
+                await self._networks.connect(record.id, found.id, settings)
+            networks = {**record.networks, found.name: settings}
+            await self._save(record, networks)
+
+    async def disconnect_network(self, container: str, network: str, *, force: bool) -> None:
+        """Take ``container`` off ``network``. Raises an ``EngineError``."""
+        found = self._networks.find(network)
+        try:
+            known = self._records.store.find(container)
+        except NotFound:
+            if force:
+                return
+            raise
+        async with self._locks(known.id):
+            record = self._records.store.require(known.id)
+            self._check_mode(record)
+            if found.name not in record.networks:
+                raise Forbidden(f"container {record.id} is not connected to network {found.name}")
+            if record.is_running:
+                try:
+                    await self._networks.disconnect(record.id, found.id)
+                except EngineError:
+                    if not force:
+                        raise
+            await self._save(record, {n: s for n, s in record.networks.items() if n != found.name})
+
+    def _check_mode(self, record: Container) -> None:
+        mode = record.host_config.network_mode
+        if mode == "host":
+            raise InvalidParameter("container sharing network namespace with the host cannot be connected to any other network")
+        if mode.startswith("container:"):
+            raise InvalidParameter("container sharing network namespace with another container cannot be connected to any other network")
+
+    async def _save(self, record: Container, networks: dict[str, EndpointSettings]) -> None:
+        sandbox = self._live[record.id].sandbox
+        fact = sandbox.document() if sandbox is not None and record.is_running else record.sandbox
+        await self._records.save(msgspec.structs.replace(record, networks=networks, sandbox=fact), durable=True)

@@ -1,0 +1,256 @@
+"""Make a container: check what was asked, lay it over the image, prepare volumes and the writable layer, then promise it.
+
+Nothing of a refused or failed create stays: names, anonymous volumes and the snapshot are undone in reverse order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from engine.clock import now_ns
+from engine.containers import mounts as mount_rules
+from engine.containers.defaults import DaemonDefaults, default_hostname, with_defaults
+from engine.containers.host import HostFacts
+from engine.containers.journalist import Journalist
+from engine.containers.merge import command_line, image_settings, merge_image
+from engine.containers.model import Container
+from engine.containers.mounts import MountPoint
+from engine.containers.settings import ContainerConfig, EndpointSettings, HostConfig, NetworkingConfig
+from engine.containers.validation import validate_create
+from engine.errors import InvalidParameter, NotFound
+from engine.images.model import Image
+from engine.images.service import ImageService
+from engine.names import is_valid_name, new_id, short
+from engine.networks.service import NetworkService
+from engine.snapshots.archive import CopyUp
+from engine.snapshots.base import LayerKey, Snapshotter
+from engine.tasks import run_blocking
+from engine.volumes.service import VolumeService
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRequest:
+    """What a client sent."""
+
+    name: str
+    config: ContainerConfig
+    host_config: HostConfig
+    networking: NetworkingConfig
+    platform: str = ""
+
+
+class Creator:
+    """Makes containers."""
+
+    def __init__(
+        self,
+        defaults: DaemonDefaults,
+        facts: HostFacts,
+        journalist: Journalist,
+        images: ImageService,
+        volumes: VolumeService,
+        networks: NetworkService,
+        snapshotter: Snapshotter,
+        copy_up: CopyUp,
+        directory: Path,
+        runtimes: Sequence[str],
+    ) -> None:
+        self._defaults = defaults
+        self._facts = facts
+        self._records = journalist
+        self._images = images
+        self._volumes = volumes
+        self._networks = networks
+        self._snapshotter = snapshotter
+        self._copy_up = copy_up
+        self._directory = directory
+        self._runtimes = tuple(runtimes)
+
+    async def create(self, request: CreateRequest) -> tuple[Container, list[str]]:
+        """The new container and docker's warnings. Raises an ``EngineError``; then nothing has changed."""
+        host, warnings = self._check(request)
+        image = self._image(request.config.image)
+        config = self._merge(request.config, image)
+        async with contextlib.AsyncExitStack() as undo:
+            container_id = new_id()
+            name = self._take_name(request.name, container_id, undo)
+            container = self._draft(container_id, name, request, image, config, host)
+            container = await self._with_networks(container, request.networking)
+            layers = await self._images.layers(image) if image is not None else ()
+            limit = _size_limit(host)
+            try:
+                await self._snapshotter.prepare(container_id, layers, limit)
+            except ValueError as error:
+                raise InvalidParameter(str(error)) from error
+            undo.push_async_callback(self._snapshotter.remove, container_id)
+            container = msgspec.structs.replace(container, layers=tuple(layers))
+            container = await self._with_mounts(container, undo)
+            await run_blocking(_make_directory_sync, self._directory / container_id)
+            undo.push_async_callback(run_blocking, _drop_directory_sync, self._directory / container_id)
+            await self._records.save(container, durable=True)
+            undo.pop_all()
+        self._volumes.release(container.id)
+        self._records.event(container, "create")
+        return container, warnings
+
+    def _image(self, reference: str) -> Image | None:
+        return self._images.get(reference) if reference else None
+
+    def _check(self, request: CreateRequest) -> tuple[HostConfig, list[str]]:
+        """Check everything that can be checked without touching the host; the host settings with defaults filled in."""
+        try:
+            found = validate_create(request.config, request.host_config, self._facts, runtimes=self._runtimes)
+        except ValueError as error:
+            raise InvalidParameter(str(error)) from error
+        host = with_defaults(request.host_config, self._facts, self._defaults, found.discarded)
+        return host, list(found.warnings)
+
+    def _merge(self, config: ContainerConfig, image: Image | None) -> ContainerConfig:
+        try:
+            if image is not None:
+                config = merge_image(config, image_settings(msgspec.to_builtins(image.config)))
+            if not command_line(config):
+                raise ValueError("no command specified")
+        except ValueError as error:
+            raise InvalidParameter(str(error)) from error
+        return config
+
+    def _take_name(self, wanted: str, container_id: str, undo: contextlib.AsyncExitStack) -> str:
+        store = self._records.store
+        if wanted:
+            name = wanted.removeprefix("/")
+            if not is_valid_name(name):
+                raise InvalidParameter(
+                    f"Invalid container name ({wanted}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+                )
+            store.reserve_name(name, container_id)
+        else:
+            name = store.reserve_random_name(container_id)
+        undo.callback(store.release_name, name, container_id)
+        return name
+
+    def _draft(
+        self,
+        container_id: str,
+        name: str,
+        request: CreateRequest,
+        image: Image | None,
+        config: ContainerConfig,
+        host: HostConfig,
+    ) -> Container:
+        if not host.network_mode.startswith("container:"):
+            hostname = default_hostname(config, host, container_id, os.uname().nodename)
+            config = msgspec.structs.replace(config, hostname=hostname)
+        command = command_line(config)
+        return Container(
+            id=container_id,
+            name=name,
+            created_at=now_ns(),
+            image=request.config.image,
+            image_id=str(image.id) if image is not None else "",
+            path=command[0],
+            args=command[1:],
+            config=config,
+            host_config=host,
+            storage_driver=self._snapshotter.name,
+            runtime=host.runtime,
+        )
+
+    async def _with_networks(self, container: Container, networking: NetworkingConfig) -> Container:
+        mode = self._resolve_joined(container.host_config.network_mode)
+        host = msgspec.structs.replace(container.host_config, network_mode=mode)
+        endpoints: Mapping[str, EndpointSettings] = {
+            name: settings or EndpointSettings() for name, settings in (networking.endpoints_config or {}).items()
+        }
+        wish = await self._networks.validate_wish(mode, endpoints, EndpointSettings())
+        return msgspec.structs.replace(container, host_config=host, networks=dict(wish))
+
+    def _resolve_joined(self, mode: str) -> str:
+        """``container:NAME`` is kept by id, so that a rename does not change it."""
+        kind, found, name = mode.partition(":")
+        if kind != "container" or not found:
+            return mode
+        return f"container:{self._records.store.find(name).id}"
+
+    async def _with_mounts(self, container: Container, undo: contextlib.AsyncExitStack) -> Container:
+        host = container.host_config
+        try:
+            inherited = {text: self._mounts_of(text) for text in host.volumes_from or ()}
+            planned = mount_rules.plan_mounts(container.config, host, inherited)
+        except ValueError as error:
+            raise InvalidParameter(str(error)) from error
+        settled: list[MountPoint] = []
+        anonymous: list[str] = []
+        for point in planned:
+            settled.append(await self._settle_mount(container, point, anonymous, undo))
+        return msgspec.structs.replace(container, mounts=tuple(settled), anonymous_volumes=tuple(anonymous))
+
+    def _mounts_of(self, text: str) -> Sequence[MountPoint]:
+        name, _ = mount_rules.parse_volumes_from(text)
+        try:
+            return self._records.store.find(name).mounts
+        except NotFound as error:
+            raise InvalidParameter(f"No such container: {name}") from error
+
+    async def _settle_mount(
+        self, container: Container, point: MountPoint, anonymous: list[str], undo: contextlib.AsyncExitStack
+    ) -> MountPoint:
+        if point.type == "bind":
+            if mount_rules.needs_source(point) and not await run_blocking(os.path.lexists, point.source):
+                raise InvalidParameter(str(mount_rules.missing_source(point)))
+            return point
+        if point.type != "volume":
+            return point
+        options = point.wish.volume_options if point.wish and point.wish.volume_options else None
+        driver_options = options.driver_config.options if options and options.driver_config else None
+        known = bool(point.name) and self._volumes.exists(point.name)
+        labels = options.labels if options else None
+        volume = await self._volumes.create(point.name, point.driver, driver_options, labels, holder=container.id)
+        if not known:
+            undo.push_async_callback(self._volumes.remove, volume.name, force=True)
+        undo.callback(self._volumes.release, container.id)
+        if not point.name:
+            anonymous.append(volume.name)
+        point = msgspec.structs.replace(point, name=volume.name, driver=volume.driver, source=str(volume.mountpoint))
+        if point.copy_data:
+            await self._fill(container, point)
+        return point
+
+    async def _fill(self, container: Container, point: MountPoint) -> None:
+        """Fill an empty volume with what the image has at the mount's place, owners and modes kept."""
+        if not await self._volumes.is_empty(point.name):
+            return
+        layers = tuple(LayerKey(key) for key in container.layers)
+        async with self._volumes.in_use(point.name, container.id) as path:
+            await self._copy_up(container.id, layers, point.destination, path)
+
+
+def _size_limit(host: HostConfig) -> int | None:
+    options = host.storage_opt or {}
+    for key in options:
+        if key != "size":
+            raise InvalidParameter(f"--storage-opt: unknown option {key}")
+    if "size" not in options:
+        return None
+    text = options["size"].strip().lower().removesuffix("b")
+    units = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+    number, factor = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
+    try:
+        return int(float(number) * factor)
+    except ValueError as error:
+        raise InvalidParameter(f"invalid size: '{options['size']}'") from error
+
+
+def _make_directory_sync(path: Path) -> None:
+    path.mkdir(mode=0o710, parents=True)
+
+
+def _drop_directory_sync(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        path.rmdir()

@@ -1,0 +1,177 @@
+"""Exec instances: further processes in a running container.
+
+An instance lives in memory from ``create`` until its container ends (its exit code may be asked for until then); the
+process and its stdio belong to the shim, so a daemon restart does not end it.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from dataclasses import dataclass
+
+from engine.containers.assembly import Assembly
+from engine.containers.journalist import Journalist
+from engine.containers.live import LiveTable, StreamChoice
+from engine.containers.model import Container, Status
+from engine.containers.settings import ExecSettings
+from engine.containers.signals import parse_signal
+from engine.errors import (
+    Conflict,
+    InvalidParameter,
+    SystemFailure,
+    is_paused,
+    is_restarting,
+    no_such_exec,
+    not_running,
+)
+from engine.names import new_id
+from engine.runtime.oci import RuntimeFailure
+from engine.runtime.shims import ExecSpec, ShimLost
+from engine.tasks import Nursery
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Exec:
+    """One instance. ``exit_code`` is None until it has ended."""
+
+    id: str
+    container_id: str
+    settings: ExecSettings
+    running: bool = False
+    started: bool = False
+    exit_code: int | None = None
+    pid: int = 0
+
+    @property
+    def command(self) -> str:
+        """The command line as events show it."""
+        return " ".join(self.settings.cmd or ())
+
+
+class Execs:
+    """All exec instances."""
+
+    def __init__(self, journalist: Journalist, live: LiveTable, assembly: Assembly, nursery: Nursery) -> None:
+        self._records = journalist
+        self._live = live
+        self._assembly = assembly
+        self._nursery = nursery
+        self._by_id: dict[str, Exec] = {}
+
+    def create(self, reference: str, settings: ExecSettings) -> Exec:
+        """Make an instance. Raises ``Conflict`` when the container does not run, ``InvalidParameter`` without a command."""
+        container = self._records.store.find(reference)
+        if not settings.cmd:
+            raise InvalidParameter("No exec command specified")
+        _check_executable(container)
+        instance = Exec(new_id(), container.id, settings)
+        self._by_id[instance.id] = instance
+        self._records.event(container, f"exec_create: {instance.command}", {"execID": instance.id})
+        return instance
+
+    def find(self, exec_id: str) -> Exec:
+        """By id. Raises ``NotFound``."""
+        instance = self._by_id.get(exec_id)
+        if instance is None:
+            raise no_such_exec(exec_id)
+        return instance
+
+    def of_container(self, container_id: str) -> list[str]:
+        """The ids of a container's running instances, as inspect shows them."""
+        return [e.id for e in self._by_id.values() if e.container_id == container_id and e.running]
+
+    def forget(self, container_id: str) -> None:
+        """Drop a container's instances: it ended, or is gone."""
+        for exec_id in [e.id for e in self._by_id.values() if e.container_id == container_id]:
+            del self._by_id[exec_id]
+
+    def claim(self, exec_id: str) -> Exec:
+        """Take the right to start it, before anything is sent to the client. Raises ``Conflict`` when it was started."""
+        instance = self.find(exec_id)
+        if instance.started:
+            state = "is already running" if instance.running else "has already run"
+            raise Conflict(f"Error: Exec command {exec_id} {state}")
+        _check_executable(self._records.store.require(instance.container_id))
+        instance.started = True
+        return instance
+
+    async def prepare(self, instance: Exec, choice: StreamChoice | None, console_size: tuple[int, int] | None) -> socket.socket | None:
+        """Make its stdio in the shim; the stream is for a client that stays attached."""
+        container = self._records.store.require(instance.container_id)
+        shim = self._live[container.id].require_shim()
+        settings = instance.settings
+        process = await self._assembly.exec_process(container, settings)
+        size = console_size or settings.console_size
+        if size == (0, 0):
+            size = None
+        await shim.prepare_exec(
+            ExecSpec(
+                instance.id,
+                process,
+                terminal=settings.tty,
+                open_stdin=choice is not None and choice.stdin,
+                console_size=size,
+                cgroup="",
+            )
+        )
+        if choice is None:
+            return None
+        return await shim.attach(
+            stdin=choice.stdin, stdout=choice.stdout, stderr=choice.stderr, exec_id=instance.id, close_stdin_on_eof=True
+        )
+
+    async def start(self, instance: Exec) -> None:
+        """Run it. Raises ``InvalidParameter`` or ``SystemFailure`` when the runtime refuses; the exit code is kept."""
+        container = self._records.store.require(instance.container_id)
+        shim = self._live[container.id].require_shim()
+        self._records.event(container, f"exec_start: {instance.command}", {"execID": instance.id})
+        try:
+            instance.pid = await shim.start_exec(instance.id)
+        except RuntimeFailure as error:
+            instance.exit_code = error.exit_hint
+            message = error.message
+            raise (InvalidParameter if error.exit_hint in (126, 127) else SystemFailure)(message) from error
+        instance.running = True
+        self._nursery.start(self._watch(container, instance), name=f"exec {instance.id[:12]}")
+
+    async def _watch(self, container: Container, instance: Exec) -> None:
+        shim = self._live[container.id].shim
+        if shim is None:
+            return
+        try:
+            instance.exit_code = await shim.wait_exec(instance.id)
+        except ShimLost:
+            instance.exit_code = 137
+        instance.running = False
+        self._records.event(container, "exec_die", {"execID": instance.id, "exitCode": str(instance.exit_code)})
+
+    async def resize(self, exec_id: str, rows: int, columns: int) -> None:
+        """Change the size of its terminal."""
+        instance = self.find(exec_id)
+        if not instance.started:
+            raise Conflict(f"cannot resize a stopped exec: {exec_id}")
+        shim = self._live[instance.container_id].shim
+        if shim is not None:
+            await shim.resize(rows, columns, exec_id=exec_id)
+
+    async def kill(self, exec_id: str, signal_name: str) -> None:
+        """Signal it (an extension of berth). Raises ``Conflict`` when it does not run."""
+        instance = self.find(exec_id)
+        if not instance.running:
+            raise Conflict(f"exec {exec_id} is not running")
+        await self._live[instance.container_id].require_shim().kill_exec(exec_id, parse_signal(signal_name or "SIGKILL"))
+
+
+def _check_executable(container: Container) -> None:
+    match container.state.status:
+        case Status.PAUSED:
+            raise is_paused(container.id)
+        case Status.RESTARTING:
+            raise is_restarting(container.id)
+        case Status.RUNNING:
+            return
+        case _:
+            raise not_running(container.id)

@@ -1,0 +1,26 @@
+"""Saves container records and tells the event stream: the two things every state change does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from engine.containers.model import Container
+from engine.containers.store import ContainerStore
+from engine.events import EventBus
+
+
+class Journalist:
+    """The container store and the event bus, used together."""
+
+    def __init__(self, store: ContainerStore, events: EventBus) -> None:
+        self.store = store
+        self._events = events
+
+    async def save(self, container: Container, *, durable: bool = False) -> None:
+        """Replace the record in memory and in the journal."""
+        await self.store.save(container, durable=durable)
+
+    def event(self, container: Container, action: str, extra: Mapping[str, str] | None = None) -> None:
+        """Publish a container event with docker's attributes: image, name, labels, and what the action adds."""
+        attributes = {**container.labels, "image": container.image, "name": container.name, **(extra or {})}
+        self._events.publish("container", action, container.id, attributes)

@@ -1,0 +1,281 @@
+"""Start, stop, kill, restart, pause: each a list of named steps, each step with its undo.
+
+A start that fails at any step leaves nothing behind: every step registers its undo before the next one acts. Nothing is
+promised to the client before the record that says "running" is in the journal; a crash before that is undone by the
+supervisor at the next start of the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+
+from engine.clock import now_ns
+from engine.containers import model
+from engine.containers.assembly import Assembly
+from engine.containers.journalist import Journalist
+from engine.containers.live import Live, LiveTable
+from engine.containers.model import Container, Status
+from engine.containers.signals import parse_signal
+from engine.errors import (
+    Conflict,
+    EngineError,
+    InvalidParameter,
+    NotModified,
+    SystemFailure,
+    is_restarting,
+    not_running,
+)
+from engine.runtime.oci import RuntimeFailure
+from engine.tasks import KeyedLocks
+
+log = logging.getLogger(__name__)
+
+DEFAULT_STOP_SECONDS = 10
+KILL_PATIENCE_SECONDS = 10.0
+START_TIMEOUT_SECONDS = 120.0
+
+
+Watch = Callable[[str, Live], None]
+
+
+class Lifecycle:
+    """Moves containers between states; one at a time per container."""
+
+    def __init__(
+        self,
+        journalist: Journalist,
+        live: LiveTable,
+        assembly: Assembly,
+        locks: KeyedLocks,
+    ) -> None:
+        self._records = journalist
+        self._live = live
+        self._assembly = assembly
+        self._locks = locks
+        self._watch: Watch = _nobody_watches
+
+    def watch_with(self, watch: Watch) -> None:
+        """Who is told of every container that has been started (the supervisor, which needs this class first)."""
+        self._watch = watch
+
+    async def start(self, container_id: str, *, by_hand: bool = True) -> None:
+        """Run the container. Raises ``NotModified`` when it runs already, ``Conflict`` when it cannot run now."""
+        async with self._locks(container_id):
+            container = self._records.store.require(container_id)
+            _check_startable(container)
+            live = self._live[container_id]
+            if by_hand:
+                _cancel_restart(live)
+                live.back_off.reset()
+                container = model.replace_state(container, restart_count=0, manually_stopped=False)
+            await self._start_locked(container, live)
+
+    async def _start_locked(self, container: Container, live: Live) -> None:
+        try:
+            async with asyncio.timeout(START_TIMEOUT_SECONDS):
+                await self._run(container, live)
+        except (EngineError, RuntimeFailure, OSError, TimeoutError) as error:
+            failure, exit_code = _explain(error)
+            live.drop_pending()
+            await self._records.save(model.start_failed(container, exit_code, failure.message))
+            raise failure from error
+
+    async def _run(self, container: Container, live: Live) -> None:
+        async with contextlib.AsyncExitStack() as undo:
+            live.ended.clear()
+            started = await self._assembly.assemble(container, live, undo)
+            for pending in live.pending_attaches:
+                choice = pending.choice
+                stream = await started.shim.attach(
+                    stdin=choice.stdin,
+                    stdout=choice.stdout,
+                    stderr=choice.stderr,
+                    close_stdin_on_eof=container.config.stdin_once,
+                )
+                if not pending.stream.done():
+                    pending.stream.set_result(stream)
+                else:
+                    stream.close()
+            live.pending_attaches.clear()
+            pid = await started.shim.run()
+            undo.push_async_callback(_kill_quietly, live)
+            running = model.started(container, pid, now_ns())
+            running = self._assembly.with_facts(running, started)
+            await self._records.save(running)
+            undo.pop_all()
+        self._watch(container.id, live)
+        self._records.event(running, "start")
+
+    async def stop(self, container_id: str, *, seconds: int | None = None, signal_name: str = "") -> None:
+        """Ask the process to end, then kill it. Raises ``NotModified`` when nothing runs."""
+        container = self._records.store.require(container_id)
+        number = parse_signal(signal_name or container.config.stop_signal or "SIGTERM")
+        grace = seconds if seconds is not None else _stop_seconds(container)
+        async with self._locks(container_id):
+            container = self._records.store.require(container_id)
+            live = self._live[container_id]
+            _cancel_restart(live)
+            if container.state.status is Status.RESTARTING:
+                await self._records.save(
+                    model.exited(container, container.state.exit_code, container.state.finished_at)
+                )
+                return
+            if not container.is_running:
+                raise NotModified()
+            await self._records.save(model.replace_state(container, manually_stopped=True))
+        await self._end(container, live, number, grace)
+        self._records.event(container, "stop")
+
+    async def _end(self, container: Container, live: Live, number: int, grace: int) -> None:
+        """Signal, wait for the grace period (negative: for ever), kill, wait again."""
+        await self._signal(container, live, number)
+        if container.state.status is Status.PAUSED:
+            await self._thaw(container)
+        if not await _ended_within(live, None if grace < 0 else float(grace)):
+            await self._signal(container, live, signal.SIGKILL)
+            if not await _ended_within(live, KILL_PATIENCE_SECONDS):
+                raise SystemFailure(
+                    f"cannot stop container: {container.id}: tried to kill container, but did not receive an exit event"
+                )
+
+    async def kill(self, container_id: str, signal_name: str = "") -> None:
+        """Send a signal. Raises ``Conflict`` when nothing runs, ``InvalidParameter`` for an unknown signal."""
+        number = parse_signal(signal_name or "SIGKILL")
+        container = self._records.store.require(container_id)
+        live = self._live[container_id]
+        if container.state.status is Status.RESTARTING:
+            raise is_restarting(container_id)
+        if not container.is_running:
+            raise not_running(container_id)
+        stop_signal = parse_signal(container.config.stop_signal or "SIGTERM")
+        if number in (signal.SIGKILL, stop_signal):
+            async with self._locks(container_id):
+                container = self._records.store.require(container_id)
+                if container.is_running:
+                    await self._records.save(model.replace_state(container, manually_stopped=True))
+        await self._signal(container, live, number)
+        if number == signal.SIGKILL and container.state.status is Status.PAUSED:
+            await self._thaw(container)
+        self._records.event(container, "kill", {"signal": str(number)})
+        if number == signal.SIGKILL and not await _ended_within(live, KILL_PATIENCE_SECONDS):
+            raise SystemFailure(
+                f"Cannot kill container: {container_id}: tried to kill container, but did not receive an exit event"
+            )
+
+    async def _signal(self, container: Container, live: Live, number: int) -> None:
+        if live.shim is None or live.ended.is_set():
+            return
+        with contextlib.suppress(ProcessLookupError):
+            await live.shim.kill(number)
+
+    async def restart(self, container_id: str, *, seconds: int | None = None, signal_name: str = "") -> None:
+        """Stop (if it runs) and start."""
+        container = self._records.store.require(container_id)
+        with contextlib.suppress(NotModified):
+            await self.stop(container_id, seconds=seconds, signal_name=signal_name)
+        await self._await_settled(container_id)
+        with contextlib.suppress(NotModified):
+            await self.start(container_id)
+        self._records.event(container, "restart")
+
+    async def _await_settled(self, container_id: str) -> None:
+        """Wait until the supervisor has put away what the last run left."""
+        async with self._locks(container_id):
+            self._records.store.require(container_id)
+
+    async def pause(self, container_id: str) -> None:
+        """Freeze every process. Raises ``Conflict`` when it does not run or is frozen already."""
+        async with self._locks(container_id):
+            container = self._records.store.require(container_id)
+            if container.state.status is Status.RESTARTING:
+                raise is_restarting(container_id)
+            if container.state.status is Status.PAUSED:
+                raise Conflict(f"Container {container_id} is already paused")
+            if not container.is_running:
+                raise Conflict(f"Container {container_id} is not running")
+            await self._assembly.freeze(container)
+            await self._records.save(model.paused(container))
+        self._records.event(container, "pause")
+
+    async def unpause(self, container_id: str) -> None:
+        """Thaw. Raises ``Conflict`` when it is not frozen."""
+        async with self._locks(container_id):
+            container = self._records.store.require(container_id)
+            if container.state.status is not Status.PAUSED:
+                raise Conflict(f"Container {container_id} is not paused")
+            await self._thaw(container)
+            await self._records.save(model.resumed(container))
+        self._records.event(container, "unpause")
+
+    async def _thaw(self, container: Container) -> None:
+        await self._assembly.thaw(container)
+
+    @contextlib.asynccontextmanager
+    async def frozen(self, container: Container) -> AsyncIterator[None]:
+        """Freeze a running container for the time of the block (commit)."""
+        freeze = container.state.status is Status.RUNNING
+        if freeze:
+            await self.pause(container.id)
+        try:
+            yield
+        finally:
+            if freeze:
+                with contextlib.suppress(Conflict):
+                    await self.unpause(container.id)
+
+
+def _nobody_watches(container_id: str, live: Live) -> None:
+    raise RuntimeError("no supervisor watches this lifecycle")
+
+
+def _check_startable(container: Container) -> None:
+    match container.state.status:
+        case Status.PAUSED:
+            raise Conflict("cannot start a paused container, try unpause instead")
+        case Status.RUNNING:
+            raise NotModified()
+        case Status.REMOVING | Status.DEAD:
+            raise Conflict("container is marked for removal and cannot be started")
+
+
+def _stop_seconds(container: Container) -> int:
+    wanted = container.config.stop_timeout
+    return DEFAULT_STOP_SECONDS if wanted is None else wanted
+
+
+def _cancel_restart(live: Live) -> None:
+    if live.restart_task is not None and live.restart_task is not asyncio.current_task():
+        live.restart_task.cancel()
+    live.restart_task = None
+
+
+async def _ended_within(live: Live, seconds: float | None) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await live.ended.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _kill_quietly(live: Live) -> None:
+    if live.shim is not None:
+        with contextlib.suppress(OSError):
+            await live.shim.kill(signal.SIGKILL)
+
+
+def _explain(error: Exception) -> tuple[EngineError, int]:
+    """The sentence for the client and the exit code that the record keeps."""
+    if isinstance(error, RuntimeFailure):
+        if error.exit_hint in (126, 127):
+            return InvalidParameter(error.message), error.exit_hint
+        return SystemFailure(error.message), 128
+    if isinstance(error, EngineError):
+        return error, 128
+    if isinstance(error, TimeoutError):
+        return SystemFailure("the container did not start in time"), 128
+    return SystemFailure(str(error)), 128

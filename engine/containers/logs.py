@@ -1,0 +1,267 @@
+"""Reading what the shim wrote: json-file logs with tail, since, until, timestamps, details, and follow.
+
+Files are tracked by identity, so a follower goes on across rotation; a tail is found from the end, whatever the size. Work
+is done in batches on a pool thread; what comes out is ready for the wire (docker's frames, or raw bytes for a terminal).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+from urllib.parse import quote_plus
+
+import msgspec
+from isal import igzip
+
+from engine.clock import parse_rfc3339, rfc3339_fixed
+from engine.kernel.inotify import FolderWatch
+from engine.tasks import run_blocking, wait_any
+
+BATCH_BYTES = 512 * 1024
+BLOCK_BYTES = 64 * 1024
+STREAM_NUMBERS = {"stdout": b"\x01\x00\x00\x00", "stderr": b"\x02\x00\x00\x00"}
+
+
+@dataclass(frozen=True, slots=True)
+class LogQuery:
+    """What a client wants to see; times in nanoseconds, ``tail`` None for everything."""
+
+    stdout: bool = True
+    stderr: bool = True
+    timestamps: bool = False
+    details: bool = False
+    since_ns: int | None = None
+    until_ns: int | None = None
+    tail: int | None = None
+    follow: bool = False
+
+
+class Entry(msgspec.Struct):
+    """One line of a json-file log."""
+
+    log: str = ""
+    stream: str = ""
+    time: str = ""
+    attrs: dict[str, str] = {}
+
+
+_decode = msgspec.json.Decoder(Entry).decode
+
+
+class Renderer:
+    """Turns log lines into what the client reads."""
+
+    def __init__(self, query: LogQuery, *, framed: bool) -> None:
+        self._query = query
+        self._framed = framed
+        self._timed = query.since_ns is not None or query.until_ns is not None
+        self.past_until = False
+
+    def render(self, lines: list[bytes]) -> bytes:
+        """The wire bytes of some whole lines; unreadable lines are passed over (a crash may have torn one)."""
+        out: list[bytes] = []
+        for line in lines:
+            try:
+                entry = _decode(line)
+            except (msgspec.DecodeError, msgspec.ValidationError):
+                continue
+            if self._wanted(entry):
+                self._append(out, entry)
+        return b"".join(out)
+
+    def _wanted(self, entry: Entry) -> bool:
+        query = self._query
+        if not (query.stdout if entry.stream == "stdout" else query.stderr):
+            return False
+        if not self._timed:
+            return True
+        at = parse_rfc3339(entry.time)
+        if query.until_ns is not None and at > query.until_ns:
+            self.past_until = True
+            return False
+        return query.since_ns is None or at >= query.since_ns
+
+    def _append(self, out: list[bytes], entry: Entry) -> None:
+        text = entry.log.encode("utf-8", "surrogatepass")
+        if self._query.details:
+            text = _details(entry.attrs) + b" " + text
+        if self._query.timestamps:
+            text = rfc3339_fixed(parse_rfc3339(entry.time)).encode() + b" " + text
+        if self._framed:
+            out.append(STREAM_NUMBERS.get(entry.stream, STREAM_NUMBERS["stdout"]))
+            out.append(len(text).to_bytes(4, "big"))
+        out.append(text)
+
+
+def _details(attrs: dict[str, str]) -> bytes:
+    return ",".join(f"{quote_plus(k)}={quote_plus(v)}" for k, v in sorted(attrs.items())).encode()
+
+
+def log_files(path: Path) -> list[Path]:
+    """The files of one log, oldest first: rotated ones (``.2``, ``.1``, perhaps ``.gz``) and the current."""
+    rotated: list[tuple[int, Path]] = []
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(path.parent):
+            if name.startswith(path.name + "."):
+                number = name[len(path.name) + 1 :].removesuffix(".gz")
+                if number.isdigit():
+                    rotated.append((int(number), path.parent / name))
+    return [file for _, file in sorted(rotated, reverse=True)] + [path]
+
+
+def _open(path: Path) -> IO[bytes]:
+    return igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def start_of_tail(file: IO[bytes], lines: int) -> tuple[int, int]:
+    """The offset at which the last ``lines`` whole lines begin, and how many there are (fewer in a short file)."""
+    end = file.seek(0, io.SEEK_END)
+    position, found = end, 0
+    while position > 0:
+        size = min(BLOCK_BYTES, position)
+        position -= size
+        file.seek(position)
+        block = file.read(size)
+        at = len(block)
+        if position + at == end and block.endswith(b"\n"):
+            at -= 1  # the newline that ends the last line does not begin another
+        while (at := block.rfind(b"\n", 0, at)) >= 0:
+            found += 1
+            if found == lines:
+                return position + at + 1, found
+    return 0, found + (1 if end else 0)
+
+
+class LogCursor:
+    """A position in a log that moves forward through rotated files into the current one and follows its rotation."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._queue: list[IO[bytes]] = []
+        self._file: IO[bytes] | None = None
+        self._rest = b""
+
+    def open_sync(self, tail: int | None) -> None:
+        """Open the files and go to the start of the tail."""
+        files = []
+        for path in log_files(self._path):
+            with contextlib.suppress(FileNotFoundError):
+                files.append(_open(path))
+        if tail is not None:
+            files = _seek_tail(files, tail)
+        self._queue = files
+
+    def read_sync(self) -> list[bytes]:
+        """The next whole lines, about ``BATCH_BYTES`` of them; empty at the end of what is there now."""
+        while True:
+            if self._file is None:
+                if not self._queue:
+                    return []
+                self._file, self._rest = self._queue.pop(0), b""
+            data = self._file.read(BATCH_BYTES)
+            if data:
+                whole, newline, self._rest = (self._rest + data).rpartition(b"\n")
+                if newline:
+                    return whole.split(b"\n")
+                continue
+            if not self._advance_sync():
+                return []
+
+    def _advance_sync(self) -> bool:
+        """At the end of a file: go to the next one, if there is one."""
+        assert self._file is not None
+        if self._queue:
+            self._file.close()
+            self._file = None
+            return True
+        if not self._rotated_sync():
+            self._restart_if_truncated_sync()
+            return False
+        more = self._file.read(1)
+        if more:  # written between our last read and the rotation
+            self._file.seek(-1, io.SEEK_CUR)
+            return True
+        self._file.close()
+        self._file = None
+        with contextlib.suppress(FileNotFoundError):
+            self._queue = [_open(self._path)]
+        return bool(self._queue)
+
+    def _rotated_sync(self) -> bool:
+        assert self._file is not None
+        try:
+            current = os.stat(self._path)
+        except FileNotFoundError:
+            return False
+        return os.fstat(self._file.fileno()).st_ino != current.st_ino
+
+    def _restart_if_truncated_sync(self) -> None:
+        assert self._file is not None
+        if os.fstat(self._file.fileno()).st_size < self._file.tell():
+            self._file.seek(0)
+            self._rest = b""
+
+    def close_sync(self) -> None:
+        """Close every file."""
+        for file in [*self._queue, *([self._file] if self._file else [])]:
+            file.close()
+
+
+def _seek_tail(files: list[IO[bytes]], tail: int) -> list[IO[bytes]]:
+    kept: list[IO[bytes]] = []
+    wanted = tail
+    for file in reversed(files):
+        if wanted <= 0:
+            if not kept:  # tail 0: nothing of the past, but the place from which to follow
+                file.seek(0, io.SEEK_END)
+                kept.append(file)
+            else:
+                file.close()
+            continue
+        offset, found = start_of_tail(file, wanted)
+        file.seek(offset)
+        kept.append(file)
+        wanted -= found
+    return kept[::-1]
+
+
+async def read_log(
+    path: Path, query: LogQuery, *, framed: bool, ended: Callable[[], bool], end_event: asyncio.Event
+) -> AsyncIterator[bytes]:
+    """Wire-ready chunks of a container's log. With ``follow`` it goes on until the container has ended."""
+    cursor, renderer = LogCursor(path), Renderer(query, framed=framed)
+    watch = FolderWatch(path.parent) if query.follow and path.parent.is_dir() else None
+    try:
+        await run_blocking(cursor.open_sync, query.tail)
+        while not renderer.past_until:
+            if watch is not None:
+                watch.changed.clear()
+            finished = ended()
+            chunk, more = await run_blocking(_batch_sync, cursor, renderer)
+            if chunk:
+                yield chunk
+            if more:
+                continue
+            if watch is None or finished:
+                return
+            await _change(watch, end_event, query.until_ns)
+    finally:
+        if watch is not None:
+            watch.close()
+        await run_blocking(cursor.close_sync)
+
+
+def _batch_sync(cursor: LogCursor, renderer: Renderer) -> tuple[bytes, bool]:
+    lines = cursor.read_sync()
+    return renderer.render(lines), bool(lines)
+
+
+async def _change(watch: FolderWatch, end_event: asyncio.Event, until_ns: int | None) -> None:
+    """Wait until the log may have grown or the container has ended."""
+    await wait_any(watch.changed.wait(), end_event.wait(), timeout=1.0 if until_ns else None)

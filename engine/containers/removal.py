@@ -1,0 +1,127 @@
+"""Remove a container: promise it in the journal, end what runs, put everything in the trash, forget it.
+
+A removal that a crash cut short is finished at the next start, because the record says ``removing`` from the first step on.
+Files go by rename, so that nothing is ever "busy"; their deletion goes on behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+
+from engine.containers import model
+from engine.containers.assembly import Assembly
+from engine.containers.exec import Execs
+from engine.containers.journalist import Journalist
+from engine.containers.lifecycle import Lifecycle
+from engine.containers.live import Exit, LiveTable
+from engine.containers.model import Container, Status
+from engine.errors import Conflict, EngineError
+from engine.snapshots.base import Snapshotter
+from engine.tasks import KeyedLocks
+from engine.volumes.service import VolumeService
+
+log = logging.getLogger(__name__)
+
+
+
+class Remover:
+    """Removes containers."""
+
+    def __init__(
+        self,
+        journalist: Journalist,
+        live: LiveTable,
+        lifecycle: Lifecycle,
+        assembly: Assembly,
+        execs: Execs,
+        volumes: VolumeService,
+        snapshotter: Snapshotter,
+        locks: KeyedLocks,
+    ) -> None:
+        self._records = journalist
+        self._live = live
+        self._lifecycle = lifecycle
+        self._assembly = assembly
+        self._execs = execs
+        self._volumes = volumes
+        self._snapshotter = snapshotter
+        self._locks = locks
+        self._under_way: set[str] = set()
+
+    async def remove(self, container_id: str, *, force: bool = False, volumes: bool = False) -> None:
+        """Remove it and, with ``volumes``, its anonymous volumes. Raises ``Conflict`` when it runs and not ``force``."""
+        container = self._records.store.require(container_id)
+        _check_removable(container, force)
+        if container_id in self._under_way:
+            raise Conflict(f"removal of container {container_id} is already in progress")
+        self._under_way.add(container_id)
+        try:
+            await self._end(container, force)
+            async with self._locks(container_id):
+                await self._remove_locked(container_id, force=force, volumes=volumes)
+        finally:
+            self._under_way.discard(container_id)
+
+    async def auto_remove(self, container_id: str) -> None:
+        """What ``--rm`` promises: the container and its anonymous volumes."""
+        await self.remove(container_id, volumes=True)
+
+    async def _end(self, container: Container, force: bool) -> None:
+        live = self._live[container.id]
+        if live.restart_task is not None:
+            live.restart_task.cancel()
+            live.restart_task = None
+        if container.is_running and force:
+            with contextlib.suppress(Conflict):
+                await self._lifecycle.kill(container.id, "SIGKILL")
+
+    async def _remove_locked(self, container_id: str, *, force: bool, volumes: bool) -> None:
+        container = self._records.store.require(container_id)
+        _check_removable(container, force)
+        live = self._live[container_id]
+        if container.state.status is not Status.REMOVING:
+            container = model.removing(container)
+            await self._records.save(container)
+        live.drop_pending()
+        if live.shim is not None:
+            await self._assembly.put_away(container, live)
+        try:
+            await asyncio.gather(
+                self._snapshotter.remove(container_id), self._assembly.trash_directory(container_id)
+            )
+        except OSError as error:
+            await self._records.save(model.replace_state(container, status=Status.DEAD, error=str(error)))
+            raise Conflict(f"container {container_id}: its files could not be put in the trash: {error}") from error
+        await self._records.store.delete(container)
+        if volumes:
+            await self._remove_volumes(container)
+        self._execs.forget(container_id)
+        self._records.event(container, "destroy")
+        live.waiters.removed(Exit(container.state.exit_code))
+        self._live.forget(container_id)
+
+    async def _remove_volumes(self, container: Container) -> None:
+        for name in container.anonymous_volumes:
+            try:
+                await self._volumes.remove(name)
+            except EngineError as error:
+                log.info("volume %s of removed container %s stays: %s", name, container.id, error)
+
+
+def _check_removable(container: Container, force: bool) -> None:
+    if force:
+        return
+    match container.state.status:
+        case Status.PAUSED:
+            raise Conflict(
+                f"You cannot remove a paused container {container.id}. "
+                "Unpause and then stop the container before attempting removal or force remove"
+            )
+        case Status.RUNNING | Status.RESTARTING:
+            raise Conflict(
+                f"You cannot remove a {container.state.status.value} container {container.id}. "
+                "Stop the container before attempting removal or force remove"
+            )

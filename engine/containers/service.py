@@ -1,0 +1,248 @@
+"""What one can do with containers: the single door for the API.
+
+Finding, listing and waiting answer from frozen records without a lock. Everything that changes a container is in the
+file named after it (create, lifecycle, removal, exec); this class only resolves names and forwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass
+
+import msgspec
+
+from engine.containers import listing
+from engine.containers.assembly import Assembly
+from engine.containers.create import Creator, CreateRequest
+from engine.containers.exec import Execs
+from engine.containers.journalist import Journalist
+from engine.containers.lifecycle import Lifecycle
+from engine.containers.listing import ListQuery
+from engine.containers.live import Exit, LiveTable, PendingAttach, StreamChoice
+from engine.containers.logs import LogQuery, read_log
+from engine.containers.model import Container, Status
+from engine.containers.removal import Remover
+from engine.errors import Conflict, EngineError, InvalidParameter, NotFound, NotModified, is_paused, not_running
+from engine.filters import Filters
+from engine.images.service import ImageService
+from engine.names import is_valid_name
+from engine.networks.service import NetworkService
+from engine.tasks import KeyedLocks
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What a prune removed."""
+
+    ids: tuple[str, ...]
+    reclaimed_bytes: int
+
+
+class ContainerService:
+    """Operations on containers by any reference a user may type."""
+
+    def __init__(
+        self,
+        journalist: Journalist,
+        live: LiveTable,
+        creator: Creator,
+        lifecycle: Lifecycle,
+        remover: Remover,
+        execs: Execs,
+        assembly: Assembly,
+        images: ImageService,
+        networks: NetworkService,
+        locks: KeyedLocks,
+    ) -> None:
+        self._records = journalist
+        self._live = live
+        self._creator = creator
+        self._lifecycle = lifecycle
+        self._remover = remover
+        self.execs = execs
+        self.assembly = assembly
+        self._images = images
+        self._networks = networks
+        self._locks = locks
+
+    def find(self, reference: str) -> Container:
+        """By name, id or prefix. Raises ``NotFound``."""
+        return self._records.store.find(reference)
+
+    def list(self, query: ListQuery) -> list[Container]:
+        """What ``docker ps`` shows."""
+        context = listing.Context(self._image_ids, self._network_names, self._records.store.find)
+        return listing.select(self._records.store.newest_first(), query, context)
+
+    def _image_ids(self, reference: str) -> Collection[str]:
+        image = self._images.find(reference)
+        return {str(image.id)} if image is not None else set()
+
+    def _network_names(self, reference: str) -> Collection[str]:
+        try:
+            return {self._networks.find(reference).name, reference}
+        except NotFound:
+            return {reference}
+
+    def image_name(self, container: Container) -> str:
+        """The image as given at create, or its id when that name now means another image or none."""
+        image = self._images.find(container.image) if container.image else None
+        return container.image if image is not None and str(image.id) == container.image_id else container.image_id
+
+    async def create(self, request: CreateRequest) -> tuple[Container, list[str]]:
+        """See ``Creator.create``."""
+        return await self._creator.create(request)
+
+    async def start(self, reference: str) -> None:
+        """Run it; with ``--rm`` a container that cannot be started is removed."""
+        container = self.find(reference)
+        try:
+            await self._lifecycle.start(container.id)
+        except NotModified:
+            raise
+        except EngineError:
+            if container.host_config.auto_remove and not self.find(container.id).is_running:
+                await self._remover.auto_remove(container.id)
+            raise
+
+    async def stop(self, reference: str, *, seconds: int | None = None, signal_name: str = "") -> None:
+        """Ask it to end, then kill it."""
+        await self._lifecycle.stop(self.find(reference).id, seconds=seconds, signal_name=signal_name)
+
+    async def restart(self, reference: str, *, seconds: int | None = None, signal_name: str = "") -> None:
+        """Stop and start."""
+        container = self.find(reference)
+        await self._lifecycle.restart(container.id, seconds=seconds, signal_name=signal_name)
+
+    async def kill(self, reference: str, signal_name: str) -> None:
+        """Send a signal."""
+        await self._lifecycle.kill(self.find(reference).id, signal_name)
+
+    async def pause(self, reference: str) -> None:
+        """Freeze."""
+        await self._lifecycle.pause(self.find(reference).id)
+
+    async def unpause(self, reference: str) -> None:
+        """Thaw."""
+        await self._lifecycle.unpause(self.find(reference).id)
+
+    async def remove(self, reference: str, *, force: bool, volumes: bool) -> None:
+        """Remove it."""
+        await self._remover.remove(self.find(reference).id, force=force, volumes=volumes)
+
+    async def rename(self, reference: str, new_name: str) -> None:
+        """Give it another name. Raises ``Conflict`` when the name is taken, ``InvalidParameter`` when it is none."""
+        container = self.find(reference)
+        name = new_name.removeprefix("/")
+        if not name:
+            raise InvalidParameter("Neither old nor new names may be empty")
+        if not is_valid_name(name):
+            raise InvalidParameter(
+                f"Error when allocating new name: Invalid container name ({new_name}), "
+                "only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+            )
+        async with self._locks(container.id):
+            container = self._records.store.require(container.id)
+            if name == container.name:
+                raise InvalidParameter("Renaming a container with the same name as its current name")
+            try:
+                self._records.store.reserve_name(name, container.id)
+            except Conflict as error:
+                raise Conflict(f"Error when allocating new name: {error.message}") from error
+            renamed = msgspec.structs.replace(container, name=name)
+            await self._records.save(renamed, durable=True)
+            self._records.store.release_name(container.name, container.id)
+        self._records.event(renamed, "rename", {"oldName": f"/{container.name}"})
+
+    def wait(self, reference: str, condition: str) -> asyncio.Future[Exit]:
+        """A future of the exit. Conditions: ``not-running`` (default), ``next-exit``, ``removed``."""
+        container = self.find(reference)
+        waiters = self._live[container.id].waiters
+        match condition:
+            case "" | "not-running":
+                if container.is_running or container.state.status is Status.RESTARTING:
+                    return waiters.next_exit()
+                done: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+                done.set_result(Exit(container.state.exit_code, container.state.error))
+                return done
+            case "next-exit":
+                return waiters.next_exit()
+            case "removed":
+                return waiters.removal()
+            case _:
+                raise InvalidParameter(f'invalid condition: "{condition}"')
+
+    async def resize(self, reference: str, rows: int, columns: int) -> None:
+        """Change the size of its terminal; before the start, the size it starts with."""
+        container = self.find(reference)
+        live = self._live[container.id]
+        if not container.is_running or live.shim is None:
+            if container.state.status is Status.CREATED:
+                live.console_size = (rows, columns)
+            raise not_running(container.id)
+        await live.shim.resize(rows, columns)
+        self._records.event(container, "resize", {"height": str(rows), "width": str(columns)})
+
+    async def attach(self, container: Container, choice: StreamChoice) -> socket.socket | asyncio.Future[socket.socket]:
+        """The stream of a running container, or a future of it for one that will be started. Raises ``Conflict``."""
+        if container.state.status is Status.PAUSED:
+            raise Conflict(f"container {container.id} is paused, unpause the container before attach")
+        if container.state.status is Status.RESTARTING:
+            raise Conflict(f"container {container.id} is restarting, wait until the container is running")
+        live = self._live[container.id]
+        if container.is_running and live.shim is not None:
+            stream = await live.shim.attach(
+                stdin=choice.stdin, stdout=choice.stdout, stderr=choice.stderr,
+                close_stdin_on_eof=container.config.stdin_once,
+            )
+            self._records.event(container, "attach")
+            return stream
+        pending = PendingAttach(choice, asyncio.get_running_loop().create_future())
+        live.pending_attaches.append(pending)
+        self._records.event(container, "attach")
+        return pending.stream
+
+    def detached(self, container: Container) -> None:
+        """A client left by the detach keys."""
+        self._records.event(container, "detach")
+
+    def logs(self, container: Container, query: LogQuery) -> AsyncIterator[bytes]:
+        """The log, ready for the wire. Raises ``InvalidParameter`` when the driver keeps none."""
+        if container.host_config.log_config.type == "none":
+            raise InvalidParameter("configured logging driver does not support reading")
+        live = self._live[container.id]
+        return read_log(
+            self.assembly.log_path(container.id), query, framed=not container.config.tty,
+            ended=lambda: not self.find(container.id).is_running, end_event=live.ended,
+        )
+
+    async def prune(self, filters: Filters, until_ns: int | None) -> Pruned:
+        """Remove every stopped container that the filters let through."""
+        removed: list[str] = []
+        reclaimed = 0
+        for container in self._records.store.newest_first():
+            if container.is_running or container.state.status in (Status.RESTARTING, Status.REMOVING):
+                continue
+            if not filters.match_labels(container.labels) or filters.excludes_labels(container.labels):
+                continue
+            if until_ns is not None and container.created_at > until_ns:
+                continue
+            size = await self.assembly.writable_size(container.id)
+            try:
+                await self._remover.remove(container.id)
+            except EngineError:
+                continue
+            removed.append(container.id)
+            reclaimed += size
+        return Pruned(tuple(removed), reclaimed)
+
+    def require_running(self, reference: str) -> Container:
+        """A running container. Raises ``Conflict``."""
+        container = self.find(reference)
+        if not container.is_running:
+            raise not_running(container.id)
+        if container.state.status is Status.PAUSED:
+            raise is_paused(container.id)
+        return container

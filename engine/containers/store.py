@@ -1,0 +1,110 @@
+"""Containers in memory, found by id, name or unique prefix; the journal holds what must outlive the daemon.
+
+Memory is the truth while the daemon runs. ``save`` replaces a record at once and returns when the journal has it, so a
+client is told of nothing that a crash could take back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from engine.containers.model import Container
+from engine.errors import Conflict, InvalidParameter, name_in_use, no_such_container
+from engine.journal import Journal
+from engine.names import PrefixIndex, random_name
+
+KIND = "container"
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Container).decode
+
+
+class ContainerStore:
+    """Every container this daemon knows."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._by_id: dict[str, Container] = {}
+        self._by_name: dict[str, str] = {}
+        self._prefixes = PrefixIndex()
+
+    def load(self) -> None:
+        """Read the journal; at start only."""
+        for body in self._journal.load(KIND).values():
+            self._insert(_decode(body))
+
+    def _insert(self, container: Container) -> None:
+        self._by_id[container.id] = container
+        self._by_name[container.name] = container.id
+        self._prefixes.add(container.id)
+
+    def __iter__(self) -> Iterator[Container]:
+        return iter(tuple(self._by_id.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def get(self, container_id: str) -> Container | None:
+        """By full id."""
+        return self._by_id.get(container_id)
+
+    def require(self, container_id: str) -> Container:
+        """By full id. Raises ``NotFound``."""
+        container = self._by_id.get(container_id)
+        if container is None:
+            raise no_such_container(container_id)
+        return container
+
+    def find(self, reference: str) -> Container:
+        """By full id, name (a leading slash is fine) or unique prefix of an id. Raises ``NotFound``."""
+        by_id = self._by_id.get(reference)
+        if by_id is not None:
+            return by_id
+        by_name = self._by_name.get(reference.removeprefix("/"))
+        if by_name is not None:
+            return self._by_id[by_name]
+        matches = self._prefixes.find(reference)
+        if len(matches) > 1:
+            raise InvalidParameter(f"Multiple IDs found with provided prefix: {reference}")
+        if not matches:
+            raise no_such_container(reference)
+        return self._by_id[matches[0]]
+
+    def newest_first(self) -> list[Container]:
+        """All of them, as ``docker ps`` orders them."""
+        return sorted(self._by_id.values(), key=lambda c: c.created_at, reverse=True)
+
+    def reserve_name(self, name: str, container_id: str) -> None:
+        """Take a name before the container exists. Raises ``Conflict`` when somebody has it."""
+        holder = self._by_name.get(name)
+        if holder is not None and holder != container_id:
+            raise name_in_use(name, holder)
+        self._by_name[name] = container_id
+
+    def reserve_random_name(self, container_id: str) -> str:
+        """Take a name nobody has."""
+        for attempt in range(100):
+            name = random_name() + (str(attempt) if attempt > 5 else "")
+            if name not in self._by_name:
+                self._by_name[name] = container_id
+                return name
+        raise Conflict("no free container name was found")
+
+    def release_name(self, name: str, container_id: str) -> None:
+        """Give a reserved name back."""
+        if self._by_name.get(name) == container_id:
+            del self._by_name[name]
+
+    async def save(self, container: Container, *, durable: bool = False) -> None:
+        """Replace the record now; return when the journal has it (``durable``: also after a loss of power)."""
+        self._insert(container)
+        await self._journal.put(KIND, container.id, _encode(container), durable=durable)
+
+    async def delete(self, container: Container) -> None:
+        """Forget a container; its name and id are free at once."""
+        self._by_id.pop(container.id, None)
+        self._prefixes.discard(container.id)
+        self.release_name(container.name, container.id)
+        await self._journal.delete(KIND, container.id, durable=False)

@@ -1,0 +1,239 @@
+"""What happens when a process ends, and what happens when the daemon starts.
+
+One watcher task per running container waits for its shim's word. An exit is handled under the container's lock, in this
+order: the record (journal), what the run held (network, volumes, shim), the events, those who wait; then the restart or
+the removal. ``restore`` goes through all records once at start: it adopts what lives, records what ended meanwhile, undoes
+starts that no client was told of, finishes removals, and starts what its policy wants to run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from engine.clock import now_ns
+from engine.containers import model, policy
+from engine.containers.assembly import Assembly
+from engine.containers.journalist import Journalist
+from engine.containers.lifecycle import Lifecycle
+from engine.containers.live import Exit, Live, LiveTable
+from engine.containers.model import Container, Status
+from engine.errors import EngineError, NotFound, NotModified
+from engine.runtime.shims import ExitRecord, Shim, ShimLost, Shims, read_exit_record
+from engine.tasks import KeyedLocks, Nursery
+
+log = logging.getLogger(__name__)
+
+Remove = Callable[[str], Awaitable[None]]
+
+
+class Supervisor:
+    """Watches running containers and decides what follows an exit."""
+
+    def __init__(
+        self,
+        journalist: Journalist,
+        live: LiveTable,
+        assembly: Assembly,
+        lifecycle: Lifecycle,
+        shims: Shims,
+        locks: KeyedLocks,
+        nursery: Nursery,
+        remove: Remove,
+    ) -> None:
+        self._records = journalist
+        self._live = live
+        self._assembly = assembly
+        self._lifecycle = lifecycle
+        self._shims = shims
+        self._locks = locks
+        self._nursery = nursery
+        self._remove = remove
+        self._stopping = False
+
+    def watch(self, container_id: str, live: Live) -> None:
+        """Wait in the background for the end of the container that has just been started or adopted."""
+        shim = live.require_shim()
+        self._nursery.start(self._watch(container_id, live, shim), name=f"watch {container_id[:12]}")
+
+    def close(self) -> None:
+        """The daemon stops: exits that come now belong to the next daemon."""
+        self._stopping = True
+
+    async def _watch(self, container_id: str, live: Live, shim: Shim) -> None:
+        record = await self._exit_of(shim, container_id)
+        if self._stopping:
+            return
+        await self._nursery.shielded(self._handle_exit(container_id, live, record), name=f"exit {container_id[:12]}")
+
+    async def _exit_of(self, shim: Shim, container_id: str) -> ExitRecord:
+        try:
+            return await shim.wait_exit()
+        except ShimLost:
+            run_dir = self._assembly.run_dir(container_id)
+            record = await read_exit_record(run_dir)
+            if record is not None:
+                return record
+            log.error("the shim of container %s is gone; its processes are ended", container_id)
+            await self._assembly.kill_leftover(container_id)
+            return ExitRecord(model.LOST_EXIT_CODE, oom_killed=False, started_at=0, finished_at=now_ns())
+
+    async def _handle_exit(self, container_id: str, live: Live, record: ExitRecord) -> None:
+        async with self._locks(container_id):
+            container = self._records.store.get(container_id)
+            if container is None:
+                return
+            again = self._wants_restart(container, live, record)
+            after = (model.restarting if again else model.exited)(
+                container, record.exit_code, record.finished_at, oom_killed=record.oom_killed
+            )
+            if container.state.status is Status.REMOVING:
+                after = model.removing(after)
+            after = self._assembly.without_facts(after)
+            await self._records.save(after)
+            live.ended.set()
+            if record.oom_killed:
+                self._records.event(after, "oom")
+            ran_for = max(0, record.finished_at - container.state.started_at)
+            self._records.event(
+                after, "die", {"exitCode": str(record.exit_code), "execDuration": str(ran_for // 1_000_000_000)}
+            )
+            # With --rm the client waits for the removal: let the putting away and the removal share one wait.
+            live.waiters.exited(Exit(record.exit_code))
+            await self._assembly.put_away(after, live)
+        if again:
+            delay = live.back_off.next_delay(ran_for)
+            live.restart_task = self._nursery.start(
+                self._restart(container_id, delay), name=f"restart {container_id[:12]}"
+            )
+        elif container.host_config.auto_remove and after.state.status is not Status.REMOVING:
+            await self._auto_remove(container_id)
+
+    def _wants_restart(self, container: Container, live: Live, record: ExitRecord) -> bool:
+        if container.state.status is Status.REMOVING:
+            return False
+        return policy.wants_restart(
+            container.host_config.restart_policy,
+            record.exit_code,
+            container.state.restart_count,
+            manually_stopped=container.state.manually_stopped,
+        )
+
+    async def _auto_remove(self, container_id: str) -> None:
+        with contextlib.suppress(NotFound):
+            try:
+                await self._remove(container_id)
+            except EngineError as error:
+                log.warning("container %s could not be removed after its end: %s", container_id, error)
+
+    async def _restart(self, container_id: str, delay: float) -> None:
+        """Start again after the back-off; a start that fails is tried again while the policy wants it."""
+        live = self._live[container_id]
+        while True:
+            await asyncio.sleep(delay)
+            try:
+                await self._lifecycle.start(container_id, by_hand=False)
+                return
+            except (NotModified, NotFound):
+                return
+            except EngineError as error:
+                log.warning("container %s could not be started again: %s", container_id, error)
+            container = self._records.store.get(container_id)
+            if container is None or not policy.wants_restart(
+                container.host_config.restart_policy,
+                container.state.exit_code,
+                container.state.restart_count,
+                manually_stopped=container.state.manually_stopped,
+            ):
+                return
+            waiting = model.replace_state(
+                container, status=Status.RESTARTING, restart_count=container.state.restart_count + 1
+            )
+            await self._records.save(waiting)
+            delay = live.back_off.next_delay(0)
+
+    # The start of the daemon.
+
+    async def restore(self, run_root: Path) -> list[str]:
+        """Bring records and reality together; returns the ids of containers that are to be started now, in order."""
+        records = list(self._records.store)
+        async with asyncio.TaskGroup() as group:
+            for container in records:
+                group.create_task(self._restore_one(container))
+        await self._sweep_run_root(run_root)
+        return self._to_start(records)
+
+    async def _restore_one(self, container: Container) -> None:
+        try:
+            await self._reconcile(container)
+        except (EngineError, OSError) as error:
+            log.exception("container %s could not be restored: %s", container.id, error)
+
+    async def _reconcile(self, container: Container) -> None:
+        live = self._live[container.id]
+        if not container.is_running:
+            live.ended.set()
+        run_dir = self._assembly.run_dir(container.id)
+        shim = await self._shims.find(container.id, run_dir)
+        record = await read_exit_record(run_dir)
+        if shim is not None and container.is_running:
+            live.shim = shim
+            if record is None:
+                await self._adopt(container, live, shim)
+            else:
+                await self._handle_exit(container.id, live, record)
+            return
+        if shim is not None:
+            await self._undo_untold_start(shim)
+        if container.is_running:
+            await self._handle_exit(container.id, live, record or self._lost(container))
+        elif container.state.status is Status.REMOVING or (
+            container.host_config.auto_remove and container.state.status is Status.EXITED
+        ):
+            await self._auto_remove(container.id)
+
+    def _lost(self, container: Container) -> ExitRecord:
+        log.warning("container %s ended while the daemon was away and left no record", container.id)
+        return ExitRecord(model.LOST_EXIT_CODE, oom_killed=False, started_at=0, finished_at=now_ns())
+
+    async def _adopt(self, container: Container, live: Live, shim: Shim) -> None:
+        await self._assembly.adopt(container, live, shim)
+        self.watch(container.id, live)
+
+    async def _undo_untold_start(self, shim: Shim) -> None:
+        """A start that no client was told of: end it, so that the record is true again."""
+        with contextlib.suppress(OSError, ShimLost):
+            if shim.init_pid is not None:
+                await shim.kill(signal.SIGKILL)
+                await shim.wait_exit()
+            await shim.discard()
+
+    async def _sweep_run_root(self, run_root: Path) -> None:
+        """End shims of containers that nobody knows (a create or removal cut short) and drop their run folders."""
+        for run_dir in await self._assembly.run_dirs(run_root):
+            if self._records.store.get(run_dir.name) is not None:
+                continue
+            shim = await self._shims.find(run_dir.name, run_dir)
+            if shim is not None:
+                await self._undo_untold_start(shim)
+            await self._assembly.drop_run_dir(run_dir)
+
+    def _to_start(self, before: Sequence[Container]) -> list[str]:
+        wanted = []
+        for old in before:
+            now = self._records.store.get(old.id)
+            if now is None or now.is_running or now.state.status in (Status.REMOVING, Status.DEAD):
+                continue
+            was_running = old.is_running or old.state.status is Status.RESTARTING
+            if self._live[now.id].restart_task is None and policy.starts_with_daemon(
+                now.host_config.restart_policy,
+                now.state.exit_code,
+                manually_stopped=now.state.manually_stopped,
+                was_running=was_running,
+            ):
+                wanted.append(now)
+        return [c.id for c in sorted(wanted, key=lambda c: c.created_at)]

@@ -1,0 +1,330 @@
+"""The composition root: builds every service, restores state, serves, stops. Nothing else builds services.
+
+Start: journal, helpers (zygote, workers), what lies on disk, networks, running containers, firewall, registry, sockets, then
+the containers whose policy wants them. A client is answered only when all that was restored. Stop: sockets first; running
+containers, their shims, published ports and logs go on without us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import sqlite3
+import ssl
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import uvloop
+
+from engine.api.app import Api
+from engine.api.containers import ContainerRoutes
+from engine.api.exec import ExecRoutes
+from engine.api.images import ImageRoutes
+from engine.api.listeners import Listeners
+from engine.api.networks import NetworkRoutes
+from engine.api.system import SystemRoutes
+from engine.api.usage import DiskUsageReport
+from engine.api.views import ContainerViews
+from engine.api.volumes import VolumeRoutes
+from engine.config import Config, ConfigError, reload_config
+from engine.containers.accounts import Accounts
+from engine.containers.assembly import Assembly, Host
+from engine.containers.connect import Connector
+from engine.containers.create import Creator
+from engine.containers.defaults import DaemonDefaults
+from engine.containers.exec import Execs
+from engine.containers.hostprobe import probe_host_sync
+from engine.containers.journalist import Journalist
+from engine.containers.lifecycle import Lifecycle
+from engine.containers.live import LiveTable
+from engine.containers.removal import Remover
+from engine.containers.service import ContainerService
+from engine.containers.settings import LogConfig
+from engine.containers.store import ContainerStore
+from engine.containers.supervisor import Supervisor
+from engine.errors import EngineError
+from engine.events import EventBus
+from engine.images.content import ImageContent
+from engine.images.service import ImageService
+from engine.images.store import ImageStore
+from engine.images.transport import ImageTransport
+from engine.journal import Journal
+from engine.logs import configure_logging
+from engine.names import new_id
+from engine.networks.service import NetworkService
+from engine.runtime.cgroups import Cgroups
+from engine.runtime.oci import probe_runtimes
+from engine.runtime.shims import Shims
+from engine.snapshots.archive import Archives
+from engine.snapshots.layers import Layers
+from engine.snapshots.probe import choose_snapshotter
+from engine.snapshots.trash import Trash
+from engine.snapshots.workers import Workers
+from engine.tasks import KeyedLocks, Nursery, close_pools, run_blocking
+from engine.volumes.service import VolumeService
+from engine.volumes.store import VolumeStore
+from registry.config import Settings
+from registry.server.app import RegistryServer
+
+log = logging.getLogger(__name__)
+
+TINI_NAMES = ("docker-init", "tini-static", "tini")
+
+
+class Uses:
+    """Answers "who uses this?" for images and volumes, which may not know containers."""
+
+    def __init__(self, store: ContainerStore) -> None:
+        self._store = store
+
+    def containers_of(self, image_id: str) -> Sequence[tuple[str, bool]]:
+        """Containers that stand on an image, and whether they run."""
+        return [(c.id, c.is_running) for c in self._store if c.image_id == image_id]
+
+    def users_of_volume(self, name: str) -> Collection[str]:
+        """Containers that mount a volume."""
+        return [c.id for c in self._store if any(m.type == "volume" and m.name == name for m in c.mounts)]
+
+
+class Daemon:
+    """One engine with its registry. ``start``, then ``stop``."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._nursery = Nursery("daemon")
+        self._exits = contextlib.AsyncExitStack()
+        self.system: SystemRoutes | None = None
+
+    async def start(self) -> None:
+        """Everything up to the moment when clients are answered. What was started is stopped again when this fails."""
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(self.stop)
+            await self._start()
+            undo.pop_all()
+
+    async def stop(self) -> None:
+        """Stop what was started, in reverse order."""
+        await self._exits.aclose()
+
+    async def _start(self) -> None:
+        config, exits, nursery = self.config, self._exits, self._nursery
+        await run_blocking(_make_roots_sync, config)
+        journal = Journal(config.data_root / "journal.db")
+        await run_blocking(journal.open_sync)
+        exits.push_async_callback(journal.aclose)
+        exits.push_async_callback(nursery.aclose)
+        events = EventBus()
+        host = await self._survey()
+
+        shims = Shims(config.exec_root, nursery)
+        exits.push_async_callback(shims.aclose)
+        await shims.start()
+        workers = Workers()
+        exits.push_async_callback(workers.aclose)
+        trash = Trash(config.data_root / "trash", workers, nursery)
+        await trash.start()
+        layers = Layers(config.data_root, workers, trash, nursery)
+        await layers.start()
+        snapshotter = await choose_snapshotter(config.data_root, layers, workers, trash)
+        archives = Archives(workers, layers, snapshotter)
+
+        registry = RegistryServer(_registry_settings(config))
+        image_store = ImageStore(journal)
+        image_store.restore()
+        content = ImageContent(image_store, registry.blobs, layers, registry.leases)
+        images = ImageService(image_store, content, events)
+
+        networks = NetworkService(config, journal, events)
+        exits.push_async_callback(networks.aclose)
+        await networks.start()
+        containers = ContainerStore(journal)
+        containers.load()
+        uses = Uses(containers)
+        images.users = uses
+        volumes = VolumeService(config.data_root / "volumes", VolumeStore(journal), events, nursery, uses)
+        await volumes.restore(_volumes_in_use(containers))
+
+        journalist, live, locks = Journalist(containers, events), LiveTable(), KeyedLocks()
+        accounts = Accounts(lambda key: config.data_root / "snapshots" / key / "diff", layers.folder)
+        assembly = Assembly(
+            config, host, containers, shims, snapshotter, networks, volumes, images, accounts, trash
+        )
+        lifecycle = Lifecycle(journalist, live, assembly, locks)
+        execs = Execs(journalist, live, assembly, nursery)
+        remover = Remover(journalist, live, lifecycle, assembly, execs, volumes, snapshotter, locks)
+        supervisor = Supervisor(
+            journalist, live, assembly, lifecycle, shims, locks, nursery, remover.auto_remove
+        )
+        lifecycle.watch_with(supervisor.watch)
+        creator = Creator(
+            _defaults(config, host), host.facts, journalist, images, volumes, networks, snapshotter,
+            archives.copy_up, assembly.data_root, tuple(host.runtimes),
+        )
+        service = ContainerService(
+            journalist, live, creator, lifecycle, remover, execs, assembly, images, networks, locks
+        )
+        exits.callback(supervisor.close)
+        wanted = await supervisor.restore(assembly.run_root)
+        await networks.settle()
+
+        if config.registry_addr != "none":
+            await registry.start()
+            exits.push_async_callback(registry.stop)
+        transport = ImageTransport(config, images, registry if config.registry_addr != "none" else None, nursery)
+        exits.push_async_callback(transport.aclose)
+        views = ContainerViews(service, networks, image_store, layers, config.data_root)
+        usage = DiskUsageReport(service, views, images, volumes, layers)
+        engine_id = await _engine_id(journal)
+        self.system = SystemRoutes(
+            config, host, engine_id, containers, image_store, events, usage, snapshotter.name
+        )
+        tables = (
+            self.system, ContainerRoutes(service, views), ExecRoutes(service), VolumeRoutes(volumes),
+            NetworkRoutes(networks, Connector(journalist, live, networks, locks)), ImageRoutes(images, transport.puller, transport.pusher, nursery, transport.platform),
+        )
+        api = Api([route for routes in tables for route in routes.table()], nursery)
+        listeners = Listeners(api, config.group)
+        await listeners.open(config.hosts, _tls(config))
+        exits.push_async_callback(listeners.close, 2.0)
+        for container_id in wanted:
+            nursery.start(_start_quietly(service, container_id), name=f"start {container_id[:12]}")
+        events.publish("daemon", "start", engine_id, {"name": os.uname().nodename})
+
+    async def _survey(self) -> Host:
+        """What this machine offers."""
+        config = self.config
+        driver = next((o.partition("=")[2] for o in config.exec_opts if o.startswith("native.cgroupdriver=")), None)
+        facts = await run_blocking(probe_host_sync)
+        cgroups = await run_blocking(Cgroups.detect_sync, driver)
+        configured = {n: {"path": r.path, "runtimeArgs": r.args} for n, r in config.runtimes.items()}
+        runtimes, default = await probe_runtimes(
+            configured, config.default_runtime or None, config.exec_root, systemd=cgroups.driver == "systemd"
+        )
+        init = next((found for name in TINI_NAMES if (found := shutil.which(name))), "")
+        return Host(facts, cgroups, runtimes, default, init)
+
+    def reload(self) -> None:
+        """SIGHUP: take over what may change while running; a file that cannot be used changes nothing."""
+        try:
+            self.config = reload_config(self.config)
+        except ConfigError as error:
+            log.error("the configuration was not reloaded: %s", error)
+            return
+        configure_logging(self.config)
+        if self.system is not None:
+            self.system.reloaded(self.config)
+        log.info("configuration reloaded")
+
+
+async def _start_quietly(service: ContainerService, container_id: str) -> None:
+    try:
+        await service.start(container_id)
+    except EngineError as error:
+        log.error("container %s could not be started with the daemon: %s", container_id, error)
+
+
+async def _engine_id(journal: Journal) -> str:
+    known = journal.load("engine").get("id")
+    if known is not None:
+        return known.decode()
+    fresh = new_id()
+    await journal.put("engine", "id", fresh.encode())
+    return fresh
+
+
+def _make_roots_sync(config: Config) -> None:
+    config.data_root.mkdir(mode=0o711, parents=True, exist_ok=True)
+    config.exec_root.mkdir(mode=0o711, parents=True, exist_ok=True)
+    for folder in (config.data_root / "containers", config.exec_root / "containers"):
+        folder.mkdir(mode=0o710, exist_ok=True)
+
+
+def _volumes_in_use(containers: ContainerStore) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for container in containers:
+        for mount in container.mounts if container.is_running else ():
+            if mount.type == "volume":
+                found.setdefault(mount.name, []).append(container.id)
+    return found
+
+
+def _defaults(config: Config, host: Host) -> DaemonDefaults:
+    return DaemonDefaults(
+        shm_size=config.default_shm_size,
+        ipc_mode=config.default_ipc_mode,
+        cgroupns_mode=config.default_cgroupns_mode,
+        runtime=host.default_runtime,
+        log_config=LogConfig(type=config.log_driver, config=dict(config.log_opts)),
+        cgroup_parent=config.cgroup_parent,
+    )
+
+
+def _registry_settings(config: Config) -> Settings:
+    """The embedded registry's folder is a registry:2 folder; what is ours alone lies beside it."""
+    root = config.data_root / "registry"
+    own = root / "berth"
+    return Settings(
+        root=root, address=config.registry_addr, own_tls_folder=own / "tls", htpasswd=own / "htpasswd",
+        log_level=config.log_level,
+    )
+
+
+def _tls(config: Config) -> ssl.SSLContext | None:
+    if not (config.tls or config.tlsverify):
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(config.tlscert, config.tlskey)
+    if config.tlsverify:
+        context.load_verify_locations(config.tlscacert)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def run(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT. Exits with 1 and one sentence when the daemon cannot start."""
+    configure_logging(config)
+    try:
+        uvloop.run(_serve(config))
+    except (OSError, EngineError, ValueError, sqlite3.Error, ExceptionGroup) as error:
+        log.debug("start failed", exc_info=error)
+        sys.exit(f"berth: failed to start daemon: {error}")
+
+
+async def _serve(config: Config) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    daemon = Daemon(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    loop.add_signal_handler(signal.SIGHUP, daemon.reload)
+    with _pidfile(config.pidfile):
+        await daemon.start()
+        log.info("ready")
+        try:
+            await stopped.wait()
+            log.info("stopping; containers go on running")
+        finally:
+            await daemon.stop()
+            close_pools()
+
+
+@contextlib.contextmanager
+def _pidfile(path: Path) -> Iterator[None]:
+    """Hold the pid file. Raises ``OSError`` when its process lives and is a daemon."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        other = int(path.read_text())
+        if other != os.getpid() and b"berth" in Path(f"/proc/{other}/cmdline").read_bytes():
+            raise FileExistsError(f"process {other} of pid file {path} is still running")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(str(os.getpid()))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
