@@ -6,8 +6,6 @@ beside it in the store, not in it.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +29,7 @@ class Healthcheck(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RuntimeConfig(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What containers of an image start with: the ``config`` object of the OCI image specification with docker's additions."""
+    """What containers start with: the ``config`` of the OCI image specification with docker's additions."""
 
     user: str = msgspec.field(default="", name="User")
     exposed_ports: dict[str, dict[str, Any]] | None = msgspec.field(default=None, name="ExposedPorts")
@@ -110,14 +108,6 @@ def encode_document(document: ImageDocument) -> bytes:
     fields.setdefault("config", {})
     fields["os"], fields["architecture"] = document.os, document.architecture
     return msgspec.json.encode({key: fields[key] for key in sorted(fields)})
-
-
-def chain_id(diff_ids: Sequence[str]) -> str:
-    """The name of a stack of layers, as the OCI image specification computes it; empty for no layers."""
-    chain = ""
-    for diff_id in diff_ids:
-        chain = "sha256:" + hashlib.sha256(f"{chain} {diff_id}".encode()).hexdigest() if chain else diff_id
-    return chain
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,246 @@
+"""The ``/images`` routes, ``/auth`` and ``/distribution``: decode, one call, shape."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+
+import msgspec
+from aiohttp import web
+
+from engine.api.app import Route
+from engine.api.decode import api_version, json_body, query_bool, query_filters, query_int, query_str
+from engine.api.shapes import images as shapes
+from engine.api.streams import json_lines, json_response
+from engine.errors import InvalidParameter
+from engine.images.archive import ImageLoader
+from engine.images.progress import Line, Report
+from engine.images.pull import Puller
+from engine.images.push import Pusher
+from engine.images.removal import PRUNE_FILTERS, ImageRemover
+from engine.images.save import ImageSaver
+from engine.images.service import LIST_FILTERS, ImageService, parse_reference
+from engine.images.transfers import Transfers
+from engine.tasks import Nursery
+from registry.client.credentials import AuthConfig, decode_auth_header
+from registry.manifest import Platform
+
+_SEARCH_FILTERS = frozenset({"is-official", "is-automated", "stars"})
+_CHUNK = 1 << 18
+
+
+class ImageRoutes:
+    """Everything about images over HTTP.
+
+    ``service``, ``puller`` and ``pusher`` do the work; ``nursery`` owns what outlives a client (nothing does unless
+    somebody else waits for it); ``platform`` is the host's.
+    """
+
+    def __init__(
+        self, service: ImageService, puller: Puller, pusher: Pusher, nursery: Nursery, platform: Platform
+    ) -> None:
+        self._service = service
+        self._puller = puller
+        self._pusher = pusher
+        self._loader = ImageLoader(service, platform)
+        self._saver = ImageSaver(service)
+        self._remover = ImageRemover(service)
+        self._transfers = Transfers(nursery)
+
+    def table(self) -> list[Route]:
+        """The routes; longer names first, as image names contain slashes."""
+        return [
+            Route("GET", "/images/json", self.list),
+            Route("GET", "/images/search", self.search),
+            Route("GET", "/images/get", self.save_several, streams=True),
+            Route("POST", "/images/create", self.create, streams=True),
+            Route("POST", "/images/load", self.load, streams=True),
+            Route("POST", "/images/prune", self.prune),
+            Route("GET", "/images/{name:.*}/json", self.inspect),
+            Route("GET", "/images/{name:.*}/history", self.history),
+            Route("GET", "/images/{name:.*}/get", self.save_one, streams=True),
+            Route("POST", "/images/{name:.*}/push", self.push, streams=True),
+            Route("POST", "/images/{name:.*}/tag", self.tag),
+            Route("DELETE", "/images/{name:.*}", self.remove),
+            Route("POST", "/auth", self.auth),
+            Route("GET", "/distribution/{name:.*}/json", self.distribution),
+        ]
+
+    async def list(self, request: web.Request) -> web.StreamResponse:
+        """``docker images``."""
+        version = api_version(request)
+        filters = query_filters(request, LIST_FILTERS)
+        rows = self._service.list(
+            filters, all_images=query_bool(request, "all"), shared_size=query_bool(request, "shared-size")
+        )
+        return json_response([shapes.summary(row, version) for row in rows])
+
+    async def inspect(self, request: web.Request) -> web.StreamResponse:
+        """``docker image inspect``."""
+        image = self._service.get(request.match_info["name"])
+        names = self._service.names(image.id)
+        folders = self._service.content.graph_data(image)
+        return json_response(shapes.inspected(image, names, api_version(request), folders))
+
+    async def history(self, request: web.Request) -> web.StreamResponse:
+        """``docker history``."""
+        image = self._service.get(request.match_info["name"])
+        return json_response(shapes.history_rows(self._service.history(image)))
+
+    async def tag(self, request: web.Request) -> web.StreamResponse:
+        """``docker tag``."""
+        image = self._service.get(request.match_info["name"])
+        await self._service.tag(image, query_str(request, "repo"), query_str(request, "tag"))
+        return web.Response(status=201)
+
+    async def remove(self, request: web.Request) -> web.StreamResponse:
+        """``docker rmi``."""
+        name = request.match_info["name"]
+        if not name.strip():
+            raise InvalidParameter("image name cannot be blank")
+        records = await self._remover.remove(
+            name, force=query_bool(request, "force"), prune_parents=not query_bool(request, "noprune")
+        )
+        return json_response(shapes.removed_rows(records))
+
+    async def prune(self, request: web.Request) -> web.StreamResponse:
+        """``docker image prune``."""
+        pruned = await self._remover.prune(query_filters(request, PRUNE_FILTERS))
+        records = shapes.removed_rows(pruned.removed) or None
+        return json_response({"ImagesDeleted": records, "SpaceReclaimed": pruned.reclaimed})
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        """``docker pull`` and ``docker import``."""
+        if "fromImage" in request.query and query_str(request, "fromImage"):
+            return await self._pull(request)
+        return await self._import(request)
+
+    async def _pull(self, request: web.Request) -> web.StreamResponse:
+        name, tag = query_str(request, "fromImage"), query_str(request, "tag")
+        platform = parse_platform(query_str(request, "platform"))
+        auth = decode_auth_header(request.headers.get("X-Registry-Auth", ""))
+        all_tags = not tag and not re.search(r"[:@][^/]*$", name)
+        lines = self._puller.pull(name, tag, auth, platform, all_tags=all_tags)
+        return await _stream(request, lines)
+
+    async def _import(self, request: web.Request) -> web.StreamResponse:
+        source = query_str(request, "fromSrc")
+        repository = query_str(request, "repo")
+        reference = None
+        if repository:
+            tag = query_str(request, "tag")
+            reference = parse_reference(f"{repository}:{tag}" if tag else repository)
+            if reference.digest is not None:
+                raise InvalidParameter("cannot import digest reference")
+        platform = parse_platform(query_str(request, "platform"))
+        message = query_str(request, "message") or f"Imported from {source}"
+        changes = request.query.getall("changes", [])
+        body: AsyncIterator[bytes] = request.content.iter_any() if source == "-" else self._puller.download(source)
+
+        async def operation(report: Report) -> None:
+            await self._loader.import_tar(
+                body, report, reference=reference, changes=changes, message=message, platform=platform
+            )
+
+        return await _stream(request, self._transfers.follow(f"import {uuid.uuid4().hex}", operation))
+
+    async def load(self, request: web.Request) -> web.StreamResponse:
+        """``docker load``."""
+        quiet = query_bool(request, "quiet", True)
+
+        async def operation(report: Report) -> None:
+            await self._loader.load(request.content.iter_any(), report, quiet=quiet)
+
+        return await _stream(request, self._transfers.follow(f"load {uuid.uuid4().hex}", operation))
+
+    async def save_one(self, request: web.Request) -> web.StreamResponse:
+        """``docker save`` of one image."""
+        return await self._save(request, [request.match_info["name"]])
+
+    async def save_several(self, request: web.Request) -> web.StreamResponse:
+        """``docker save`` of any number of images."""
+        names = [name for value in request.query.getall("names", []) for name in value.split(",") if name]
+        return await self._save(request, names)
+
+    async def _save(self, request: web.Request, names: Sequence[str]) -> web.StreamResponse:
+        chosen = self._saver.select(names)
+        response = web.StreamResponse(headers={"Content-Type": "application/x-tar"})
+        async with aclosing(self._saver.save(chosen)) as data:
+            async for chunk in data:
+                if not response.prepared:
+                    await response.prepare(request)
+                await response.write(chunk)
+        await response.write_eof()
+        return response
+
+    async def push(self, request: web.Request) -> web.StreamResponse:
+        """``docker push``."""
+        auth = decode_auth_header(request.headers.get("X-Registry-Auth", ""))
+        platform = parse_platform_json(query_str(request, "platform"))
+        lines = self._pusher.push(request.match_info["name"], query_str(request, "tag"), auth, platform)
+        return await _stream(request, lines)
+
+    async def search(self, request: web.Request) -> web.StreamResponse:
+        """``docker search``."""
+        filters = query_filters(request, _SEARCH_FILTERS)
+        term = query_str(request, "term")
+        if not term:
+            raise InvalidParameter('"term" is required')
+        limit = query_int(request, "limit", 0) or 0
+        auth = decode_auth_header(request.headers.get("X-Registry-Auth", ""))
+        return json_response(await self._puller.search(term, limit, filters, auth))
+
+    async def auth(self, request: web.Request) -> web.StreamResponse:
+        """``docker login``: whether a registry takes these credentials."""
+        config = await json_body(request, AuthConfig)
+        token = await self._puller.login(config)
+        return json_response({"IdentityToken": token, "Status": "Login Succeeded"})
+
+    async def distribution(self, request: web.Request) -> web.StreamResponse:
+        """``docker manifest inspect`` and friends: what a registry has under a name."""
+        auth = decode_auth_header(request.headers.get("X-Registry-Auth", ""))
+        return json_response(await self._puller.inspect_remote(request.match_info["name"], auth))
+
+
+async def _stream(request: web.Request, lines: AsyncGenerator[Line, None]) -> web.StreamResponse:
+    async with json_lines(request) as out:
+        async with aclosing(lines) as source:
+            async for line in source:
+                await out.send(line)
+    return out.response
+
+
+def parse_platform(text: str) -> Platform | None:
+    """``os[/arch[/variant]]`` (or only an architecture); None for nothing. Raises ``InvalidParameter``."""
+    if not text:
+        return None
+    parts = text.lower().split("/")
+    if len(parts) > 3 or not all(re.fullmatch(r"[a-z0-9_.-]+", part) for part in parts):
+        raise InvalidParameter(f'"{text}": invalid platform specifier')
+    if len(parts) == 1 and parts[0] not in ("linux", "windows", "darwin", "freebsd"):
+        parts = ["linux", *parts]
+    given = parts[1] if len(parts) > 1 else ""
+    architecture, variant = _ARCHITECTURES.get(given, (given, ""))
+    return Platform(os=parts[0], architecture=architecture, variant=parts[2] if len(parts) > 2 else variant)
+
+
+_ARCHITECTURES = {
+    "x86_64": ("amd64", ""),
+    "x86-64": ("amd64", ""),
+    "aarch64": ("arm64", ""),
+    "armhf": ("arm", "v7"),
+    "armel": ("arm", "v6"),
+    "i386": ("386", ""),
+}
+
+
+def parse_platform_json(text: str) -> Platform | None:
+    """The JSON platform of a push; None for nothing. Raises ``InvalidParameter``."""
+    if not text:
+        return None
+    try:
+        return msgspec.json.decode(text, type=Platform)
+    except msgspec.DecodeError as error:
+        raise InvalidParameter(f"failed to parse platform: {error}") from error

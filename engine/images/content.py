@@ -1,0 +1,313 @@
+"""The bytes behind images: configuration and layer blobs, unpacked layers, and when both may go.
+
+An image is registered only when every layer is unpacked with its diff ID verified and every blob is stored. While an
+operation needs layers or blobs that no image names yet, it holds them here; what is left unheld and unnamed is
+removed. Layers that arrive as plain tar are kept so until a push first needs them compressed: loading, committing and
+saving never pay for compression.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import uuid
+from asyncio import TaskGroup
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from isal import isal_zlib
+
+from engine.errors import SystemFailure
+from engine.images.model import Image, LayerBlob, parse_document
+from engine.images.store import ImageStore, merge_blobs
+from engine.snapshots.base import LayerKey, Progress
+from engine.snapshots.layers import BlobSource
+from engine.tasks import KeyedLocks, run_in
+from registry.digest import Digest
+from registry.errors import BlobUnknown
+from registry.manifest import DOCKER_LAYER, DOCKER_LAYER_GZIP, OCI_LAYER, Descriptor, Manifest, parse_manifest
+from registry.store.blobs import BlobStore
+from registry.store.leases import Leases
+
+PLAIN_TYPES = frozenset({OCI_LAYER, DOCKER_LAYER})
+_CHUNK = 1 << 20
+# isal's level 1: half the time of level 2 for two per cent more bytes on system trees.
+_LEVEL = 1
+
+Unpacking = Callable[[str, int], None]
+"""Told the diff ID of a layer and how many bytes of its blob are unpacked."""
+
+Release = Callable[[Sequence[Digest]], Awaitable[None]]
+"""Gives blobs back to the store's collector: it deletes those that nothing else needs."""
+
+
+class LayerFolders(Protocol):
+    """What is asked of ``engine.snapshots``' ``Layers``."""
+
+    def has(self, key: LayerKey) -> bool: ...
+    def find(self, parents: Sequence[str], diff_id: str) -> LayerKey | None: ...
+    def size(self, key: LayerKey) -> int: ...
+    def folder(self, key: LayerKey) -> Path: ...
+    async def unpack(
+        self, source: BlobSource, diff_id: str, parents: Sequence[str] = (), progress: Progress | None = None
+    ) -> LayerKey: ...
+    async def remove(self, key: LayerKey) -> None: ...
+
+
+class ImageContent:
+    """Blobs and layers of images.
+
+    ``blobs`` and ``leases`` are the registry's, shared with it; ``layers`` unpacks; ``release`` (may be set later) is
+    the collector's way to take blobs back.
+    """
+
+    def __init__(
+        self, store: ImageStore, blobs: BlobStore, layers: LayerFolders, leases: Leases, release: Release | None = None
+    ) -> None:
+        self.store = store
+        self.blobs = blobs
+        self.leases = leases
+        self.release = release
+        self.folders = layers
+        self._held: Counter[str] = Counter()
+        self._candidates: set[tuple[str, LayerKey]] = set()
+        self._garbage: set[Digest] = set()
+        self._packing = KeyedLocks()
+        self._fetches = KeyedLocks()
+
+    @contextlib.asynccontextmanager
+    async def hold(self, diff_ids: Iterable[str], digests: Iterable[Digest] = ()) -> AsyncIterator[None]:
+        """Keep layers and blobs from removal inside the context; afterwards what no image names goes."""
+        held = tuple(diff_ids)
+        self._held.update(held)
+        try:
+            async with self.leases.hold(*digests):
+                yield
+        finally:
+            self._held.subtract(held)
+            self._held += Counter()
+            await self._sweep()
+
+    async def register(
+        self,
+        config: bytes,
+        blobs: Mapping[str, LayerBlob],
+        manifests: Sequence[Descriptor],
+        *,
+        parent: str = "",
+        progress: Unpacking | None = None,
+    ) -> Image:
+        """Make an image of a configuration document whose layer blobs are stored. Unpacks what is not yet unpacked.
+
+        ``blobs`` gives the stored form by diff ID; layers other images already have may be left out. Raises
+        ``ValueError`` for a bad document or a layer that is not what its diff ID promises.
+        """
+        document = parse_document(config)
+        diff_ids = document.rootfs.diff_ids
+        if missing := [d for d in diff_ids if d not in blobs and not self.store.forms(d)]:
+            raise ValueError(f"no content for layer {missing[0]}")
+        digests = [b.digest for b in blobs.values()] + [Digest.parse(m.digest) for m in manifests]
+        async with self.hold(diff_ids, digests):
+            image_id = await self.blobs.put(config)
+            async with self.leases.hold(image_id):
+                unpacked = await self.unpack(diff_ids, {d: self._place(b) for d, b in blobs.items()}, progress)
+                image = Image(
+                    image_id,
+                    document,
+                    tuple(unpacked),
+                    tuple(self.folders.size(key) for key in unpacked),
+                    tuple(manifests),
+                    parent,
+                    config_size=len(config),
+                )
+                return await self.store.add(image, blobs)
+
+    async def unpack(
+        self, diff_ids: Sequence[str], sources: Mapping[str, Path], progress: Unpacking | None = None
+    ) -> list[LayerKey]:
+        """Unpack a stack of layers in parallel; the caller holds their diff IDs. Raises ``ValueError``, ``OSError``.
+
+        ``sources`` are tars, compressed or not, by diff ID; for others the stored form is read.
+        """
+        async with one_error(), TaskGroup() as group:
+            tasks = [
+                group.create_task(self.unpack_one(diff_id, diff_ids[:index], sources.get(diff_id), progress))
+                for index, diff_id in enumerate(diff_ids)
+            ]
+        return [task.result() for task in tasks]
+
+    async def unpack_one(
+        self, diff_id: str, parents: Sequence[str], source: Path | None, progress: Unpacking | None = None
+    ) -> LayerKey:
+        """Unpack one layer over the stack ``parents`` (diff IDs) unless it is there; the caller holds its diff ID."""
+        source = source or self._place(await self.stored_form(diff_id))
+        told: Progress | None = None
+        if progress is not None:
+            report = progress
+
+            def told(count: int) -> None:
+                report(diff_id, count)
+
+        key = await self.folders.unpack(BlobSource(source), diff_id, parents, told)
+        self._candidates.add((diff_id, key))
+        return key
+
+    async def present(self, diff_id: str, parents: Sequence[str], blob: LayerBlob) -> LayerBlob | None:
+        """A stored form of a layer that is unpacked already, ``blob`` if that is stored; None means work."""
+        key = self.folders.find(parents, diff_id)
+        if key is None:
+            return None
+        forms = self.store.forms(diff_id)
+        for form in (blob, *forms):
+            if await self.blobs.stat(form.digest) == form.size:
+                self._candidates.add((diff_id, key))
+                return form
+        return None
+
+    @contextlib.asynccontextmanager
+    async def fetching(self, digest: Digest) -> AsyncIterator[None]:
+        """Let one download of a blob go on at a time; whoever waited looks into the store again."""
+        async with self._fetches(digest):
+            yield
+
+    def graph_data(self, image: Image) -> dict[str, str] | None:
+        """Where the layers lie, under the names that docker's overlay2 driver uses."""
+        folders = [str(self.folders.folder(key)) for key in reversed(image.layers)]
+        if not folders:
+            return None
+        top = Path(folders[0]).parent
+        data = {"MergedDir": str(top / "merged"), "UpperDir": folders[0], "WorkDir": str(top / "work")}
+        return {"LowerDir": ":".join(folders[1:]), **data} if folders[1:] else data
+
+    async def kept_manifest(self, image: Image) -> tuple[Manifest, list[LayerBlob]] | None:
+        """The newest kept manifest whose layer blobs are all stored, and those blobs."""
+        for descriptor in image.image_manifests:
+            forms = await self._forms_of(image, descriptor)
+            if forms is not None:
+                return forms
+        return None
+
+    async def _forms_of(self, image: Image, descriptor: Descriptor) -> tuple[Manifest, list[LayerBlob]] | None:
+        try:
+            manifest = parse_manifest(await self.blobs.read(Digest.parse(descriptor.digest)), descriptor.media_type)
+        except (BlobUnknown, ValueError):
+            return None
+        if len(manifest.layers) != len(image.diff_ids):
+            return None
+        forms = [LayerBlob(layer.checked_digest(), layer.size, layer.media_type) for layer in manifest.layers]
+        for index, (form, diff_id) in enumerate(zip(forms, image.diff_ids, strict=True)):
+            if await self.blobs.stat(form.digest) != form.size:
+                return None
+            known = next((f for f in self.store.forms(diff_id) if f.digest == form.digest), None)
+            if known is not None:
+                forms[index] = LayerBlob(form.digest, form.size, form.media_type, known.sources)
+        return manifest, forms
+
+    def _place(self, blob: LayerBlob) -> Path:
+        return self.blobs.local_path(blob.digest)
+
+    async def layers(self, image: Image) -> tuple[LayerKey, ...]:
+        """The unpacked layers of ``image``; those that were lost are unpacked again from their blobs."""
+        missing = [key for key in image.layers if not self.folders.has(key)]
+        if missing:
+            async with self.hold(image.diff_ids):
+                await self.unpack(image.diff_ids, {})
+        return image.layers
+
+    async def measure(self, path: Path, diff_id: str = "") -> tuple[str, int]:
+        """The diff ID (computed unless given) and the size of a plain tar."""
+        size = (await run_in("hash", path.stat)).st_size
+        return diff_id or await run_in("hash", _digest_sync, path), size
+
+    async def adopt_plain(self, path: Path, diff_id: str, size: int) -> LayerBlob:
+        """Take over a finished plain tar (on the store's file system) as a layer blob."""
+        digest = Digest.parse(diff_id)
+        await self.blobs.adopt(path, digest)
+        return LayerBlob(digest, size, OCI_LAYER)
+
+    async def stored_form(self, diff_id: str) -> LayerBlob:
+        """A stored form of the layer whose bytes are really there."""
+        for form in self.store.forms(diff_id):
+            if await self.blobs.stat(form.digest) is not None:
+                return form
+        raise SystemFailure(f"the content of layer {diff_id} is not stored here")
+
+    async def packed(self, diff_id: str) -> LayerBlob:
+        """A compressed form of the layer, made now if only the plain one is stored; the plain one is given back."""
+        async with self._packing(diff_id):
+            form = await self.stored_form(diff_id)
+            if form.media_type not in PLAIN_TYPES:
+                return form
+            async with self.hold((diff_id,), (form.digest,)):
+                target = self.blobs.temp_dir() / f"pack-{uuid.uuid4().hex}"
+                try:
+                    digest, size = await run_in("hash", _gzip_sync, self.blobs.local_path(form.digest), target)
+                    await self.blobs.adopt(target, digest)
+                finally:
+                    target.unlink(missing_ok=True)
+                packed = LayerBlob(digest, size, DOCKER_LAYER_GZIP)
+                known = [f for f in self.store.forms(diff_id) if f.digest != form.digest]
+                await self.store.set_forms(diff_id, merge_blobs(known, packed))
+                self._garbage.add(form.digest)
+            await self.reclaim()
+            return packed
+
+    def discard(self, image: Image, orphans: Mapping[str, Sequence[LayerBlob]]) -> None:
+        """Note what a removed image leaves behind; ``reclaim`` takes it away."""
+        self._garbage.add(image.id)
+        self._garbage.update(Digest.parse(m.digest) for m in image.manifests)
+        for forms in orphans.values():
+            self._garbage.update(form.digest for form in forms)
+        self._candidates.update(zip(image.diff_ids, image.layers, strict=True))
+
+    async def reclaim(self) -> None:
+        """Remove layers nobody stands on and give back blobs that no image needs."""
+        await self._sweep()
+        needed = self.store.blobs()
+        garbage = [d for d in self._garbage if d not in needed and not self.leases.protects(d)]
+        self._garbage.clear()
+        if garbage and self.release is not None:
+            await self.release(garbage)
+
+    async def _sweep(self) -> None:
+        if not self._candidates:
+            return
+        used = self.store.layer_keys()
+        unused = {(d, key) for d, key in self._candidates if key not in used and not self._held[d]}
+        self._candidates = {(d, key) for d, key in self._candidates if key not in used} - unused
+        for _, key in unused:
+            await self.folders.remove(key)
+
+
+@contextlib.asynccontextmanager
+async def one_error() -> AsyncIterator[None]:
+    """Several layers may fail at once; the caller is told of the first."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
+
+
+def _digest_sync(path: Path) -> str:
+    with path.open("rb") as source:
+        return "sha256:" + hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def _gzip_sync(source: Path, target: Path) -> tuple[Digest, int]:
+    """Compress with a fixed header, so that equal content gives equal bytes; both sides leave the loop alone."""
+    hasher = hashlib.sha256()
+    size = 0
+    packer = isal_zlib.compressobj(level=_LEVEL, wbits=31)
+    with source.open("rb", buffering=0) as reader, target.open("xb", buffering=0) as writer:
+        os.posix_fadvise(reader.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        while True:
+            chunk = reader.read(_CHUNK)
+            data = packer.compress(chunk) if chunk else packer.flush()
+            writer.write(data)
+            hasher.update(data)
+            size += len(data)
+            if not chunk:
+                return Digest.of_hasher(hasher), size
