@@ -6,14 +6,15 @@ inside a job is always: open what lies outside, enter the root, then touch conte
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from engine.kernel import mount
-from engine.snapshots import compare, pack, paths, roots
-from engine.snapshots.extract import Extractor, NeedsParents
+from engine.snapshots import compare, pack, paths, roots, stacking
+from engine.snapshots.extract import OPAQUE_XATTR, Extractor, NeedsParents
 from engine.snapshots.feed import Feed
 
 
@@ -26,19 +27,22 @@ class Channel(Protocol):
 
 def unpack(
     channel: Channel, fds: list[int], *, source: str | None, offset: int, length: int | None, diff_id: str,
-    target: str, mode: str, steps: list[list[Any]],
+    target: str, mode: str, steps: list[list[Any]], copies: list[str],
 ) -> dict[str, Any]:  # fmt: skip
     """Unpack a layer into ``target``.
 
     Modes: ``bottom`` (nothing below), ``alone`` (reports an entry that needs a parent, having stopped there), ``over``
-    (through ``steps``, which mount target over its parents).
+    (through ``steps``, which mount target over its parents; or over ``copies`` of the parents' folders, which makes a
+    layer that hides all below).
     """
     fd = fds[0] if source is None else os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     if offset:
         os.lseek(fd, offset, os.SEEK_SET)
-    if mode == "over":
+    if steps:
         mount.private_namespace_sync()
         roots.mount_steps(steps)
+    for folder in copies:
+        stacking.Stacker(os.fsencode(folder), os.fsencode(target)).run(keep_root=False)
     feed = Feed(fd, length=length)
     roots.confine(target)
     extractor = Extractor(
@@ -51,6 +55,8 @@ def unpack(
     if feed.hex_digest() != diff_id:
         found = feed.hex_digest()
         raise ValueError(f"layer content does not match its diff ID: wanted sha256:{diff_id}, got sha256:{found}")
+    if copies:
+        os.setxattr("/", OPAQUE_XATTR, b"y")
     return {
         "size_bytes": extractor.size_bytes,
         "implied": extractor.implied and mode == "bottom",
@@ -81,11 +87,15 @@ def init_layer(
     mount.private_namespace_sync()
     roots.mount_steps(steps)
     roots.confine(target)
-    os.chown("/", root.st_uid, root.st_gid)
-    os.chmod("/", stat.S_IMODE(root.st_mode))
+    _init_tree(root)
+    return {}
+
+
+def _init_tree(like: os.stat_result) -> None:
+    os.chown("/", like.st_uid, like.st_gid)
+    os.chmod("/", stat.S_IMODE(like.st_mode))
     for path, kind in _INIT_TREE:
         _init_entry(path, kind)
-    return {}
 
 
 def _init_entry(path: str, kind: str) -> None:
@@ -109,13 +119,13 @@ def changes(channel: Channel, _fds: list[int], *, upper: str, steps: list[list[A
     """The changes of an upper folder against the layers that ``steps`` mount at ``lower``."""
     mount.private_namespace_sync()
     roots.mount_steps(steps)
-    batch: list[list[Any]] = []
-    for change in compare.against_lower(os.fsencode(upper), os.fsencode(lower)):
-        batch.append([os.fsdecode(change[0]), change[1]])
-        if len(batch) == 500:
-            channel.part(batch)
-            batch = []
-    channel.part(batch)
+    _tell_changes(channel, compare.against_lower(os.fsencode(upper), os.fsencode(lower)))
+
+
+def _tell_changes(channel: Channel, found: list[compare.Found]) -> None:
+    """In parts, so that none passes what one message holds."""
+    for place in range(0, len(found) or 1, 40):
+        channel.part([[path.decode("utf-8", "replace"), kind] for path, kind in found[place : place + 40]])
 
 
 def write_diff(_channel: Channel, _fds: list[int], *, upper: str, out: str) -> dict[str, Any]:
@@ -127,6 +137,69 @@ def write_diff(_channel: Channel, _fds: list[int], *, upper: str, out: str) -> d
     packer.content(b"/", b"")
     packer.finish()
     return {"diff_id": sink.hex_digest(), "tar_bytes": sink.total, "size_bytes": packer.size_bytes}
+
+
+def stack(
+    _channel: Channel, _fds: list[int], *, layers: list[str], dest: str, like_root: str, init: bool, facts: str
+) -> dict[str, Any]:
+    """Copy layers on top of each other into ``dest`` and write down the facts of every entry."""
+    like = os.stat(like_root or dest)
+    out = os.open(facts, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    for folder in layers:
+        stacking.Stacker(os.fsencode(folder), os.fsencode(dest)).run(keep_root=True)
+    roots.confine(dest)
+    if init:
+        _init_tree(like)
+    found = {os.fsdecode(path): stacking.facts_of(info) for path, info in stacking.walk(b"/")}
+    with os.fdopen(out, "w", encoding="utf-8", errors="surrogateescape") as file:
+        json.dump(found, file)
+    return {}
+
+
+def _read_facts(path: str) -> dict[str, Any]:
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        found: dict[str, Any] = json.load(file)
+    return found
+
+
+def stack_changes(channel: Channel, _fds: list[int], *, folder: str, facts: str) -> None:
+    """The changes of a copied snapshot since its facts were taken."""
+    known = _read_facts(facts)
+    roots.confine(folder)
+    _tell_changes(channel, stacking.against_facts(b"/", known))
+
+
+def stack_diff(_channel: Channel, _fds: list[int], *, folder: str, facts: str, out: str) -> dict[str, Any]:
+    """The changes of a copied snapshot as an image layer's tar."""
+    known = _read_facts(facts)
+    fd = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    roots.confine(folder)
+    sink = pack.Sink(fd, digest=True)
+    packer = pack.Packer(sink, diff=True)
+    for path, kind in stacking.against_facts(b"/", known):
+        if kind == compare.DELETED:
+            packer.whiteout(path[1:])
+        else:
+            packer.entry(path, path[1:], os.lstat(path))
+    packer.finish()
+    return {"diff_id": sink.hex_digest(), "tar_bytes": sink.total, "size_bytes": packer.size_bytes}
+
+
+def probe_overlay(_channel: Channel, _fds: list[int], *, folder: str) -> str:
+    """Mount an overlay below ``folder``, delete and write through it; what went wrong, or nothing."""
+    for name in ("lower", "upper", "work", "merged"):
+        os.mkdir(f"{folder}/{name}")
+    os.close(os.open(f"{folder}/lower/file", os.O_CREAT | os.O_CLOEXEC))
+    options = [f"lowerdir={folder}/lower", f"upperdir={folder}/upper", f"workdir={folder}/work"]
+    try:
+        mount.private_namespace_sync()
+        mount.mount_sync("overlay", f"{folder}/merged", "overlay", options)
+        os.unlink(f"{folder}/merged/file")
+        os.mkdir(f"{folder}/merged/folder")
+        os.setxattr(f"{folder}/lower", OPAQUE_XATTR, b"y")
+    except OSError as error:
+        return f"{error.strerror}: {error.filename}"
+    return "" if pack.is_whiteout(os.lstat(f"{folder}/upper/file")) else "deletions leave no whiteout"
 
 
 def usage(_channel: Channel, _fds: list[int], *, folder: str) -> list[int]:
@@ -213,7 +286,7 @@ def folder_in(_channel: Channel, fds: list[int], *, folder: str) -> None:
 TABLE: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        unpack, init_layer, changes, write_diff, usage, remove_tree, path_stat, path_get, path_put, export, folder_out,
-        folder_in,
+        unpack, init_layer, changes, write_diff, stack, stack_changes, stack_diff, probe_overlay, usage, remove_tree,
+        path_stat, path_get, path_put, export, folder_out, folder_in,
     )
 }  # fmt: skip

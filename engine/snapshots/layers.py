@@ -68,10 +68,12 @@ class Layers:
         self._jobs: dict[tuple[str, bool], _Shared] = {}
         self._locks = KeyedLocks()
         self._arrival = asyncio.Condition()
+        self._overlay = True
         self.plain_options: tuple[str, ...] = ()
 
-    async def start(self) -> None:
-        """Read what is there, sweep what was half done."""
+    async def start(self, *, overlay: bool = True) -> None:
+        """Read what is there, sweep what was half done. ``overlay`` says whether overlayfs may be mounted here."""
+        self._overlay = overlay
         leftovers, known = await run_blocking(self._load_sync)
         for layer in known:
             self._known[layer.key] = layer
@@ -227,7 +229,8 @@ class Layers:
         self, source: BlobSource, diff_id: str, key: LayerKey, mode: str, below: tuple[LayerKey, ...], tell: Progress
     ) -> LayerKey | None:
         tmp = self._tmp / secrets.token_hex(12)
-        target = tmp / ("merged" if mode == "over" else "fs")
+        mounts = mode == "over" and self._overlay
+        target = tmp / ("merged" if mounts else "fs")
         await run_blocking(self._make_tmp_sync, tmp)
         try:
             result = await self._workers.run(
@@ -235,7 +238,8 @@ class Layers:
                 {
                     "source": str(source.path), "offset": source.offset, "length": source.length,
                     "diff_id": hex_of(diff_id), "target": str(target), "mode": mode,
-                    "steps": self._over_steps(tmp, below) if below else [],
+                    "steps": self._over_steps(tmp, below) if mounts else [],
+                    "copies": [str(self.folder(k)) for k in below] if mode == "over" and not mounts else [],
                 },
                 progress=tell,
             )  # fmt: skip

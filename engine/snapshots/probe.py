@@ -1,0 +1,52 @@
+"""Which way of making snapshots works on this data root: asked of the kernel by really mounting, not of a list."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from pathlib import Path
+
+from engine.snapshots.base import Snapshotter
+from engine.snapshots.copying import CopyingSnapshotter
+from engine.snapshots.layers import Layers
+from engine.snapshots.overlay import OverlaySnapshotter
+from engine.snapshots.trash import Trash
+from engine.snapshots.workers import Workers
+from engine.tasks import run_blocking
+
+log = logging.getLogger(__name__)
+
+NAMES = ("overlay2", "vfs")
+
+
+async def overlay_problem(data_root: Path, workers: Workers) -> str:
+    """Why overlayfs cannot be used below ``data_root``; empty where it can."""
+    folder = data_root / f"probe-{secrets.token_hex(6)}"
+    await run_blocking(folder.mkdir, 0o700, True)
+    try:
+        problem: str = await workers.run("probe_overlay", {"folder": str(folder)})
+    finally:
+        await workers.run("remove_tree", {"folder": str(folder)})
+    return problem
+
+
+async def open_snapshots(
+    data_root: Path, workers: Workers, trash: Trash, layers: Layers, driver: str = ""
+) -> Snapshotter:
+    """Start ``trash``, ``layers`` and the snapshotter ``driver`` (one of ``NAMES``; empty: overlay where it works).
+
+    ``ValueError`` for an unknown driver and for overlay2 asked for on a host that cannot.
+    """
+    if driver not in ("", *NAMES):
+        raise ValueError(f"error initializing graphdriver: driver not supported: {driver}")
+    await trash.start()
+    problem = await overlay_problem(data_root, workers) if driver != "vfs" else "not asked for"
+    if problem and driver == "overlay2":
+        raise ValueError(f"error initializing graphdriver: overlay2 does not work on {data_root}: {problem}")
+    await layers.start(overlay=not problem)
+    if problem:
+        log.warning("containers get full copies of their images: overlayfs is not used on %s: %s", data_root, problem)
+    kind = CopyingSnapshotter if problem else OverlaySnapshotter
+    snapshotter = kind(data_root, layers, workers, trash)
+    await snapshotter.start()
+    return snapshotter
