@@ -111,7 +111,6 @@ IGNORED = {
     "userns-remap": "user namespace remapping is not offered",
     "proxies": "proxies are taken from the environment",
     "default-runtime-args": "give them in runtimes",
-    "storage-driver": "overlayfs is used where it works, else plain copies",
 }
 _SIZES = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _FIELDS = {f.name.replace("_", "-"): f for f in fields(Config)}

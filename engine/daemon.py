@@ -62,7 +62,7 @@ from engine.runtime.oci import probe_runtimes
 from engine.runtime.shims import Shims
 from engine.snapshots.archive import Archives
 from engine.snapshots.layers import Layers
-from engine.snapshots.probe import choose_snapshotter
+from engine.snapshots.probe import open_snapshots
 from engine.snapshots.trash import Trash
 from engine.snapshots.workers import Workers
 from engine.tasks import KeyedLocks, Nursery, close_pools, run_blocking
@@ -127,10 +127,8 @@ class Daemon:
         workers = Workers()
         exits.push_async_callback(workers.aclose)
         trash = Trash(config.data_root / "trash", workers, nursery)
-        await trash.start()
         layers = Layers(config.data_root, workers, trash, nursery)
-        await layers.start()
-        snapshotter = await choose_snapshotter(config.data_root, layers, workers, trash)
+        snapshotter = await open_snapshots(config.data_root, workers, trash, layers, config.storage_driver)
         archives = Archives(workers, layers, snapshotter)
 
         registry = RegistryServer(_registry_settings(config))

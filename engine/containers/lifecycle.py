@@ -133,10 +133,12 @@ class Lifecycle:
     async def _end(self, container: Container, live: Live, number: int, grace: int) -> None:
         """Signal, wait for the grace period (negative: for ever), kill, wait again."""
         await self._signal(container, live, number)
+        self._records.event(container, "kill", {"signal": str(number)})
         if container.state.status is Status.PAUSED:
             await self._thaw(container)
         if not await _ended_within(live, None if grace < 0 else float(grace)):
             await self._signal(container, live, signal.SIGKILL)
+            self._records.event(container, "kill", {"signal": str(int(signal.SIGKILL))})
             if not await _ended_within(live, KILL_PATIENCE_SECONDS):
                 raise SystemFailure(
                     f"cannot stop container: {container.id}: tried to kill container, but did not receive an exit event"
