@@ -244,7 +244,10 @@ class VolumeService:
         self, name: str, container_id: str, *, destination: str = "", rw: bool = True, propagation: str = ""
     ) -> Path:
         """Make the volume's data present for a container that starts; returns their place. Twice is once."""
+        known = container_id in self._mounted.get(name, ())
         path = await self._present(name, container_id)
+        if known:
+            return path  # taken over from the daemon before this one, which told of it
         attributes = {
             "driver": self.get(name).driver,
             "container": container_id,
