@@ -94,7 +94,7 @@ def test_the_plain_container_is_dockers(run: Run) -> None:
     assert status_line(status, "Seccomp") == "2"
     assert status_line(status, "NoNewPrivs") == "0"
     assert "permission denied" in run("mkdir -p /tmp/x; mount -t tmpfs none /tmp/x")
-    assert run("cat /proc/kcore /proc/keys") == ""
+    assert run("cat /proc/keys /proc/timer_list") == ""
     assert "Read-only file system" in run("echo x > /proc/sys/kernel/domainname")
 
 
@@ -155,7 +155,7 @@ def test_limits_are_in_the_cgroup(run: Run) -> None:
     )  # fmt: skip
     out = run(
         "cd /sys/fs/cgroup; cat /proc/self/oom_score_adj; ulimit -n; ulimit -Hn;"
-        "cat memory/memory.limit_in_bytes cpu/cpu.cfs_quota_us pids/pids.max 2>/dev/null || cat memory.max cpu.max pids.max",
+        "cat memory/memory.limit_in_bytes cpu/cpu.cfs_quota_us pids/pids.max || cat memory.max cpu.max pids.max",
         host,
     )
     assert {"300", "100", "200", str(32 << 20), "50000", "20"} <= set(out.split())
