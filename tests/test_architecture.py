@@ -34,14 +34,16 @@ CLI_MAY = (
     "registry",  # cli/registry.py serves and administers it; the client reads reference and client.credentials
     "engine.config",
     "engine.daemon",
-    "engine.runtime.oci",  # `berth check` probes runtimes exactly as the daemon does
+    "engine.runtime.oci",  # `berth check` probes the host exactly as the daemon does
+    "engine.runtime.cgroups",
 )
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "core"}
 STARTS_PROGRAMS = (
     "engine.runtime",
     "engine.kernel",
     "engine.shim",
-    "engine.snapshots.workers",
+    "engine.snapshots.workers",  # unpacking is confined in processes of its own
+    "engine.snapshots.foundry",
     "cli",
 )
 PURE_MODULES = """
