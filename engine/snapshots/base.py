@@ -198,7 +198,10 @@ class Snapshotter(Protocol):
         """Write the snapshot's changes as an image layer's tar to ``out`` (created, not compressed)."""
 
     async def usage(self, key: str) -> Usage:
-        """Disk used by what the snapshot changed."""
+        """Disk used by what the snapshot changed; nothing for one that is not there."""
+
+    async def usages(self, *keys: str) -> list[Usage]:
+        """The same for many, in one job."""
 
     def view(self, key: str, layers: Sequence[LayerKey], *, writable: bool) -> AbstractAsyncContextManager[Stopped]:
         """A view of the snapshot for the worker jobs of ``Archiver``; valid inside the context."""

@@ -100,10 +100,20 @@ class Extractor:
         if self._overlay_whiteout(entry):
             self._whiteout(parent, WHITEOUT + base)
             return
-        if self._clear(path, entry):
+        if not self._created_at_once(reader, entry, path) and self._clear(path, entry):
             self._create(reader, entry, path)
         if self._whiteouts != "none":
             self._made.add(path)
+
+    def _created_at_once(self, reader: tar.Reader, entry: tar.Entry, path: bytes) -> bool:
+        """A file where nothing was, the usual case, is made without looking first."""
+        if entry.kind != tar.REGULAR:
+            return False
+        try:
+            self._file(reader, entry, path)
+        except FileExistsError:
+            return False
+        return True
 
     def _overlay_whiteout(self, entry: tar.Entry) -> bool:
         """A device 0/0 in a layer is overlayfs's own spelling of a whiteout."""

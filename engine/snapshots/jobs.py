@@ -202,9 +202,10 @@ def probe_overlay(_channel: Channel, _fds: list[int], *, folder: str) -> str:
     return "" if pack.is_whiteout(os.lstat(f"{folder}/upper/file")) else "deletions leave no whiteout"
 
 
-def usage(_channel: Channel, _fds: list[int], *, folder: str) -> list[int]:
-    """[bytes, inodes] of a tree."""
-    return list(compare.usage(os.fsencode(folder)))
+def usage(channel: Channel, _fds: list[int], *, folders: list[str]) -> None:
+    """[bytes, inodes] of each tree."""
+    for folder in folders:
+        channel.part(list(compare.usage(os.fsencode(folder))))
 
 
 def remove_tree(_channel: Channel, _fds: list[int], *, folder: str) -> None:

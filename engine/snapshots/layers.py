@@ -69,6 +69,7 @@ class Layers:
         self._locks = KeyedLocks()
         self._arrival = asyncio.Condition()
         self._overlay = True
+        self._stacks: set[str] = set()
         self.plain_options: tuple[str, ...] = ()
 
     async def start(self, *, overlay: bool = True) -> None:
@@ -294,6 +295,7 @@ class Layers:
             return
         self._links.pop(layer.link, None)
         for stack in await run_blocking(self._unlink_sync, layer):
+            self._stacks.discard(stack.name)
             await self._trash.take(stack)
         await self._trash.take(self.root / key)
 
@@ -338,9 +340,11 @@ class Layers:
         """Have the init layer of a stack; returns its folder relative to ``links``."""
         name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:24]
         place = self._init / name
-        async with self._locks(name):
-            if not await run_blocking((place / "fs").is_dir):
-                await self._make_init(place, keys)
+        if name not in self._stacks:
+            async with self._locks(name):
+                if not await run_blocking((place / "fs").is_dir):
+                    await self._make_init(place, keys)
+                self._stacks.add(name)
         return f"../init/{name}/fs"
 
     async def _make_init(self, place: Path, keys: Sequence[LayerKey]) -> None:

@@ -97,8 +97,12 @@ class OverlaySnapshotter:
         return DiffInfo(f"sha256:{found['diff_id']}", found["tar_bytes"], found["size_bytes"])
 
     async def usage(self, key: str) -> Usage:
-        size, inodes = await self._workers.run("usage", {"folder": str(self.root / key / "diff")})
-        return Usage(size, inodes)
+        return (await self.usages(key))[0]
+
+    async def usages(self, *keys: str) -> list[Usage]:
+        folders = [str(self.root / key / "diff") for key in keys]
+        found = await self._workers.run("usage", {"folders": folders}) if keys else ()
+        return [Usage(size, inodes) for size, inodes in found]
 
     @contextlib.asynccontextmanager
     async def view(self, key: str, layers: Sequence[LayerKey], *, writable: bool) -> AsyncIterator[Stopped]:

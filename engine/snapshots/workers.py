@@ -62,16 +62,17 @@ class Job:
     def on_progress(self, callback: Callable[[int], None]) -> None:
         self._progress = callback
 
-    def _readable(self) -> None:
+    def _readable(self) -> bool:
+        """Take one message; whether there may be more."""
         try:
             data = self._sock.recv(_MESSAGE_LIMIT)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         if not data:
             self._close()
-            return
+            return False
         message = json.loads(data)
         if "progress" in message:
             if self._progress is not None:
@@ -86,6 +87,8 @@ class Job:
             else:
                 self.outcome.set_result(message["result"])
             self._close()
+            return False
+        return True
 
     def _close(self) -> None:
         if self._sock.fileno() >= 0:
@@ -94,8 +97,9 @@ class Job:
 
     def told_ended(self, status: int) -> None:
         """The child was reaped. What it said before lies in the socket still, so that is read first."""
-        while self._sock.fileno() >= 0:
-            self._readable()
+        while self._sock.fileno() >= 0 and self._readable():
+            pass
+        self._close()
         if not self.ended.done():
             self.ended.set_result(status)
         if not self.outcome.done():
@@ -147,6 +151,7 @@ class Workers:
         self._number = 0
         self._idle: asyncio.TimerHandle | None = None
         self._closed = False
+        self._reaper: asyncio.Future[int] | None = None
 
     async def run(
         self,
@@ -246,9 +251,7 @@ class Workers:
         foundry.control.close()
         while foundry.jobs:
             foundry.jobs.popitem()[1].told_ended(9)
-        reaper = asyncio.get_running_loop().run_in_executor(None, foundry.process.wait)
-        reaper.add_done_callback(lambda done: done.exception())
-        self._reaper = reaper
+        self._reaper = asyncio.get_running_loop().run_in_executor(None, foundry.process.wait)
 
     async def aclose(self) -> None:
         """Kill every job and end the foundry."""
@@ -259,9 +262,8 @@ class Workers:
         async with self._starting:
             if self._foundry is not None:
                 self._lose(self._foundry)
-        reaper = getattr(self, "_reaper", None)
-        if reaper is not None:
-            await reaper
+        if self._reaper is not None:
+            await self._reaper
 
 
 def _start_sync() -> _Foundry:

@@ -431,11 +431,11 @@ def _grandparent(pid: int) -> int:
 async def test_the_foundry_ends_when_idle(tmp_path: Path) -> None:
     workers = Workers(idle_seconds=0.05)
     (tmp_path / "f").write_text("abc")
-    assert await workers.run("usage", {"folder": str(tmp_path)}) == [3, 1]
+    assert await workers.run("usage", {"folders": [str(tmp_path)]}) == [[3, 1]]
     foundry = workers._foundry
     assert foundry is not None
     while foundry.process.poll() is None:
         await asyncio.sleep(0.01)
-    assert await workers.run("usage", {"folder": str(tmp_path)}) == [3, 1]
+    assert await workers.run("usage", {"folders": [str(tmp_path)]}) == [[3, 1]]
     await workers.aclose()
     close_pools()
