@@ -2,8 +2,8 @@
 
 ``daemon.py`` builds everything; ``api`` turns HTTP into service calls; ``containers``, ``images``, ``networks`` and
 ``volumes`` are the nouns, each with a pure model, a store and a service; ``snapshots`` makes root file systems,
-``runtime`` makes processes run, ``kernel`` holds the system calls. ``shim`` and ``dns`` are small processes of their own
-that import the standard library only (and dnspython), so this file imports nothing.
+``runtime`` makes processes run, ``kernel`` holds the system calls. ``shim`` and ``dns`` are small processes of their
+own that import the standard library only (and dnspython), so this file imports nothing.
 """
 
 __version__ = "0.1.0"

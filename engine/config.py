@@ -165,7 +165,7 @@ def read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
         raise ConfigError(f"unable to configure the daemon with file {path}: invalid JSON: {error}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"unable to configure the daemon with file {path}: it must hold one JSON object")
-    unknown = sorted(k for k in document if k not in _FIELDS and k not in IGNORED or k == "config-file")
+    unknown = sorted(k for k in document if (k not in _FIELDS and k not in IGNORED) or k == "config-file")
     if unknown:
         raise ConfigError(
             f"unable to configure the daemon with file {path}: "
@@ -214,7 +214,9 @@ def _convert_plain(kind: str, value: Any) -> Any:
 def _size(value: Any) -> int:
     if isinstance(value, int):
         return value
-    text = str(value).lower().removesuffix("ib").removesuffix("b") if str(value)[-2:-1].isalpha() else str(value).lower()
+    text = (
+        str(value).lower().removesuffix("ib").removesuffix("b") if str(value)[-2:-1].isalpha() else str(value).lower()
+    )
     return int(float(text[:-1]) * _SIZES[text[-1]]) if text[-1] in _SIZES else int(text)
 
 
@@ -248,7 +250,9 @@ def _check(config: Config) -> None:
         try:
             ipaddress.ip_interface(config.bip)
         except ValueError as error:
-            raise ConfigError(f"invalid value for bip: {config.bip!r} is not an address with a prefix length") from error
+            raise ConfigError(
+                f"invalid value for bip: {config.bip!r} is not an address with a prefix length"
+            ) from error
     if config.bip and config.bridge == "none":
         raise ConfigError("You specified --bridge none together with --bip: there is no bridge to give an address to")
     if config.max_concurrent_downloads < 1 or config.max_concurrent_uploads < 1 or config.max_download_attempts < 1:

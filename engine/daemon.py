@@ -1,8 +1,8 @@
 """The composition root: builds every service, restores state, serves, stops. Nothing else builds services.
 
-Start: journal, helpers (zygote, workers), what lies on disk, networks, running containers, firewall, registry, sockets, then
-the containers whose policy wants them. A client is answered only when all that was restored. Stop: sockets first; running
-containers, their shims, published ports and logs go on without us.
+Start: journal, helpers (zygote, workers), what lies on disk, networks, running containers, firewall, registry,
+sockets, then the containers whose policy wants them. A client is answered only when all that was restored. Stop:
+sockets first; running containers, their shims, published ports and logs go on without us.
 """
 
 from __future__ import annotations
@@ -149,19 +149,23 @@ class Daemon:
 
         journalist, live, locks = Journalist(containers, events), LiveTable(), KeyedLocks()
         accounts = Accounts(lambda key: config.data_root / "snapshots" / key / "diff", layers.folder)
-        assembly = Assembly(
-            config, host, containers, shims, snapshotter, networks, volumes, images, accounts, trash
-        )
+        assembly = Assembly(config, host, containers, shims, snapshotter, networks, volumes, images, accounts, trash)
         lifecycle = Lifecycle(journalist, live, assembly, locks)
         execs = Execs(journalist, live, assembly, nursery)
         remover = Remover(journalist, live, lifecycle, assembly, execs, volumes, snapshotter, locks)
-        supervisor = Supervisor(
-            journalist, live, assembly, lifecycle, shims, locks, nursery, remover.auto_remove
-        )
+        supervisor = Supervisor(journalist, live, assembly, lifecycle, shims, locks, nursery, remover.auto_remove)
         lifecycle.watch_with(supervisor.watch)
         creator = Creator(
-            _defaults(config, host), host.facts, journalist, images, volumes, networks, snapshotter,
-            archives.copy_up, assembly.data_root, tuple(host.runtimes),
+            _defaults(config, host),
+            host.facts,
+            journalist,
+            images,
+            volumes,
+            networks,
+            snapshotter,
+            archives.copy_up,
+            assembly.data_root,
+            tuple(host.runtimes),
         )
         service = ContainerService(
             journalist, live, creator, lifecycle, remover, execs, assembly, images, networks, locks
@@ -178,12 +182,14 @@ class Daemon:
         views = ContainerViews(service, networks, image_store, layers, config.data_root)
         usage = DiskUsageReport(service, views, images, volumes, layers)
         engine_id = await _engine_id(journal)
-        self.system = SystemRoutes(
-            config, host, engine_id, containers, image_store, events, usage, snapshotter.name
-        )
+        self.system = SystemRoutes(config, host, engine_id, containers, image_store, events, usage, snapshotter.name)
         tables = (
-            self.system, ContainerRoutes(service, views), ExecRoutes(service), VolumeRoutes(volumes),
-            NetworkRoutes(networks, Connector(journalist, live, networks, locks)), ImageRoutes(images, transport.puller, transport.pusher, nursery, transport.platform),
+            self.system,
+            ContainerRoutes(service, views),
+            ExecRoutes(service),
+            VolumeRoutes(volumes),
+            NetworkRoutes(networks, Connector(journalist, live, networks, locks)),
+            ImageRoutes(images, transport.puller, transport.pusher, nursery, transport.platform),
         )
         api = Api([route for routes in tables for route in routes.table()], nursery)
         listeners = Listeners(api, config.group)
@@ -267,7 +273,10 @@ def _registry_settings(config: Config) -> Settings:
     root = config.data_root / "registry"
     own = root / "berth"
     return Settings(
-        root=root, address=config.registry_addr, own_tls_folder=own / "tls", htpasswd=own / "htpasswd",
+        root=root,
+        address=config.registry_addr,
+        own_tls_folder=own / "tls",
+        htpasswd=own / "htpasswd",
         log_level=config.log_level,
     )
 

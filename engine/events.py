@@ -55,12 +55,11 @@ def matches(event: Event, filters: Filters) -> bool:
     """Whether docker's events filters let this event through."""
     if not filters:
         return True
-    labels = {k: v for k, v in event.attributes.items()}
     return (
         _matches_action(event, filters)
         and filters.matches("type", event.type)
         and filters.matches("scope", event.scope)
-        and filters.match_labels(labels)
+        and filters.match_labels(event.attributes)
         and all(_matches_object(event, filters, kind) for kind in _OBJECT_KINDS)
         and _matches_image(event, filters)
     )

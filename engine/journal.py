@@ -18,7 +18,8 @@ from pathlib import Path
 SCHEMA_VERSION = 1
 
 _SCHEMA = """
-CREATE TABLE document (kind TEXT NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (kind, key)) WITHOUT ROWID;
+CREATE TABLE document (kind TEXT NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (kind, key)) WITHOUT
+ROWID;
 """
 
 

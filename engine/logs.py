@@ -1,5 +1,4 @@
-"""The daemon's own log: one line a record on standard error, ``time=… level=… msg="…"`` as dockerd writes it.
-"""
+"""The daemon's own log: one line a record on standard error, ``time=… level=… msg="…"`` as dockerd writes it."""
 
 from __future__ import annotations
 
@@ -11,7 +10,13 @@ from engine.clock import rfc3339_fixed
 from engine.config import Config
 
 _NAMES = {"WARNING": "warning", "CRITICAL": "fatal"}
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR, "fatal": logging.CRITICAL}
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+    "fatal": logging.CRITICAL,
+}
 
 
 class KeyValueFormatter(logging.Formatter):
@@ -21,7 +26,9 @@ class KeyValueFormatter(logging.Formatter):
         """One line; a traceback follows as its own quoted value."""
         level = _NAMES.get(record.levelname, record.levelname.lower())
         at = rfc3339_fixed(int(record.created * 1_000_000) * 1000)
-        line = f'time="{at}" level={level} msg={json.dumps(record.getMessage(), ensure_ascii=False)} module={record.name}'
+        line = (
+            f'time="{at}" level={level} msg={json.dumps(record.getMessage(), ensure_ascii=False)} module={record.name}'
+        )
         if record.exc_info and record.exc_info[0] is not None:
             line += f" error={json.dumps(self.formatException(record.exc_info), ensure_ascii=False)}"
         return line

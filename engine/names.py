@@ -1,5 +1,4 @@
-"""Identifiers, unique prefixes, random names and the name grammar. Pure but for randomness.
-"""
+"""Identifiers, unique prefixes, random names and the name grammar. Pure but for randomness."""
 
 from __future__ import annotations
 
@@ -60,16 +59,20 @@ class PrefixIndex:
 
 
 _MOODS = (
-    "able agile airy ample amber azure brave breezy bright brisk calm candid cheery clear clever coastal cosy crisp daring deft eager early "
-    "earnest easy fair fleet fond free fresh frank gentle glad golden grand happy hardy hearty honest humble jolly keen kind lively loyal lucid "
-    "lucky mellow merry mild neat nimble noble open patient placid polite prompt proud quick quiet rapid ready robust rosy serene sharp shiny "
-    "silent sleek smart snug sober solid spry steady stout sunny sure swift tidy tranquil true trusty upbeat vivid warm wise witty young zesty"
+    "able agile airy ample amber azure brave breezy bright brisk calm candid cheery clear clever coastal cosy "
+    "crisp daring deft eager early earnest easy fair fleet fond free fresh frank gentle glad golden grand "
+    "happy hardy hearty honest humble jolly keen kind lively loyal lucid lucky mellow merry mild neat nimble "
+    "noble open patient placid polite prompt proud quick quiet rapid ready robust rosy serene sharp shiny "
+    "silent sleek smart snug sober solid spry steady stout sunny sure swift tidy tranquil true trusty upbeat "
+    "vivid warm wise witty young zesty "
 ).split()
 _SAILORS = (
-    "amundsen anson baffin barents bering bligh bougainville cabot cavendish chichester clerke columbus cook cousteau crozier davis diaz drake "
-    "ekman ericson fitzroy flinders franklin frobisher gama gilbert hawkins hopper hudson humboldt jansson joyon knox kotzebue lapouge lovelace "
-    "macarthur magellan malaspina mawson maury moitessier nansen nares nordenskjold parry peary piccard polo quiros raleigh ross scoresby scott "
-    "shackleton slocum stark sverdrup tabarly tasman tereshkova torres vancouver vespucci weddell wegener wilkes worsley zheng"
+    "amundsen anson baffin barents bering bligh bougainville cabot cavendish chichester clerke columbus cook "
+    "cousteau crozier davis diaz drake ekman ericson fitzroy flinders franklin frobisher gama gilbert hawkins "
+    "hopper hudson humboldt jansson joyon knox kotzebue lapouge lovelace macarthur magellan malaspina mawson "
+    "maury moitessier nansen nares nordenskjold parry peary piccard polo quiros raleigh ross scoresby scott "
+    "shackleton slocum stark sverdrup tabarly tasman tereshkova torres vancouver vespucci weddell wegener "
+    "wilkes worsley zheng "
 ).split()
 
 

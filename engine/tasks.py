@@ -42,7 +42,8 @@ def close_pools() -> None:
 
 
 async def wait_any(*coros: Coroutine[Any, Any, Any], timeout: float | None = None) -> None:
-    """Return when the first of ``coros`` is done (or after ``timeout`` seconds); the others are cancelled and awaited."""
+    """Return when the first of ``coros`` is done, or after ``timeout`` seconds; the others are cancelled and
+    awaited."""
     loop = asyncio.get_running_loop()
     tasks = [loop.create_task(coro) for coro in coros]
     try:

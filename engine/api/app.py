@@ -49,7 +49,7 @@ class EngineRequest(web.Request):
     ATTRS = web.Request.ATTRS | frozenset(["params"])
 
     @property
-    def match_info(self) -> Any:  # type: ignore[override]
+    def match_info(self) -> Any:
         """The placeholders of the matched route."""
         return self.params
 

@@ -68,12 +68,16 @@ class ContainerRoutes:
         """``docker ps``."""
         limit = query_int(request, "limit", 0) or 0
         query = ListQuery(query_bool(request, "all"), max(0, limit), query_filters(request, ALLOWED))
-        chosen = self._service.list(query)
+        chosen = self._service.select(query)
         sizes = await self._views.sizes(chosen) if query_bool(request, "size") else None
         now = now_ns()
         rows = [
             summary(
-                c, now, self._service.image_name(c), self._views.endpoints(c), self._views.ports(c),
+                c,
+                now,
+                self._service.image_name(c),
+                self._views.endpoints(c),
+                self._views.ports(c),
                 (lambda c: sizes[c.id]) if sizes is not None else None,
             )
             for c in chosen
@@ -191,7 +195,8 @@ class ContainerRoutes:
         scanner = DetachScanner(parse_detach_keys(query_str(request, "detachKeys")))
         choice = StreamChoice(
             query_bool(request, "stdin") and container.config.open_stdin,
-            query_bool(request, "stdout"), query_bool(request, "stderr"),
+            query_bool(request, "stdout"),
+            query_bool(request, "stderr"),
         )
         client = Takeover(request)
         live = query_bool(request, "stream")
@@ -223,10 +228,8 @@ class ContainerRoutes:
         pending: socket.socket | asyncio.Future[socket.socket],
         scanner: DetachScanner | None,
     ) -> None:
-        stream = pending
-        if isinstance(pending, asyncio.Future):
-            stream = await started_stream(client, pending)
-        if isinstance(stream, socket.socket) and await relay(client, stream, scanner):
+        stream = await started_stream(client, pending) if isinstance(pending, asyncio.Future) else pending
+        if stream is not None and await relay(client, stream, scanner):
             self._service.detached(container)
 
 

@@ -1,5 +1,4 @@
-"""Query, body and headers of a request to typed values, with dockerd's leniency and its words for what is wrong.
-"""
+"""Query, body and headers of a request to typed values, with dockerd's leniency and its words for what is wrong."""
 
 from __future__ import annotations
 
@@ -23,11 +22,13 @@ MAX_JSON_BODY = 16 * 1024 * 1024
 
 def api_version(request: web.Request) -> tuple[int, int]:
     """The API version this request speaks: its path prefix, or the newest."""
-    return request.get(VERSION, API_VERSION)
+    version: tuple[int, int] = request.get(VERSION, API_VERSION)
+    return version
 
 
 def query_bool(request: web.Request, name: str, default: bool = False) -> bool:
-    """Docker's loose boolean: absent is the default; ``""``, ``0``, ``no``, ``false``, ``none`` are false; all else is true."""
+    """Docker's loose boolean: absent is the default; ``""``, ``0``, ``no``, ``false``, ``none`` are false; all else
+    is true."""
     value = request.query.get(name)
     if value is None:
         return default
@@ -89,7 +90,8 @@ def decode_json(raw: bytes, kind: type[T]) -> T:
 
 
 def timestamp_ns(value: str, now_ns: int) -> int | None:
-    """``since`` and ``until``: Unix seconds (fraction allowed), RFC 3339, or a duration before now. None for empty or ``0``.
+    """``since`` and ``until``: Unix seconds (fraction allowed), RFC 3339, or a duration before now. None for empty or
+    ``0``.
 
     Raises ``InvalidParameter`` for anything else.
     """

@@ -63,7 +63,8 @@ class Listeners:
         self._socket_files: list[tuple[Path, int]] = []
 
     async def open(self, hosts: Sequence[str], tls: ssl.SSLContext | None) -> None:
-        """Listen on each of ``hosts`` (``unix://``, ``tcp://``, ``fd://``). Raises ``OSError`` or ``ValueError`` with the address in it."""
+        """Listen on each of ``hosts`` (``unix://``, ``tcp://``, ``fd://``). Raises ``OSError`` or ``ValueError``
+        with the address in it."""
         self._server = EngineServer(self._api)
         for host in hosts:
             scheme, _, address = host.partition("://")

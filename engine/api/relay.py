@@ -59,7 +59,6 @@ class DetachScanner:
 async def relay(client: Takeover, stream: socket.socket, scanner: DetachScanner | None) -> bool:
     """Carry bytes until the container's output ends, the client goes, or it detaches; True when it detached."""
     loop = asyncio.get_running_loop()
-    detached = asyncio.Event()
 
     async def inward() -> None:
         try:
@@ -69,7 +68,6 @@ async def relay(client: Takeover, stream: socket.socket, scanner: DetachScanner 
                 if data:
                     await loop.sock_sendall(stream, data)
                 if scanner is not None and scanner.detached:
-                    detached.set()
                     return
             with contextlib.suppress(OSError):
                 stream.shutdown(socket.SHUT_WR)
@@ -84,8 +82,7 @@ async def relay(client: Takeover, stream: socket.socket, scanner: DetachScanner 
                 await client.drain()
 
     try:
-        await wait_any(inward(), outward(), detached.wait())
+        await wait_any(inward(), outward())
     finally:
         stream.close()
-    return detached.is_set()
-
+    return scanner is not None and scanner.detached

@@ -25,7 +25,10 @@ from engine.errors import InvalidParameter, Unavailable
 from engine.events import FILTERS, EventBus
 from engine.images.store import ImageStore
 
-NOT_IN_A_SWARM = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again."
+NOT_IN_A_SWARM = (
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" '
+    "to connect this node to swarm and try again."
+)
 SWARM_PATHS = ("/swarm", "/services", "/tasks", "/nodes", "/secrets", "/configs")
 LOG_PLUGINS = ["fluentd", "gelf", "journald", "json-file", "local", "none", "syslog"]
 
@@ -268,7 +271,9 @@ def _is_stopped(status: Status) -> bool:
 def _registry_view(config: Config) -> dict[str, Any]:
     cidrs = [entry for entry in config.insecure_registries if "/" in entry]
     hosts = [entry for entry in config.insecure_registries if "/" not in entry]
-    index = {"docker.io": {"Name": "docker.io", "Mirrors": list(config.registry_mirrors), "Secure": True, "Official": True}}
+    index = {
+        "docker.io": {"Name": "docker.io", "Mirrors": list(config.registry_mirrors), "Secure": True, "Official": True}
+    }
     index |= {host: {"Name": host, "Mirrors": [], "Secure": False, "Official": False} for host in hosts}
     return {
         "AllowNondistributableArtifactsCIDRs": [],

@@ -55,12 +55,17 @@ class DiskUsageReport:
         return document
 
     async def _container_rows(self) -> list[dict[str, Any]]:
-        chosen = self._containers.list(ListQuery(all=True))
+        chosen = self._containers.select(ListQuery(all=True))
         sizes = await self._views.sizes(chosen)
         now = now_ns()
         return [
             summary(
-                c, now, self._containers.image_name(c), self._views.endpoints(c), self._views.ports(c), lambda c: sizes[c.id]
+                c,
+                now,
+                self._containers.image_name(c),
+                self._views.endpoints(c),
+                self._views.ports(c),
+                lambda c: sizes[c.id],
             )
             for c in chosen
         ]

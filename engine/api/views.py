@@ -113,6 +113,10 @@ def endpoint_view(wish: EndpointSettings | None, fact: EndpointState | None, net
         "DNSNames": list(fact.dns_names) if fact and fact.dns_names else None,
     }
     if ipam is not None:
-        pairs = {"IPv4Address": ipam.ipv4_address, "IPv6Address": ipam.ipv6_address, "LinkLocalIPs": ipam.link_local_ips}
+        pairs = {
+            "IPv4Address": ipam.ipv4_address,
+            "IPv6Address": ipam.ipv6_address,
+            "LinkLocalIPs": ipam.link_local_ips,
+        }
         shown["IPAMConfig"] = {key: value for key, value in pairs.items() if value}
     return shown

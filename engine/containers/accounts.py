@@ -1,7 +1,7 @@
 """Who ``--user`` names: the passwd and group files of a container, read without following a link out of its root.
 
-A running container is read through its first process's root, any other through its writable layer and the image's layers,
-uppermost first. What image layers hold never changes, so it is remembered per image.
+A running container is read through its first process's root, any other through its writable layer and the image's
+layers, uppermost first. What image layers hold never changes, so it is remembered per image.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from engine.containers.model import Container
 from engine.containers.users import ResolvedUser, resolve_user
 from engine.errors import SystemFailure
 from engine.kernel.rooted import read_in_root_sync
+from engine.snapshots.base import LayerKey
 from engine.tasks import run_blocking
 
 PASSWD, GROUP = "etc/passwd", "etc/group"
@@ -24,7 +25,7 @@ REMEMBERED = 256
 class Accounts:
     """Resolves users of containers."""
 
-    def __init__(self, upper: Callable[[str], Path], layer_folder: Callable[[str], Path]) -> None:
+    def __init__(self, upper: Callable[[str], Path], layer_folder: Callable[[LayerKey], Path]) -> None:
         self._upper = upper
         self._layer_folder = layer_folder
         self._known: dict[tuple[str, ...], tuple[str, str]] = {}
@@ -48,13 +49,13 @@ class Accounts:
         upper = self._upper(container.id)
         if not os.path.lexists(upper / "etc"):
             return self._of_image_sync(container.layers)
-        roots = [upper, *(self._layer_folder(key) for key in reversed(container.layers))]
+        roots = [upper, *(self._layer_folder(LayerKey(key)) for key in reversed(container.layers))]
         return _first_sync(roots, PASSWD), _first_sync(roots, GROUP)
 
     def _of_image_sync(self, layers: tuple[str, ...]) -> tuple[str, str]:
         known = self._known.get(layers)
         if known is None:
-            roots = [self._layer_folder(key) for key in reversed(layers)]
+            roots = [self._layer_folder(LayerKey(key)) for key in reversed(layers)]
             known = _first_sync(roots, PASSWD), _first_sync(roots, GROUP)
             if len(self._known) >= REMEMBERED:
                 self._known.clear()

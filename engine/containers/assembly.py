@@ -1,8 +1,8 @@
 """Everything one run of a container is made of, put together before its start and put away after its end.
 
 In order: run folder, volumes, network sandbox, OCI specification, shim. Each part's undo is registered before the next
-part is made. The run folder lies under the exec root (gone after a reboot), the container's own folder (log, name files)
-under the data root.
+part is made. The run folder lies under the exec root (gone after a reboot), the container's own folder (log, name
+files) under the data root.
 """
 
 from __future__ import annotations
@@ -163,14 +163,9 @@ class Assembly:
 
     async def _sources(self, container: Container, undo: contextlib.AsyncExitStack) -> tuple[MountPoint, ...]:
         """The mounts with their sources present: volumes mounted, missing host folders of ``-v`` made."""
-        ready: list[MountPoint] = []
-        for point in container.mounts:
-            ready.append(await self._source(container, point, undo))
-        return tuple(ready)
+        return tuple([await self._source(container, point, undo) for point in container.mounts])
 
-    async def _source(
-        self, container: Container, point: MountPoint, undo: contextlib.AsyncExitStack
-    ) -> MountPoint:
+    async def _source(self, container: Container, point: MountPoint, undo: contextlib.AsyncExitStack) -> MountPoint:
         if point.type == "volume":
             path = await self._volumes.mount(point.name, container.id)
             undo.push_async_callback(self._volumes.unmount, point.name, container.id)
@@ -223,7 +218,9 @@ class Assembly:
             name, _, alias = text.partition(":")
             other = self._store.find(name)
             if not other.is_running:
-                raise Conflict(f"Cannot link to a non running container: /{other.name} AS /{container.name}/{alias or name}")
+                raise Conflict(
+                    f"Cannot link to a non running container: /{other.name} AS /{container.name}/{alias or name}"
+                )
             endpoint = other.sandbox.endpoints.get("bridge") if other.sandbox else None
             if endpoint is not None:
                 links.append(Link(other.name, alias or other.name, endpoint.ip_address, (other.config.hostname,)))
@@ -417,9 +414,7 @@ def _ensure_bind_source_sync(point: MountPoint) -> None:
         return
     options = point.wish.bind_options if point.wish else None
     if not (point.create_source or (options and options.create_mountpoint)):
-        raise InvalidParameter(
-            f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
-        )
+        raise InvalidParameter(f'invalid mount config for type "bind": bind source path does not exist: {point.source}')
     os.makedirs(point.source, mode=0o755, exist_ok=True)
 
 

@@ -30,7 +30,9 @@ class Connector:
             record = self._records.store.require(known.id)
             self._check_mode(record)
             if record.state.status in (Status.REMOVING, Status.DEAD):
-                raise Conflict(f"container {record.id} is marked for removal and cannot be connected or disconnected to the network")
+                raise Conflict(
+                    f"container {record.id} is marked for removal and cannot be connected or disconnected to the network"
+                )
             if found.name in record.networks:
                 raise Forbidden(f"endpoint with name {record.name} already exists in network {found.name}")
             await self._networks.validate_wish(found.name, {found.name: settings})
@@ -64,9 +66,13 @@ class Connector:
     def _check_mode(self, record: Container) -> None:
         mode = record.host_config.network_mode
         if mode == "host":
-            raise InvalidParameter("container sharing network namespace with the host cannot be connected to any other network")
+            raise InvalidParameter(
+                "container sharing network namespace with the host cannot be connected to any other network"
+            )
         if mode.startswith("container:"):
-            raise InvalidParameter("container sharing network namespace with another container cannot be connected to any other network")
+            raise InvalidParameter(
+                "container sharing network namespace with another container cannot be connected to any other network"
+            )
 
     async def _save(self, record: Container, networks: dict[str, EndpointSettings]) -> None:
         sandbox = self._live[record.id].sandbox

@@ -1,4 +1,5 @@
-"""Make a container: check what was asked, lay it over the image, prepare volumes and the writable layer, then promise it.
+"""Make a container: check what was asked, lay it over the image, prepare volumes and the writable layer, then promise
+it.
 
 Nothing of a refused or failed create stays: names, anonymous volumes and the snapshot are undone in reverse order.
 """
@@ -26,7 +27,7 @@ from engine.containers.validation import validate_create
 from engine.errors import InvalidParameter, NotFound
 from engine.images.model import Image
 from engine.images.service import ImageService
-from engine.names import is_valid_name, new_id, short
+from engine.names import is_valid_name, new_id
 from engine.networks.service import NetworkService
 from engine.snapshots.archive import CopyUp
 from engine.snapshots.base import LayerKey, Snapshotter
@@ -126,9 +127,7 @@ class Creator:
         if wanted:
             name = wanted.removeprefix("/")
             if not is_valid_name(name):
-                raise InvalidParameter(
-                    f"Invalid container name ({wanted}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
-                )
+                raise InvalidParameter(f"Invalid container name ({wanted}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
             store.reserve_name(name, container_id)
         else:
             name = store.reserve_random_name(container_id)
@@ -185,10 +184,8 @@ class Creator:
             planned = mount_rules.plan_mounts(container.config, host, inherited)
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
-        settled: list[MountPoint] = []
         anonymous: list[str] = []
-        for point in planned:
-            settled.append(await self._settle_mount(container, point, anonymous, undo))
+        settled = [await self._settle_mount(container, point, anonymous, undo) for point in planned]
         return msgspec.structs.replace(container, mounts=tuple(settled), anonymous_volumes=tuple(anonymous))
 
     def _mounts_of(self, text: str) -> Sequence[MountPoint]:

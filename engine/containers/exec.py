@@ -62,7 +62,8 @@ class Execs:
         self._by_id: dict[str, Exec] = {}
 
     def create(self, reference: str, settings: ExecSettings) -> Exec:
-        """Make an instance. Raises ``Conflict`` when the container does not run, ``InvalidParameter`` without a command."""
+        """Make an instance. Raises ``Conflict`` when the container does not run, ``InvalidParameter`` without a
+        command."""
         container = self._records.store.find(reference)
         if not settings.cmd:
             raise InvalidParameter("No exec command specified")
@@ -89,7 +90,8 @@ class Execs:
             del self._by_id[exec_id]
 
     def claim(self, exec_id: str) -> Exec:
-        """Take the right to start it, before anything is sent to the client. Raises ``Conflict`` when it was started."""
+        """Take the right to start it, before anything is sent to the client. Raises ``Conflict`` when it was
+        started."""
         instance = self.find(exec_id)
         if instance.started:
             state = "is already running" if instance.running else "has already run"
@@ -98,7 +100,9 @@ class Execs:
         instance.started = True
         return instance
 
-    async def prepare(self, instance: Exec, choice: StreamChoice | None, console_size: tuple[int, int] | None) -> socket.socket | None:
+    async def prepare(
+        self, instance: Exec, choice: StreamChoice | None, console_size: tuple[int, int] | None
+    ) -> socket.socket | None:
         """Make its stdio in the shim; the stream is for a client that stays attached."""
         container = self._records.store.require(instance.container_id)
         shim = self._live[container.id].require_shim()
@@ -162,7 +166,9 @@ class Execs:
         instance = self.find(exec_id)
         if not instance.running:
             raise Conflict(f"exec {exec_id} is not running")
-        await self._live[instance.container_id].require_shim().kill_exec(exec_id, parse_signal(signal_name or "SIGKILL"))
+        await (
+            self._live[instance.container_id].require_shim().kill_exec(exec_id, parse_signal(signal_name or "SIGKILL"))
+        )
 
 
 def _check_executable(container: Container) -> None:

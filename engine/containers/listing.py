@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.containers.model import Container, Status
 from engine.errors import InvalidParameter
@@ -21,7 +21,7 @@ class ListQuery:
 
     all: bool = False
     limit: int = 0
-    filters: Filters = Filters()
+    filters: Filters = field(default_factory=Filters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,13 @@ def _tests(filters: Filters, context: Context) -> list[Test]:
     return tests
 
 
+_STATUSES = frozenset(status.value for status in Status)
+
+
 def _status(filters: Filters, _: Context) -> Test:
     wanted = filters.get("status")
     for value in wanted:
-        if value not in Status:
+        if value not in _STATUSES:
             raise InvalidParameter(f"invalid filter 'status={value}'")
     return lambda c: c.state.status.value in wanted
 

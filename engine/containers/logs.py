@@ -1,7 +1,8 @@
 """Reading what the shim wrote: json-file logs with tail, since, until, timestamps, details, and follow.
 
-Files are tracked by identity, so a follower goes on across rotation; a tail is found from the end, whatever the size. Work
-is done in batches on a pool thread; what comes out is ready for the wire (docker's frames, or raw bytes for a terminal).
+Files are tracked by identity, so a follower goes on across rotation; a tail is found from the end, whatever the size.
+Work is done in batches on a pool thread; what comes out is ready for the wire (docker's frames, or raw bytes for a
+terminal).
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def log_files(path: Path) -> list[Path]:
 
 
 def _open(path: Path) -> IO[bytes]:
-    return igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    return igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[no-untyped-call]
 
 
 def start_of_tail(file: IO[bytes], lines: int) -> tuple[int, int]:

@@ -17,8 +17,8 @@ The states and who moves a container between them::
 A container is ``removing`` from the moment its removal is journalled; what a crash leaves in that state is removed at
 the next start. ``restarting`` means that the process is gone and a timer (or a start) is on its way; a stop ends it.
 
-An exit is believed from three sources, in this order: the shim's message, the shim's exit record on disk (the daemon was
-away), the absence of both (the machine went down: exit code 255 is recorded, as dockerd does).
+An exit is believed from three sources, in this order: the shim's message, the shim's exit record on disk (the daemon
+was away), the absence of both (the machine went down: exit code 255 is recorded, as dockerd does).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Remove a container: promise it in the journal, end what runs, put everything in the trash, forget it.
 
-A removal that a crash cut short is finished at the next start, because the record says ``removing`` from the first step on.
+A removal that a crash cut short is finished at the next start, because the record says ``removing`` from the first
+step on.
 Files go by rename, so that nothing is ever "busy"; their deletion goes on behind.
 """
 
@@ -9,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-
 
 from engine.containers import model
 from engine.containers.assembly import Assembly
@@ -24,7 +24,6 @@ from engine.tasks import KeyedLocks
 from engine.volumes.service import VolumeService
 
 log = logging.getLogger(__name__)
-
 
 
 class Remover:
@@ -52,7 +51,8 @@ class Remover:
         self._under_way: set[str] = set()
 
     async def remove(self, container_id: str, *, force: bool = False, volumes: bool = False) -> None:
-        """Remove it and, with ``volumes``, its anonymous volumes. Raises ``Conflict`` when it runs and not ``force``."""
+        """Remove it and, with ``volumes``, its anonymous volumes. Raises ``Conflict`` when it runs and not
+        ``force``."""
         container = self._records.store.require(container_id)
         _check_removable(container, force)
         if container_id in self._under_way:
@@ -89,9 +89,7 @@ class Remover:
         if live.shim is not None:
             await self._assembly.put_away(container, live)
         try:
-            await asyncio.gather(
-                self._snapshotter.remove(container_id), self._assembly.trash_directory(container_id)
-            )
+            await asyncio.gather(self._snapshotter.remove(container_id), self._assembly.trash_directory(container_id))
         except OSError as error:
             await self._records.save(model.replace_state(container, status=Status.DEAD, error=str(error)))
             raise Conflict(f"container {container_id}: its files could not be put in the trash: {error}") from error

@@ -15,7 +15,7 @@ import msgspec
 
 from engine.containers import listing
 from engine.containers.assembly import Assembly
-from engine.containers.create import Creator, CreateRequest
+from engine.containers.create import CreateRequest, Creator
 from engine.containers.exec import Execs
 from engine.containers.journalist import Journalist
 from engine.containers.lifecycle import Lifecycle
@@ -71,7 +71,7 @@ class ContainerService:
         """By name, id or prefix. Raises ``NotFound``."""
         return self._records.store.find(reference)
 
-    def list(self, query: ListQuery) -> list[Container]:
+    def select(self, query: ListQuery) -> list[Container]:
         """What ``docker ps`` shows."""
         context = listing.Context(self._image_ids, self._network_names, self._records.store.find)
         return listing.select(self._records.store.newest_first(), query, context)
@@ -194,7 +194,9 @@ class ContainerService:
         live = self._live[container.id]
         if container.is_running and live.shim is not None:
             stream = await live.shim.attach(
-                stdin=choice.stdin, stdout=choice.stdout, stderr=choice.stderr,
+                stdin=choice.stdin,
+                stdout=choice.stdout,
+                stderr=choice.stderr,
                 close_stdin_on_eof=container.config.stdin_once,
             )
             self._records.event(container, "attach")
@@ -214,8 +216,11 @@ class ContainerService:
             raise InvalidParameter("configured logging driver does not support reading")
         live = self._live[container.id]
         return read_log(
-            self.assembly.log_path(container.id), query, framed=not container.config.tty,
-            ended=lambda: not self.find(container.id).is_running, end_event=live.ended,
+            self.assembly.log_path(container.id),
+            query,
+            framed=not container.config.tty,
+            ended=lambda: not self.find(container.id).is_running,
+            end_event=live.ended,
         )
 
     async def prune(self, filters: Filters, until_ns: int | None) -> Pruned:

@@ -2,8 +2,8 @@
 
 One watcher task per running container waits for its shim's word. An exit is handled under the container's lock, in this
 order: the record (journal), what the run held (network, volumes, shim), the events, those who wait; then the restart or
-the removal. ``restore`` goes through all records once at start: it adopts what lives, records what ended meanwhile, undoes
-starts that no client was told of, finishes removals, and starts what its policy wants to run.
+the removal. ``restore`` goes through all records once at start: it adopts what lives, records what ended meanwhile,
+undoes starts that no client was told of, finishes removals, and starts what its policy wants to run.
 """
 
 from __future__ import annotations

@@ -105,12 +105,14 @@ class ImageLoader:
             raise ValueError(
                 f"invalid manifest, layers length mismatch: expected {len(item.layers)}, got {len(diff_ids)}"
             )
-        blobs = await self._store_layers(diff_ids, item.layers, None if quiet else report)
-        manifests = await self._store_manifest(item, blobs)
-        parent = self._service.store.get(item.parent) if item.parent else None
-        image = await self._content.register(item.config, blobs, manifests, parent=parent.id if parent else "")
-        for name in item.names:
-            await self._rename(image, name, report)
+        digests = [member.digest for member in item.layers]
+        async with self._content.hold(diff_ids, digests):
+            blobs = await self._store_layers(diff_ids, item.layers, None if quiet else report)
+            manifests = await self._store_manifest(item)
+            parent = self._service.store.get(item.parent) if item.parent else None
+            image = await self._content.register(item.config, blobs, manifests, parent=parent.id if parent else "")
+            for name in item.names:
+                await self._rename(image, name, report)
         self._service.publish("load", image.id, image.id, image.labels)
         return image
 
@@ -128,18 +130,17 @@ class ImageLoader:
             sources[diff_id] = source
         by_digest = {member.digest: member for member in members}
         adopted = {blob.digest: by_digest[blob.digest] for blob in blobs.values()}
-        async with self._content.hold(diff_ids, adopted):
-            async with one_error(), TaskGroup() as group:
-                for digest, member in adopted.items():
-                    group.create_task(self._adopt(digest, member))
-                await self._content.unpack(diff_ids, sources, _loading(blobs, report))
+        async with one_error(), TaskGroup() as group:
+            for digest, member in adopted.items():
+                group.create_task(self._adopt(digest, member))
+            await self._content.unpack(diff_ids, sources, _loading(blobs, report))
         return blobs
 
     async def _adopt(self, digest: Digest, member: Member) -> None:
         if member.path.exists():
             await self._content.blobs.adopt(member.path, digest)
 
-    async def _store_manifest(self, item: _Planned, blobs: Mapping[str, LayerBlob]) -> list[Descriptor]:
+    async def _store_manifest(self, item: _Planned) -> list[Descriptor]:
         """Keep the archive's own manifest when it describes exactly what was stored."""
         manifest = item.manifest
         if manifest is None or [layer.digest for layer in manifest.layers] != [str(m.digest) for m in item.layers]:

@@ -1,7 +1,7 @@
 """``save``: one archive that is docker's format and an OCI layout at once.
 
 Each blob is stored once and named by its digest, so shared layers need no links. Manifests that came with an image are
-kept byte for byte. The bytes of an archive depend on the images and names alone, not on when it is written.
+kept byte for byte where they are OCI's. The bytes depend on the images and names alone, not on the time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from engine.images.manifests import describe
 from engine.images.model import Image, LayerBlob
 from engine.images.service import ImageService
 from registry.digest import Digest
-from registry.manifest import OCI_INDEX, Descriptor, Index, encode
+from registry.manifest import OCI_INDEX, OCI_MANIFEST, Descriptor, Index, encode
 from registry.reference import InvalidReference, Reference
 
 _BLOCK = 512
@@ -112,12 +112,13 @@ class ImageSaver:
     async def _manifest(self, image: Image, contents: _Contents) -> tuple[Descriptor, list[LayerBlob]]:
         """The image's own manifest if all of it is stored, else one made from the stored forms of its layers."""
         kept = await self._content.kept_manifest(image)
-        if kept is not None:
+        # An OCI layout that names docker's own manifest type is refused by other tools.
+        if kept is not None and kept[0].media_type == OCI_MANIFEST:
             manifest, forms = kept
             digest = Digest.of(manifest.data)
             contents.stored[digest] = len(manifest.data)
             return Descriptor(media_type=manifest.media_type, digest=str(digest), size=len(manifest.data)), forms
-        forms = [await self._content.stored_form(diff_id) for diff_id in image.diff_ids]
+        forms = kept[1] if kept is not None else [await self._content.stored_form(d) for d in image.diff_ids]
         data, media_type = describe(image, forms, oci=True)
         digest = Digest.of(data)
         contents.made[digest] = data

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -86,6 +87,17 @@ _OPEN_TREE_CLONE = 1
 _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH = 0x04
 _MOUNT_ATTR_RDONLY = 1
+
+
+@dataclass(frozen=True, slots=True)
+class MountStep:
+    """One mount(2) call in mount(8) words; ``cwd`` is entered first so that relative folders in ``options`` resolve."""
+
+    source: str
+    target: str
+    fstype: str
+    options: tuple[str, ...]
+    cwd: str | None = None
 
 
 def _check(result: int, target: str) -> int:

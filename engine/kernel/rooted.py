@@ -1,4 +1,5 @@
-"""Read a file below a folder whose content nobody trusts: openat2(2) with RESOLVE_IN_ROOT, so no link leads out of it."""
+"""Read a file below a folder whose content nobody trusts: openat2(2) with RESOLVE_IN_ROOT, so no link leads out of
+it."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ _HOW = struct.Struct("QQQ")
 
 
 def read_in_root_sync(root: str, path: str, limit: int = 1 << 20) -> bytes | None:
-    """The first ``limit`` bytes of the regular file ``path`` (links resolved as inside ``root``), or None where there is none.
+    """The first ``limit`` bytes of the regular file ``path`` (links resolved as inside ``root``), or None where there
+    is none.
 
     Raises ``OSError`` for failures other than absence.
     """

@@ -12,7 +12,7 @@ import logging
 import socket
 from collections.abc import Callable, Iterable
 
-from engine.kernel import nft
+from engine.kernel import conntrack, nft
 from engine.networks import ruleset
 from engine.networks.ruleset import BridgeRules, FirewallModel, Passage, PublishedPort
 from engine.tasks import Nursery, run_in
@@ -113,6 +113,7 @@ class Firewall:
         except OSError:
             self._ports.pop(owner, None)
             raise
+        await _forget_flows(wanted)
 
     async def _publish(self, wanted: tuple[PublishedPort, ...]) -> None:
         keys = {(p.protocol, p.host_ip, p.host_port, p.version) for p in wanted}
@@ -141,6 +142,7 @@ class Firewall:
         await asyncio.shield(self._removal)
         if any(port in self._stale for port in ports):
             await self._remove_stale()
+        await _forget_flows(ports)
 
     async def _remove_stale(self) -> None:
         await asyncio.sleep(GATHER_SECONDS)
@@ -186,3 +188,13 @@ class Firewall:
         if remove and self._is_enabled and self._applied:
             with contextlib.suppress(OSError):
                 await self._run(ruleset.render_removal(self._table))
+
+
+async def _forget_flows(ports: Iterable[PublishedPort]) -> None:
+    """A UDP client that goes on sending must find the container that has the port now, and no other."""
+    numbers = {port.host_port for port in ports if port.protocol == "udp"}
+    if numbers:
+        try:
+            await run_in("net", conntrack.forget_sync, numbers)
+        except OSError as error:
+            log.warning("tracked UDP flows to ports %s are left as they are: %s", sorted(numbers), error)

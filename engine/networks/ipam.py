@@ -56,6 +56,9 @@ class AddressPool:
         if block.gateway:
             self._reserved.add(ip_address(block.gateway.partition("/")[0]))
 
+    def __contains__(self, address: str) -> bool:
+        return is_address_in(address, str(self.subnet))
+
     @property
     def leased(self) -> frozenset[Ip]:
         """The addresses that are given out."""
@@ -137,3 +140,11 @@ def unique_local_subnet(seed: str, taken: Sequence[Subnet]) -> IPv6Network:
 def mac_of(address: Ip) -> str:
     """The hardware address that goes with an IPv4 address, as docker derives it; with IPv6 from its last four bytes."""
     return ":".join(f"{byte:02x}" for byte in b"\x02\x42" + address.packed[-4:])
+
+
+def is_address_in(address: str, subnet: str) -> bool:
+    """Whether ``address`` is one, and inside ``subnet``."""
+    try:
+        return ip_address(address) in ip_network(subnet)
+    except ValueError:
+        return False

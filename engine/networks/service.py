@@ -28,7 +28,7 @@ from engine.networks.bridge import BridgeDriver
 from engine.networks.creation import CreateNetwork, check_name, plan_blocks, refuse_duplicate_bridge
 from engine.networks.driver import Driver, PassiveDriver
 from engine.networks.firewall import Firewall
-from engine.networks.ipam import Subnet
+from engine.networks.ipam import Subnet, is_address_in
 from engine.networks.keeper import SandboxKeeper
 from engine.networks.links import HostLinks
 from engine.networks.macvlan import MacvlanDriver
@@ -234,10 +234,12 @@ class NetworkService:
         first = self.find(self._mode_network(mode))
         if first.name not in known and blank is not None:
             known[first.name] = blank
-        if len(known) > 1 and (first.name in ("host", "none")):
+        if len(known) > 1 and first.name in ("host", "none"):
             raise InvalidParameter(
                 "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
             )
+        for name, wish in known.items():
+            _check_wish(self.find(name), wish)
         return dict(sorted(known.items(), key=lambda item: (item[0] != first.name, item[0])))
 
     def _mode_network(self, mode: str) -> str:
@@ -428,6 +430,25 @@ class NetworkService:
         if network is not None:
             attributes |= {"name": network.name, "type": network.driver}
             self._events.publish("network", action, network.id, attributes)
+
+
+def _check_wish(network: Network, wish: EndpointWish) -> None:
+    """What a network can grant at all, as dockerd checks it when a container is created."""
+    problems = []
+    asked = wish.ipam_config
+    addresses = [a for a in (asked.ipv4_address, asked.ipv6_address) if a] if asked is not None else []
+    if network.is_predefined:
+        if addresses:
+            problems.append("user specified IP address is supported on user defined networks only")
+        if wish.aliases:
+            problems.append("network-scoped aliases are only supported for user-defined networks")
+    else:
+        for address in addresses:
+            if not any(is_address_in(address, block.subnet) for block in network.blocks):
+                problems.append(f"no configured subnet or ip-range contain the IP address {address}")
+    if problems:
+        text = "\n".join(problems)
+        raise InvalidParameter(f"invalid config for network {network.name}: invalid endpoint settings:\n{text}")
 
 
 def _contains(wanted: tuple[str, ...], value: str) -> bool:

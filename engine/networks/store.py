@@ -91,7 +91,7 @@ class NetworkStore:
         """An address and its prefix length. Raises ``AddressTaken`` or ``PoolExhausted``."""
         pools = [p for p in self._pools[network.id] if p.subnet.version == version]
         if wanted:
-            pools = [p for p in pools if _contains(p.subnet, wanted)] or pools[:1]
+            pools = [p for p in pools if wanted in p] or pools[:1]
         failed: ValueError | None = None
         for pool in pools:
             try:
@@ -103,13 +103,5 @@ class NetworkStore:
     def release(self, network_id: str, address: str) -> None:
         """Take an address back."""
         for pool in self._pools.get(network_id, ()):
-            if _contains(pool.subnet, address):
+            if address in pool:
                 pool.release(address)
-
-
-def _contains(subnet: Subnet, address: str) -> bool:
-    try:
-        ip = IPv6Address(address) if ":" in address else IPv4Address(address)
-    except ValueError:
-        return False
-    return ip in subnet

@@ -78,6 +78,8 @@ class Channel:
                 message, descriptors = wire.receive(self._sock)
             except BlockingIOError:
                 return
+            except ConnectionResetError:
+                continue  # the peer left with our words unread; its own last ones still wait behind this error
             except (OSError, ValueError):
                 message, descriptors = None, []
             for descriptor in descriptors:

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.kernel.mount import MountStep
 from engine.runtime.cgroups import Cgroups
 from engine.runtime.channel import Channel, connect_sync
 from engine.runtime.oci import Runtime, RuntimeFailure
@@ -35,17 +36,6 @@ LEAVE_SECONDS = 2.0
 
 class ShimLost(Exception):
     """The shim ended without an exit record: what its container did or does is unknown."""
-
-
-@dataclass(frozen=True, slots=True)
-class MountStep:
-    """One mount(2) in the shim's namespace; relative names in `source` and `options` start from `cwd`."""
-
-    source: str
-    target: str
-    fstype: str
-    options: tuple[str, ...]
-    cwd: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,8 @@ class Attachment:
         self._finishing = False
         self._input: Callable[[bytes], None] | None = None
         self._input_paused = False
+        self._input_ended = False
+        self._ended = False
         self._on_gone: Callable[[Attachment], None] | None = None
         self.progress = time.monotonic()
         sock.setblocking(False)
@@ -171,14 +173,11 @@ class Attachment:
             self.drop()
             return
         if self._input is not None:
-            handler = self._input
-            if not data:
-                self._input = None
-            handler(data)
+            self._input(data)
         if not data:
             self._input = None
-            self._input_paused = True  # an ended input is readable for ever
-            if self.streams:
+            self._input_ended = True
+            if self.streams and not self._ended:
                 self._watch()
             else:
                 self.drop()
@@ -186,17 +185,26 @@ class Attachment:
     def _flushed_or_watch(self) -> None:
         if self._on_gone is None:
             return
-        if self._finishing and not self._queued and self._spill < 0:
-            with contextlib.suppress(OSError):
-                self._sock.shutdown(socket.SHUT_WR)
-            self.drop()
-        else:
+        if not self._finishing or self._queued or self._spill >= 0:
             self._watch()
+            return
+        self.progress = time.monotonic()
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+        self._ended = True
+        if self._input_ended:
+            self.drop()
+            return
+        # Closing with unread input, or before the peer's last write, would reset the stream and cost it unread output:
+        # swallow what it types until it closes.
+        self._input = None
+        self._input_paused = False
+        self._watch()
 
     def _watch(self) -> None:
         if self._on_gone is None:
             return
-        wanted = 0 if self._input_paused else READ
+        wanted = 0 if self._input_paused or self._input_ended else READ  # an ended input is readable for ever
         if self._queued or self._spill >= 0:
             wanted |= WRITE
         self._loop.watch(self._sock.fileno(), wanted, self._events)

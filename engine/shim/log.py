@@ -148,7 +148,11 @@ class JsonFile(Log):
         self._on_trouble = on_trouble
         self._troubled = False
         # Docker's key order: log, stream, attrs, time.
-        extra = b'","attrs":' + json.dumps(dict(attributes), separators=(",", ":")).encode() if attributes else b'"'
+        extra = (
+            b'","attrs":' + json.dumps(dict(attributes), separators=(",", ":"), sort_keys=True).encode()
+            if attributes
+            else b'"'
+        )
         self._middles = {
             stream: b'","stream":"' + name.encode() + extra + b',"time":"' for stream, name in _NAMES.items()
         }

@@ -38,22 +38,13 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NewType, Protocol
 
+from engine.kernel.mount import MountStep
+
 LayerKey = NewType("LayerKey", str)
 """The folder name of a layer: hex of a diff ID (shared) or of a chain ID (bound)."""
 
 Progress = Callable[[int], None]
 """Called on the loop with the number of source bytes consumed so far."""
-
-
-@dataclass(frozen=True, slots=True)
-class MountStep:
-    """One mount(2) call in mount(8) words; ``cwd`` is entered first so that relative folders in ``options`` resolve."""
-
-    source: str
-    target: str
-    fstype: str
-    options: tuple[str, ...]
-    cwd: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from engine.kernel import quota
-from engine.snapshots.base import Change, ChangeKind, DiffInfo, LayerKey, MountStep, Stopped, Usage
+from engine.kernel.mount import MountStep
+from engine.snapshots.base import Change, ChangeKind, DiffInfo, LayerKey, Stopped, Usage
 from engine.snapshots.layers import Layers
 from engine.snapshots.trash import Trash
 from engine.snapshots.workers import Workers

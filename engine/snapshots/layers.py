@@ -23,7 +23,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engine.snapshots.base import Layer, LayerKey, MountStep, Progress, chain_id, hex_of
+from engine.kernel.mount import MountStep
+from engine.snapshots.base import Layer, LayerKey, Progress, chain_id, hex_of
 from engine.snapshots.trash import Trash
 from engine.snapshots.workers import Workers
 from engine.tasks import KeyedLocks, Nursery, run_blocking

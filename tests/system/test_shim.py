@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from engine.kernel.mount import MountStep
 from engine.names import new_id
 from engine.runtime.cgroups import Cgroups
 from engine.runtime.oci import Runtime, RuntimeFailure, kill_leftover
@@ -23,7 +24,6 @@ from engine.runtime.shims import (
     Exited,
     LogSpec,
     Lost,
-    MountStep,
     OutOfMemory,
     Shim,
     ShimEvent,

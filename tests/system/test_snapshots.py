@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.snapshots.base import Change, ChangeKind, LayerKey, MountStep, Snapshotter, chain_id
+from engine.kernel.mount import MountStep
+from engine.snapshots.base import Change, ChangeKind, LayerKey, Snapshotter, chain_id
 from engine.snapshots.layers import BlobSource, Layers
 from engine.snapshots.probe import open_snapshots
 from engine.snapshots.trash import Trash

@@ -80,15 +80,15 @@ def port_list(ports: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         number, _, protocol = port.partition("/")
         if not bindings:
             flat.append({"PrivatePort": int(number), "Type": protocol})
-        for binding in bindings or ():
-            flat.append(
-                {
-                    "IP": binding["HostIp"],
-                    "PrivatePort": int(number),
-                    "PublicPort": int(binding["HostPort"]),
-                    "Type": protocol,
-                }
-            )
+        flat.extend(
+            {
+                "IP": binding["HostIp"],
+                "PrivatePort": int(number),
+                "PublicPort": int(binding["HostPort"]),
+                "Type": protocol,
+            }
+            for binding in bindings or ()
+        )
     return flat
 
 

@@ -1,0 +1,188 @@
+"""json-file's format byte for byte, and what rotation and a full disk do to it."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.shim.log import PIECE, JsonFile, NoLog, cut, escape, open_log, size_of, timestamp
+from engine.shim.wire import STDERR, STDOUT
+
+
+def entries(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def texts(path: Path) -> list[str]:
+    return [entry["log"] for entry in entries(path)]
+
+
+def wait_for_child(pid: int) -> None:
+    os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("raw", "escaped"),
+    [
+        (b"plain text\n", b"plain text\n"),
+        (b'say "hi" \\ <a&b>', rb"say \"hi\" \\ \u003ca\u0026b\u003e"),
+        (b"\ttab\r\x00\x1b", rb"\u0009tab\r\u0000\u001b"),
+        ("é € 😀".encode(), "é € 😀".encode()),
+        (b"bad \xff\xfe end", rb"bad \ufffd\ufffd end"),
+        ("\u2028\u2029".encode(), rb"\u2028\u2029"),
+        (b"\x7f", b"\x7f"),
+    ],
+)
+def test_escaping_is_dockerds(raw: bytes, escaped: bytes) -> None:
+    assert escape(raw) == escaped
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "written"),
+    [
+        (1_700_000_000_123_456_789, b"2023-11-14T22:13:20.123456789Z"),
+        (1_700_000_000_120_000_000, b"2023-11-14T22:13:20.12Z"),
+        (1_700_000_000_000_000_000, b"2023-11-14T22:13:20Z"),
+        (1_700_000_000_000_000_005, b"2023-11-14T22:13:20.000000005Z"),
+    ],
+)
+def test_times_have_no_trailing_zeroes(nanoseconds: int, written: bytes) -> None:
+    assert timestamp(nanoseconds) == written
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("10m", 10**7), ("1.5k", 1500), ("2048", 2048), ("1g", 10**9), ("3kb", 3000), (" 7b ", 7)]
+)
+def test_sizes_are_decimal(text: str, size: int) -> None:
+    assert size_of(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "ten", "5x", "m"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        size_of(text)
+
+
+def test_lines_are_cut_whole_and_long_ones_in_pieces() -> None:
+    assert cut(b"a\nb\nrest") == (b"a\nb\n", [], b"rest")
+    assert cut(b"rest") == (b"", [], b"rest")
+    long = b"x" * (PIECE + 10)
+    assert cut(b"a\n" + long + b"\nb\nc") == (b"a\n", [b"x" * PIECE, b"x" * 10 + b"\n", b"b\n"], b"c")
+    assert cut(b"x" * PIECE + b"\n") == (b"", [b"x" * PIECE, b"\n"], b"")
+    assert cut(b"x" * (PIECE - 1) + b"\nend") == (b"x" * (PIECE - 1) + b"\n", [], b"end")
+
+
+def test_a_character_is_not_torn_by_a_piece() -> None:
+    line = b"x" * (PIECE - 1) + "é".encode()
+    assert cut(line + b"!\n")[1] == [b"x" * (PIECE - 1), "é!\n".encode()]
+
+
+def test_many_batches_make_the_same_entries_as_one(tmp_path: Path) -> None:
+    data = b"".join(b"line %d\n" % number for number in range(300)) + b"y" * 40_000 + b"\nlast"
+    whole, bits = JsonFile(str(tmp_path / "whole"), attributes={}), JsonFile(str(tmp_path / "bits"), attributes={})
+    whole.write(STDOUT, data)
+    for start in range(0, len(data), 77):
+        bits.write(STDOUT, data[start : start + 77])
+    for log in (whole, bits):
+        log.flush()
+        log.close()
+    assert texts(tmp_path / "whole") == texts(tmp_path / "bits")
+    assert "".join(texts(tmp_path / "whole")).encode() == data
+
+
+def test_an_entry_has_dockers_keys_in_dockers_order(tmp_path: Path) -> None:
+    log = JsonFile(str(tmp_path / "log"), attributes={"b": "2", "a": "1"})
+    log.write(STDERR, b"hello\n")
+    log.close()
+    line = (tmp_path / "log").read_text()
+    assert line.startswith('{"log":"hello\\n","stream":"stderr","attrs":{"a":"1","b":"2"},"time":"20')
+    assert line.endswith('Z"}\n')
+
+
+def test_streams_do_not_mix_their_unfinished_lines(tmp_path: Path) -> None:
+    log = JsonFile(str(tmp_path / "log"), attributes={})
+    log.write(STDOUT, b"out ")
+    log.write(STDERR, b"err ")
+    log.write(STDOUT, b"put\n")
+    log.flush()
+    log.close()
+    assert [(entry["stream"], entry["log"]) for entry in entries(tmp_path / "log")] == [
+        ("stdout", "out put\n"),
+        ("stderr", "err "),
+    ]
+
+
+def test_rotation_keeps_the_newest_files_and_every_entry_whole(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = JsonFile(str(path), attributes={}, max_size=1000, max_files=3)
+    log.write(STDOUT, b"".join(b"%04d\n" % number for number in range(100)))
+    log.close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["log", "log.1", "log.2"]
+    kept = texts(tmp_path / "log.2") + texts(tmp_path / "log.1") + texts(path)
+    assert kept == [f"{number:04d}\n" for number in range(100 - len(kept), 100)]
+    # the entry that crosses the limit still belongs to the file, as dockerd has it
+    assert 1000 <= (tmp_path / "log.1").stat().st_size < 1100
+
+
+def test_a_single_file_starts_over(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = JsonFile(str(path), attributes={}, max_size=500, max_files=1)
+    log.write(STDOUT, b"".join(b"%04d\n" % number for number in range(100)))
+    log.close()
+    assert [file.name for file in tmp_path.iterdir()] == ["log"]
+    assert texts(path)[-1] == "0099\n"
+
+
+def test_rotated_files_are_compressed_beside_the_writing(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = JsonFile(str(path), attributes={}, max_size=500, max_files=3, compress=True)
+    for number in range(30):
+        log.write(STDOUT, b"%04d\n" % number)
+        if log._compressor:
+            child = log._compressor
+            wait_for_child(child)
+            log.reaped(child)
+    log.close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["log", "log.1.gz", "log.2.gz"]
+    last = json.loads(gzip.decompress((tmp_path / "log.1.gz").read_bytes()).splitlines()[-1])
+    assert last["log"] < texts(path)[0]
+
+
+def test_emptying_removes_what_was_rotated(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = JsonFile(str(path), attributes={}, max_size=300, max_files=3)
+    log.write(STDOUT, b"x\n" * 50)
+    log.truncate()
+    log.write(STDOUT, b"after\n")
+    log.close()
+    assert [file.name for file in tmp_path.iterdir()] == ["log"]
+    assert texts(path) == ["after\n"]
+
+
+def test_a_full_disk_is_reported_once_and_does_not_raise() -> None:
+    troubles: list[OSError] = []
+    log = JsonFile("/dev/full", attributes={}, on_trouble=troubles.append)
+    log.write(STDOUT, b"lost\n")
+    log.write(STDOUT, b"lost too\n")
+    log.close()
+    assert [trouble.strerror for trouble in troubles] == ["No space left on device"]
+
+
+def test_drivers_by_name(tmp_path: Path) -> None:
+    def settings(driver: str, **options: str) -> dict[str, Any]:
+        return {"driver": driver, "path": str(tmp_path / driver), "options": options, "attrs": {}}
+
+    assert isinstance(open_log(settings("none"), lambda _error: None), NoLog)
+    local = open_log(settings("local"), lambda _error: None)
+    assert isinstance(local, JsonFile)
+    assert (local._max_size, local._max_files, local._compress) == (20_000_000, 5, True)
+    local.close()
+    chosen = open_log(settings("json-file", **{"max-size": "2m", "max-file": "4"}), lambda _error: None)
+    assert isinstance(chosen, JsonFile)
+    assert (chosen._max_size, chosen._max_files, chosen._compress) == (2_000_000, 4, False)
+    chosen.close()
+    with pytest.raises(ValueError, match="no log driver named 'paper'"):
+        open_log(settings("paper"), lambda _error: None)
