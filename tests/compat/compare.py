@@ -9,6 +9,7 @@ the keys and types of the JSON on stdout. The API version is pinned to dockerd's
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import shlex
@@ -24,6 +25,7 @@ import yaml
 from tests.support.daemons import Berth, Dockerd, Engine
 
 API_VERSION = "1.41"
+_SHOWN_LINES = 60
 _COMMANDS = Path(__file__).with_name("commands.yaml")
 
 _TIME = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?( ?(Z|[+-]\d\d:?\d\d)( \w+)?)?"
@@ -35,12 +37,32 @@ _RULES: tuple[tuple[str, str], ...] = (
     (rf"{_AGE} ago", "<age> ago"),
     (rf"\bUp {_AGE}", "Up <age>"),
     (r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b", "<mac>"),
-    (r"\b(172\.1[7-9]|10\.213)(\.\d+){2}(/\d+)?\b", "<ip>"),
+    (r"\b(172\.1[7-9]|10\.2\d\d)(\.\d+){2}(/\d+)?\b", "<ip>"),
     (r"\b[0-9a-f]{12}\b", "<short>"),
     (r"\b[a-z]+_[a-z]+\d?\b(?=\s*$| \(<id>\))", "<name>"),
     (r"(0\.0\.0\.0|\[::\]):(3276[89]|32[7-9]\d\d|3[3-9]\d{3}|[4-6]\d{4})", r"\1:<port>"),
     (r"[ \t]+$", ""),
     (r" {2,}", "  "),
+)
+# dockerd 20.10 says some things in words that later versions changed; berth says what the later ones say.
+_LATER_WORDS: tuple[tuple[str, str], ...] = (
+    (
+        r'error looking up logging plugin (\S+): plugin "\S+" not found',
+        r"logger: no log driver named '\1' is registered",
+    ),
+    (r"unknown runtime specified (\S+)", r"unknown or invalid runtime name: \1"),
+    (r"no such image: \S+: no such image: ", "no such image: "),
+)
+# Keys that came or went with a later API, whatever version the client asks for.
+_LATER_KEYS = (
+    "[].GraphDriver.Data",
+    "[].HostConfig.KernelMemory",
+    "[].NetworkSettings.Networks.bridge.DNSNames",
+    "[].NetworkSettings.Networks.bridge.GwPriority",
+    "[].EnableIPv4",
+    "[].IPAM.Config[].Gateway",
+    ".CDISpecDirs",
+    ".KernelMemory",
 )
 _COMPILED = [(re.compile(pattern, re.MULTILINE), to) for pattern, to in _RULES]
 
@@ -98,6 +120,14 @@ def normalise(text: str, engine: Engine) -> str:
     return text.strip()
 
 
+def _complaint(text: str, engine: Engine) -> str:
+    """What was said on stderr, in the words of today's dockerd; its capital letters come and go with the versions."""
+    text = normalise(text, engine).lower()
+    for pattern, replacement in _LATER_WORDS:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
 def run_case(engine: Engine, case: Case) -> list[Outcome]:
     """Run every step of a case on one engine."""
     outcomes = []
@@ -136,26 +166,40 @@ def _documents(text: str) -> list[Any]:
         return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
+def _types_by_path(text: str) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for document in _documents(text):
+        for line in shape(document):
+            path, _, kind = line.rpartition(" ")
+            found.setdefault(path, set()).add(kind)
+    return found
+
+
 def _shape_differences(step: Step, ours: str, theirs: str) -> Iterator[str]:
-    our_paths = {line for document in _documents(ours) for line in shape(document)}
-    their_paths = {line for document in _documents(theirs) for line in shape(document)}
-    for line in sorted(their_paths - our_paths):
-        if not any(line.split(" ")[0].startswith(path) for path in step.absent):
-            yield f"missing {line}"
-    our_names = {line.split(" ")[0] for line in our_paths} - {line.split(" ")[0] for line in their_paths}
-    for name in sorted(our_names):
-        if not any(name.startswith(path) for path in step.absent):
-            yield f"extra   {name}"
+    our_types, their_types = _types_by_path(ours), _types_by_path(theirs)
+    for path in sorted(our_types.keys() | their_types.keys()):
+        if path.startswith(step.absent) or path.startswith(_LATER_KEYS):
+            continue
+        if path not in our_types:
+            # What lies inside something that is null or empty here cannot be there either.
+            if path.rpartition(".")[0].removesuffix("[]") in our_types and not path.endswith("[]"):
+                yield f"missing {path}"
+        elif path not in their_types:
+            if path.rpartition(".")[0].removesuffix("[]") in their_types and not path.endswith("[]"):
+                yield f"extra   {path}"
+        elif our_types[path] != their_types[path]:
+            yield f"type of {path}: dockerd {sorted(their_types[path])}, berth {sorted(our_types[path])}"
 
 
 def _text_differences(step: Step, what: str, ours: str, theirs: str) -> Iterator[str]:
     left, right = theirs.splitlines(), ours.splitlines()
     if step.sort:
         left, right = sorted(left), sorted(right)
-    if left != right:
-        yield f"{what}:"
-        yield from (f"  dockerd | {line}" for line in left)
-        yield from (f"  berth   | {line}" for line in right)
+    if left == right:
+        return
+    yield f"{what} (- dockerd, + berth):"
+    lines = list(difflib.ndiff(left, right))
+    yield from (f"  {line}" for line in lines[:_SHOWN_LINES] if line[0] in "-+")
 
 
 def differences(
@@ -171,10 +215,10 @@ def differences(
             lines.append(f"exit code: dockerd {their.code}, berth {our.code}")
         if step.shape and our.code == their.code == 0:
             lines += _shape_differences(step, our.stdout, their.stdout)
-        elif step.stdout:
+        elif step.stdout and not step.shape:
             lines += _text_differences(step, "stdout", normalise(our.stdout, berth), normalise(their.stdout, dockerd))
         if step.stderr:
-            lines += _text_differences(step, "stderr", normalise(our.stderr, berth), normalise(their.stderr, dockerd))
+            lines += _text_differences(step, "stderr", _complaint(our.stderr, berth), _complaint(their.stderr, dockerd))
         if lines:
             found += [f"$ docker {shlex.join(step.command)}", *(f"    {line}" for line in lines)]
     return found

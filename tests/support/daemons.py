@@ -34,14 +34,14 @@ def free_port() -> int:
 
 
 def free_subnet() -> str:
-    """The address of a bridge in a /24 that no route of this machine leads to; processes begin at different ones."""
+    """The address of a bridge in a /16 that no route of this machine leads to; processes begin at different ones."""
     routes = Path("/proc/net/route").read_text(encoding="ascii")
     taken = {bytes.fromhex(line.split()[1])[::-1] for line in routes.splitlines()[1:]}
-    for number in range(256):
-        third = (os.getpid() + number) % 256
-        if bytes([10, 213, third, 0]) not in taken:
-            return f"10.213.{third}.1/24"
-    raise RuntimeError("no free subnet in 10.213.0.0/16")
+    for number in range(50):
+        second = 200 + (os.getpid() + number) % 50
+        if bytes([10, second, 0, 0]) not in taken:
+            return f"10.{second}.0.1/16"
+    raise RuntimeError("no free subnet in 10.200.0.0 to 10.249.255.255")
 
 
 class Engine:
