@@ -107,8 +107,18 @@ class OverlaySnapshotter:
 
     @contextlib.asynccontextmanager
     async def view(self, key: str, layers: Sequence[LayerKey], *, writable: bool) -> AsyncIterator[Stopped]:
-        target = str(self._view)
-        yield Stopped(target, await self.mount_steps(key, layers, target, read_only=not writable))
+        if writable:
+            yield Stopped(str(self._view), await self.mount_steps(key, layers, str(self._view)))
+            return
+        # What a reader needs to have there (places to mount volumes on) goes to memory, never to the snapshot.
+        scratch, target = MountStep("tmpfs", str(self._view), "tmpfs", ("mode=700",)), str(self._view / "root")
+        lowers = [
+            f"../../snapshots/{key}/diff",
+            await self._layers.init_layer(layers),
+            *self._layers.link_names(layers),
+        ]
+        upper, work = self._view / "diff", self._view / "work"
+        yield Stopped(target, (scratch, self._layers.overlay_step(lowers, target, upper=upper, work=work)))
 
     @contextlib.asynccontextmanager
     async def image_view(self, layers: Sequence[LayerKey]) -> AsyncIterator[Stopped]:

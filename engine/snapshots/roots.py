@@ -24,8 +24,10 @@ def confine(folder: int | str) -> None:
 
 
 def mount_steps(steps: list[list[Any]]) -> None:
-    """Perform mount steps; the namespace must be private already."""
+    """Perform mount steps, in a private namespace; folders that they name and an earlier step hid are made."""
     for source, target, fstype, options, cwd in steps:
+        for folder in (target, *(o.partition("=")[2] for o in options if o.startswith(("upperdir=", "workdir=")))):
+            os.makedirs(folder, exist_ok=True)
         mount.mount_sync(source, target, fstype, options, cwd)
 
 

@@ -11,12 +11,13 @@ import tarfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from engine.containers.archive import Archiver
+from engine.containers.archive import worded
 from engine.errors import EngineError, Forbidden, InvalidParameter, NotFound, SystemFailure
-from engine.snapshots.archive import Archives
+from engine.snapshots.archive import Archives, PathStat
 from engine.snapshots.base import BindMount, LayerKey, RootView, Running
 from engine.snapshots.layers import BlobSource, Layers
 from engine.snapshots.overlay import OverlaySnapshotter
@@ -36,9 +37,13 @@ class Room:
     archives: Archives
     keys: tuple[LayerKey, ...]
 
-    @property
-    def archiver(self) -> Archiver:
-        return Archiver(self.archives)
+    async def put(self, view: RootView, path: str, data: bytes, **options: Any) -> None:
+        with worded(path, "c"):
+            await self.archives.put(view, path, Body(data), **options)
+
+    async def stat(self, view: RootView, path: str) -> PathStat:
+        with worded(path, "c"):
+            return await self.archives.stat(view, path)
 
     async def stopped(self, *binds: BindMount, read_only: bool = False) -> RootView:
         async with self.snapshots.view("s", self.keys, writable=True) as view:
@@ -116,7 +121,7 @@ async def running(room: Room) -> AsyncIterator[Running]:
 
 
 async def names(room: Room, view: RootView, path: str) -> dict[str, bytes]:
-    async with room.archiver.get(view, path, "c") as (_, chunks):
+    async with room.archives.get(view, path) as (_, chunks):
         data = b"".join([chunk async for chunk in chunks])
     found = {}
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
@@ -165,28 +170,27 @@ async def test_names_in_what_is_copied_out(room: Room) -> None:
 
 async def test_stat(room: Room) -> None:
     view = await room.stopped()
-    found = await room.archiver.stat(view, "/bar/filesymlink", "c")
+    found = await room.stat(view, "/bar/filesymlink")
     assert (found.name, found.link_target, found.mode) == ("filesymlink", "/bar/quux/baz", 1 << 27 | 0o777)
-    found = await room.archiver.stat(view, "bar/", "c")
+    found = await room.stat(view, "bar/")
     assert (found.name, found.is_folder, found.mtime_ns) == ("bar", True, 1_700_000_000_000_000_000)
-    assert (await room.archiver.stat(view, "out", "c")).link_target == "/etc"
+    assert (await room.stat(view, "out")).link_target == "/etc"
 
 
 async def test_words_for_what_is_not_there(room: Room) -> None:
     view = await room.stopped()
     with pytest.raises(NotFound, match="^Could not find the file /dne in container c$"):
-        await room.archiver.stat(view, "/dne", "c")
+        await room.stat(view, "/dne")
     with pytest.raises(NotFound, match="^Could not find the file /dne/ in container c$"):
-        async with room.archiver.get(view, "/dne/", "c"):
-            pass
+        await room.stat(view, "/dne/")
     with pytest.raises(SystemFailure, match="not a directory"):
-        await room.archiver.stat(view, "/foo/", "c")
+        await room.stat(view, "/foo/")
     with pytest.raises(NotFound, match="^Could not find the file /dne in container c$"):
-        await room.archiver.put(view, "/dne", Body(b""), "c")
+        await room.put(view, "/dne", b"")
     with pytest.raises(InvalidParameter, match="^extraction point is not a directory$"):
-        await room.archiver.put(view, "/foo", Body(b""), "c")
+        await room.put(view, "/foo", b"")
     with pytest.raises(EngineError, match="tar"):
-        await room.archiver.put(view, "/bar", Body(b"this is no archive" * 100), "c")
+        await room.put(view, "/bar", b"this is no archive" * 100)
 
 
 class Body:
@@ -214,29 +218,29 @@ def upload(*members: tuple[str, bytes | None]) -> bytes:
 
 async def test_copying_in_follows_links_inside_the_root_only(room: Room) -> None:
     view = await room.stopped()
-    await room.archiver.put(view, "/bar/dirsymlink", Body(upload(("new", b"n"), ("baz", b"changed"))), "c")
+    await room.put(view, "/bar/dirsymlink", upload(("new", b"n"), ("baz", b"changed")))
     upper = room.root / "snapshots/s/diff"
     assert (upper / "bar/quux/new").read_bytes() == b"n"
     assert (upper / "bar/quux/new").stat().st_uid == 1000
     assert (upper / "bar/quux/baz").read_bytes() == b"changed"
-    await room.archiver.put(view, "/", Body(upload(("bar/root/evil", b"e"))), "c")
+    await room.put(view, "/", upload(("bar/root/evil", b"e")))
     assert (upper / "evil").read_bytes() == b"e"
     with pytest.raises(NotFound):  # /out leads to the root's own /etc/..., which has no such folder
-        await room.archiver.put(view, "/out/none", Body(upload(("x", b""))), "c")
-    await room.archiver.put(view, "/out", Body(upload(("berth-test-evil", b""))), "c")
+        await room.put(view, "/out/none", upload(("x", b"")))
+    await room.put(view, "/out", upload(("berth-test-evil", b"")))
     assert not Path("/etc/berth-test-evil").exists()
     with pytest.raises(SystemFailure, match="outside"):
-        await room.archiver.put(view, "/bar", Body(upload(("../../x", b""))), "c")
+        await room.put(view, "/bar", upload(("../../x", b"")))
 
 
 async def test_folders_and_files_do_not_replace_each_other_if_so_asked(room: Room) -> None:
     view = await room.stopped()
-    put = room.archiver.put
+    put = room.put
     with pytest.raises(SystemFailure, match='cannot overwrite directory "/bar/quux" with non-directory "/bar"'):
-        await put(view, "/bar", Body(upload(("quux", b"x"))), "c", no_overwrite_dir_non_dir=True)
+        await put(view, "/bar", upload(("quux", b"x")), keep_kinds=True)
     with pytest.raises(SystemFailure, match='cannot overwrite non-directory "/foo" with directory "/"'):
-        await put(view, "/", Body(upload(("foo", None))), "c", no_overwrite_dir_non_dir=True)
-    await put(view, "/bar", Body(upload(("quux", b"x"))), "c", owner=(5, 6))
+        await put(view, "/", upload(("foo", None)), keep_kinds=True)
+    await put(view, "/bar", upload(("quux", b"x")), owner=(5, 6))
     info = (room.root / "snapshots/s/diff/bar/quux").stat()
     assert (info.st_size, info.st_uid, info.st_gid) == (1, 5, 6)
 
@@ -247,10 +251,10 @@ async def test_read_only_roots_and_volumes(room: Room) -> None:
     binds = (BindMount(str(room.root / "v1"), "/vol"), BindMount(str(room.root / "v2"), "/new/place", read_only=True))
     view = await room.stopped(*binds, read_only=True)
     with pytest.raises(Forbidden, match="^container rootfs is marked read-only$"):
-        await room.archiver.put(view, "/bar", Body(upload(("x", b"1"))), "c")
+        await room.put(view, "/bar", upload(("x", b"1")))
     with pytest.raises(Forbidden, match="^mounted volume is marked read-only$"):
-        await room.archiver.put(view, "/new/place", Body(upload(("x", b"1"))), "c")
-    await room.archiver.put(view, "/vol", Body(upload(("x", b"1"))), "c")
+        await room.put(view, "/new/place", upload(("x", b"1")))
+    await room.put(view, "/vol", upload(("x", b"1")))
     assert (room.root / "v1" / "x").read_bytes() == b"1"
     assert set(await names(room, view, "/vol")) == {"vol/", "vol/x"}
     assert str(room.root) not in Path("/proc/self/mountinfo").read_text()
@@ -258,11 +262,11 @@ async def test_read_only_roots_and_volumes(room: Room) -> None:
 
 async def test_a_running_container_is_seen_with_its_volumes(room: Room, running: Running) -> None:
     assert await names(room, running, "/vol") == {"vol/": b"", "vol/inside": b"v"}
-    await room.archiver.put(running, "/vol", Body(upload(("x", b"1"))), "c")
+    await room.put(running, "/vol", upload(("x", b"1")))
     assert (room.root / "volume" / "x").read_bytes() == b"1"
-    await room.archiver.put(running, "/", Body(upload(("fresh", b"2"))), "c")
+    await room.put(running, "/", upload(("fresh", b"2")))
     assert (room.root / "snapshots/s/diff/fresh").read_bytes() == b"2"
-    async with room.archiver.export(running, "c") as chunks:
+    async with room.archives.export(running) as chunks:
         data = b"".join([chunk async for chunk in chunks])
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         found = archive.getnames()
@@ -274,7 +278,7 @@ async def test_a_reader_that_leaves_early_ends_its_worker(room: Room) -> None:
     (room.root / "snapshots/s/diff/big").write_bytes(os.urandom(8_000_000))
     view = await room.stopped()
     async with asyncio.timeout(10):
-        async with room.archiver.get(view, "/big", "c") as (found, chunks):
+        async with room.archives.get(view, "/big") as (found, chunks):
             assert found.size == 8_000_000
             assert await anext(chunks)
 
