@@ -148,7 +148,8 @@ class SandboxKeeper:
             if network.driver == "null":
                 sandbox.endpoints[network.name] = self._passive_endpoint(network.name)
                 continue
-            endpoint = self._lease(sandbox, network, wish, f"eth{number}", request.mac_address if number == 0 else "")
+            mac = request.mac_address if number == 0 else ""
+            endpoint = await self._lease(sandbox, network, wish, f"eth{number}", mac)
             undo.push_async_callback(self._release, endpoint, is_live=True)
             await self._attach(network, endpoint, namespace)
             sandbox.endpoints[network.name] = endpoint
@@ -169,7 +170,19 @@ class SandboxKeeper:
     def _real_name(self, name: str) -> str:
         return self._default_mode if name == "default" else name
 
-    def _lease(
+    async def _lease(
+        self, sandbox: Sandbox, network: Network, wish: EndpointWish | None, interface: str, mac: str
+    ) -> EndpointState:
+        """An endpoint's addresses and names. What a container that just ended still has is waited for."""
+        try:
+            return self._lease_now(sandbox, network, wish, interface, mac)
+        except Forbidden:
+            if not self._clearing:
+                raise
+        await asyncio.wait(tuple(self._clearing))
+        return self._lease_now(sandbox, network, wish, interface, mac)
+
+    def _lease_now(
         self, sandbox: Sandbox, network: Network, wish: EndpointWish | None, interface: str, mac: str
     ) -> EndpointState:
         """Addresses and names for an endpoint; nothing in the kernel yet."""
@@ -447,7 +460,7 @@ class SandboxKeeper:
                 await self._enter(sandbox, undo)
                 used = {e.interface for e in sandbox.endpoints.values()}
                 interface = next(f"eth{i}" for i in range(len(used) + 1) if f"eth{i}" not in used)
-                endpoint = self._lease(sandbox, network, wish, interface, "")
+                endpoint = await self._lease(sandbox, network, wish, interface, "")
                 async with contextlib.AsyncExitStack() as failing:
                     failing.push_async_callback(self._release, endpoint, is_live=True)
                     assert sandbox.namespace is not None

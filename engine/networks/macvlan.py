@@ -7,6 +7,8 @@ is made, which gives a network inside this host only. What was made is removed w
 
 from __future__ import annotations
 
+import errno
+
 from engine.kernel import netlink
 from engine.kernel.namespaces import NetworkNamespace
 from engine.kernel.netlink import RouteSocket
@@ -45,7 +47,12 @@ class MacvlanDriver:
         if await self._links.link(name) is not None:
             return
         if "parent" not in network.options or not network.options["parent"]:
-            await self._links.send(netlink.add_dummy(name))
+            try:
+                await self._links.send(netlink.add_dummy(name))
+            except OSError as error:
+                if error.errno == errno.EOPNOTSUPP:
+                    raise ValueError("this kernel has no dummy interfaces, name the host's with -o parent") from error
+                raise
             return
         base, dot, tag = name.rpartition(".")
         parent = await self._links.link(base) if dot and tag.isdigit() else None

@@ -443,9 +443,11 @@ def _check_wish(network: Network, wish: EndpointWish) -> None:
         if wish.aliases:
             problems.append("network-scoped aliases are only supported for user-defined networks")
     else:
-        for address in addresses:
-            if not any(is_address_in(address, block.subnet) for block in network.blocks):
-                problems.append(f"no configured subnet or ip-range contain the IP address {address}")
+        problems += [
+            f"no configured subnet or ip-range contain the IP address {address}"
+            for address in addresses
+            if not any(is_address_in(address, block.subnet) for block in network.blocks)
+        ]
     if problems:
         text = "\n".join(problems)
         raise InvalidParameter(f"invalid config for network {network.name}: invalid endpoint settings:\n{text}")

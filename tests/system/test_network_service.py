@@ -1,0 +1,611 @@
+"""Networks on the real kernel: who reaches whom, what survives the daemon, and that nothing is left.
+
+Each "container" is a sleeping process in its namespace; sockets are opened inside namespaces by the tests themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_interface
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import Config
+from engine.errors import Conflict, Forbidden, InvalidParameter, SystemFailure
+from engine.events import EventBus
+from engine.journal import Journal
+from engine.kernel import namespaces, netlink
+from engine.kernel.namespaces import NetworkNamespace
+from engine.kernel.netlink import RouteSocket
+from engine.names import new_id
+from engine.networks.model import IpamBlock, Link, Network, SandboxRequest
+from engine.networks.sandbox import Sandbox
+from engine.networks.service import CreateNetwork, NetworkService, table_name
+
+# Connecting from here blocks the loop, and nothing else runs on it that would mind.
+pytestmark = [pytest.mark.system, pytest.mark.slow_loop]
+
+BRIDGE = f"btb{os.getpid() % 100000}"
+THIRD = 10 + os.getpid() % 200
+GATEWAY = f"10.214.{THIRD}.1"
+
+
+@dataclass(frozen=True)
+class Binding:
+    host_ip: str = ""
+    host_port: str = ""
+
+
+@dataclass(frozen=True)
+class Addresses:
+    ipv4_address: str = ""
+    ipv6_address: str = ""
+
+
+@dataclass(frozen=True)
+class Wish:
+    ipam_config: Addresses | None = None
+    aliases: Sequence[str] | None = None
+    links: Sequence[str] | None = None
+    mac_address: str = ""
+    gw_priority: int = 0
+
+
+@dataclass
+class Box:
+    """A running "container": its sandbox, its process, and sockets inside it."""
+
+    sandbox: Sandbox
+    process: subprocess.Popen[bytes]
+    namespace: NetworkNamespace
+    sockets: list[socket.socket] = field(default_factory=list)
+
+    def ip(self, network: str = "bridge") -> str:
+        return self.sandbox.endpoints[network].ip_address
+
+    def run(self, fn: Callable[[], socket.socket]) -> socket.socket:
+        made = namespaces.in_namespace_sync(self.namespace.fd, fn)
+        self.sockets.append(made)
+        return made
+
+    def listen(self, port: int = 80, *, udp: bool = False, family: int = socket.AF_INET) -> socket.socket:
+        def make() -> socket.socket:
+            made = socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
+            made.bind(("", port))
+            if not udp:
+                made.listen()
+            made.settimeout(1)
+            return made
+
+        return self.run(make)
+
+    def connect(self, address: str, port: int, timeout: float = 2.5) -> socket.socket:
+        return self.run(lambda: socket.create_connection((address, port), timeout=timeout))
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[RouteSocket]:
+        """A look at the links and routes in its namespace."""
+        opened = namespaces.open_namespace_sync(self.process.pid)
+        try:
+            yield RouteSocket(opened.socket)
+        finally:
+            opened.close()
+
+    def close(self) -> None:
+        for one in self.sockets:
+            one.close()
+        self.namespace.close()
+        self.process.kill()
+        self.process.wait()
+
+
+class House:
+    """A network service with a bridge and table of its own, and the boxes on it."""
+
+    def __init__(self, root: Path, **config: object) -> None:
+        self.root = root
+        self.config = Config(bridge=BRIDGE, bip=f"{GATEWAY}/24", data_root=root, exec_root=root, **config)  # type: ignore[arg-type]
+        self.journal = Journal(root / "journal.db")
+        self.events = EventBus()
+        self.service = NetworkService(self.config, self.journal, self.events)
+        self.boxes: dict[str, Box] = {}
+        self.networks = 0
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self.journal.open_sync)
+        await self.service.start()
+        await self.service.settle()
+
+    async def network(self, name: str, **request: Any) -> Network:
+        """A user's network in a corner that no other daemon on this machine uses."""
+        self.networks += 1
+        block = IpamBlock(subnet=f"10.216.{THIRD}.{16 * self.networks}/28")
+        return (await self.service.create(CreateNetwork(name=name, blocks=(block,), **request)))[0]
+
+    async def open(
+        self,
+        name: str,
+        *,
+        mode: str = "default",
+        ports: Mapping[str, Sequence[Binding]] | None = None,
+        endpoints: Mapping[str, Wish] | None = None,
+        links: Sequence[Link] = (),
+        publish_all: bool = False,
+        exposed: Sequence[str] = ("80/tcp",),
+    ) -> Box:
+        container_id = new_id()
+        sandbox = await self.service.open_sandbox(
+            SandboxRequest(
+                container_id=container_id,
+                name=name,
+                hostname=name,
+                directory=self.root / container_id,
+                mode=mode,
+                endpoints=endpoints or {},
+                exposed_ports=exposed,
+                port_bindings=ports or {},
+                publish_all=publish_all,
+                links=links,
+            )
+        )
+        enter = ["nsenter", f"--net={sandbox.netns_path}"] if sandbox.netns_path else []
+        held = [os.dup(fd) for fd in sandbox.hold_fds]
+        process = subprocess.Popen([*enter, "sleep", "60"], pass_fds=held)
+        for fd in held:
+            os.close(fd)
+        namespace = open_of(sandbox)
+        while os.stat(f"/proc/{process.pid}/ns/net").st_ino != os.fstat(namespace.fd).st_ino:
+            await asyncio.sleep(0.001)
+        self.service.sandbox_started(container_id, process.pid)
+        box = self.boxes[container_id] = Box(sandbox, process, namespace)
+        return box
+
+    async def end(self, box: Box) -> None:
+        box.close()
+        await self.service.close_sandbox(box.sandbox.container_id)
+        del self.boxes[box.sandbox.container_id]
+
+    async def restart_daemon(self) -> None:
+        """The service is replaced by a new one that finds the containers running."""
+        documents = {i: self.service.to_document(box.sandbox) for i, box in self.boxes.items()}
+        await self.service.aclose()
+        self.service = NetworkService(self.config, self.journal, self.events)
+        await self.service.start()
+        for container_id, box in self.boxes.items():
+            box.sandbox = await self.service.adopt_sandbox(container_id, box.process.pid, documents[container_id])
+        await self.service.settle()
+
+    async def aclose(self) -> None:
+        for box in tuple(self.boxes.values()):
+            await self.end(box)
+        await self.service.aclose(remove=True)
+        await self.journal.aclose()
+
+
+def open_of(sandbox: Sandbox) -> NetworkNamespace:
+    path = sandbox.netns_path or "/proc/self/ns/net"
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    return NetworkNamespace(fd, socket.socket(socket.AF_NETLINK, socket.SOCK_RAW))
+
+
+@pytest.fixture
+async def house(short_root: Path) -> AsyncIterator[House]:
+    made = House(short_root)
+    await made.start()
+    try:
+        yield made
+    finally:
+        await made.aclose()
+    left = [link.name for link in links() if link.name == BRIDGE or link.name.startswith(("br-", "veth"))]
+    assert not [name for name in left if name == BRIDGE]
+    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
+    assert table_name(made.config) not in tables.split()
+
+
+def links() -> list[netlink.Link]:
+    route = RouteSocket()
+    try:
+        return route.links_sync()
+    finally:
+        route.close()
+
+
+def free_port(kind: int = socket.SOCK_STREAM) -> str:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("0.0.0.0", 0))
+        return str(probe.getsockname()[1])
+
+
+def reach(address: str, port: str | int, timeout: float = 2.5) -> bool:
+    """Whether a TCP connection from the host succeeds."""
+    try:
+        socket.create_connection((address, int(port)), timeout=timeout).close()
+    except OSError:
+        return False
+    return True
+
+
+def reaches(box: Box, address: str, port: str | int, timeout: float = 2.5) -> bool:
+    """Whether a TCP connection from a container succeeds. More than a second: the first ARP request may be lost."""
+    try:
+        box.connect(address, int(port), timeout)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture
+def outside() -> Iterator[Box]:
+    """Another machine: a namespace on a wire of its own to this host (10.215.x.1 here, .2 there)."""
+    namespace = namespaces.create_namespace_sync()
+    name = f"bto{os.getpid() % 100000}"
+    route = RouteSocket()
+    third = THIRD
+    # A bridge without ports of its own serves as this end of the wire.
+    route.send_sync(netlink.add_bridge(f"{name}b"))
+    link = route.link_sync(f"{name}b")
+    assert link is not None
+    route.send_sync(
+        netlink.add_address(link.index, ip_interface(f"10.215.{third}.1/24")),
+        netlink.add_veth(
+            name, master=link.index, mtu=1500, peer="eth0", peer_mac="02:42:0a:d7:00:02", peer_netns=namespace.fd
+        ),
+    )
+    inner = RouteSocket(namespace.socket)
+    eth0 = inner.link_sync("eth0")
+    assert eth0 is not None
+    inner.send_sync(
+        netlink.set_up(1),
+        netlink.add_address(eth0.index, ip_interface(f"10.215.{third}.2/24")),
+        netlink.set_up(eth0.index),
+        netlink.add_route("0.0.0.0/0", f"10.215.{third}.1"),
+    )
+    process = subprocess.Popen(["sleep", "60"])
+    box = Box(Sandbox("", "outside", "", "none"), process, namespace)
+    try:
+        yield box
+    finally:
+        box.close()
+        with contextlib.suppress(OSError):
+            route.send_sync(netlink.delete_link(name))
+        route.send_sync(netlink.delete_link(f"{name}b"))
+        route.close()
+
+
+async def test_a_container_has_address_gateway_route_and_name_files(house: House) -> None:
+    box = await house.open("web")
+    endpoint = box.sandbox.endpoints["bridge"]
+    assert (endpoint.ip_address, endpoint.ip_prefix_len, endpoint.gateway) == (f"10.214.{THIRD}.2", 24, GATEWAY)
+    with box.inside() as inner:
+        assert [r.gateway for r in inner.routes_sync() if r.destination.prefixlen == 0] == [GATEWAY]
+        found = {link.name: link.mac for link in inner.links_sync() if link.name != "lo"}
+    assert found == {"eth0": endpoint.mac_address}
+    assert Path(box.sandbox.hosts_path).read_text().splitlines()[-1] == f"{endpoint.ip_address}\tweb"
+    assert Path(box.sandbox.hostname_path).read_text() == "web\n"
+    assert "nameserver" in Path(box.sandbox.resolv_path).read_text()
+
+
+async def test_a_published_port_is_reached_from_everywhere(house: House, outside: Box) -> None:
+    port = free_port()
+    web = await house.open("web", ports={"80/tcp": [Binding(host_port=port)]})
+    other = await house.open("other")
+    web.listen()
+    assert web.sandbox.ports == {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": port}]}
+    assert reach("127.0.0.1", port) and reach(GATEWAY, port) and reach(web.ip(), 80)
+    assert reaches(outside, f"10.215.{THIRD}.1", port)
+    assert reaches(other, GATEWAY, port) and reaches(web, GATEWAY, port)
+    assert reaches(other, f"10.215.{THIRD}.1", port) and reaches(other, web.ip(), 80)
+
+
+async def test_loopback_publishing_and_unpublished_ports_are_closed_to_other_hosts(house: House, outside: Box) -> None:
+    port = free_port()
+    web = await house.open("web", ports={"80/tcp": [Binding("127.0.0.1", port)]})
+    web.listen()
+    assert reach("127.0.0.1", port)
+    assert not reaches(outside, f"10.215.{THIRD}.1", port, timeout=0.4)
+    assert not reaches(outside, web.ip(), 80, timeout=0.4)
+    # A neighbour that routes 127.0.0.1 to this host is not believed.
+    inner = RouteSocket(outside.namespace.socket)
+    index = inner.link_sync("eth0")
+    assert index is not None
+    inner.send_sync(netlink.add_route("127.0.0.9/32", f"10.215.{THIRD}.1", index.index))
+    assert not reaches(outside, "127.0.0.9", port, timeout=0.4)
+
+
+async def test_the_source_address_seen_by_the_container_is_the_clients(house: House, outside: Box) -> None:
+    port = free_port()
+    web = await house.open("web", ports={"80/tcp": [Binding(host_port=port)]})
+    listener = web.listen()
+    outside.connect(f"10.215.{THIRD}.1", int(port))
+    connection, (peer, _) = listener.accept()
+    connection.close()
+    assert peer == f"10.215.{THIRD}.2"
+
+
+async def test_outgoing_connections_carry_the_hosts_address(house: House, outside: Box) -> None:
+    listener = outside.listen(7777)
+    box = await house.open("client")
+    box.connect(f"10.215.{THIRD}.2", 7777)
+    connection, (peer, _) = listener.accept()
+    connection.close()
+    assert peer == f"10.215.{THIRD}.1"
+
+
+async def test_udp_ports_answer(house: House) -> None:
+    port = free_port(socket.SOCK_DGRAM)
+    box = await house.open("dns", ports={"53/udp": [Binding(host_port=port)]})
+    server = box.listen(53, udp=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(1)
+        client.connect(("127.0.0.1", int(port)))
+        client.send(b"question")
+        data, peer = server.recvfrom(100)
+        assert data == b"question"
+        server.sendto(b"answer", peer)
+        assert client.recv(100) == b"answer"
+
+
+async def test_a_udp_client_that_never_stops_finds_the_new_container(house: House) -> None:
+    port = free_port(socket.SOCK_DGRAM)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.bind(("127.0.0.1", 0))
+        client.sendto(b"early", ("127.0.0.1", int(port)))
+        box = await house.open("late", ports={"53/udp": [Binding(host_port=port)]})
+        server = box.listen(53, udp=True)
+        client.sendto(b"late", ("127.0.0.1", int(port)))
+        assert server.recvfrom(100)[0] == b"late"
+
+
+async def test_a_port_that_is_taken_is_an_error_in_dockers_words_and_leaves_nothing(house: House) -> None:
+    port = free_port()
+    await house.open("first", ports={"80/tcp": [Binding(host_port=port)]})
+    with pytest.raises(
+        SystemFailure, match=rf"driver failed .* endpoint second \(.*\): Bind for 0.0.0.0:{port} failed"
+    ):
+        await house.open("second", ports={"80/tcp": [Binding(host_port=port)]})
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", 0))
+        other.listen()
+        taken = str(other.getsockname()[1])
+        with pytest.raises(SystemFailure, match="bind: address already in use"):
+            await house.open("third", ports={"80/tcp": [Binding(host_port=taken)]})
+    ports = [link for link in links() if link.master and link.name.startswith("veth")]
+    bridge = next(link for link in links() if link.name == BRIDGE)
+    assert len([p for p in ports if p.master == bridge.index]) == 1
+    assert (await house.open("fourth")).ip() == f"10.214.{THIRD}.3"
+
+
+async def test_the_shim_holds_the_port_and_it_is_free_when_the_container_is_gone(house: House) -> None:
+    port = free_port()
+    box = await house.open("web", ports={"80/tcp": [Binding(host_port=port)]})
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="in use"):
+            other.bind(("0.0.0.0", int(port)))
+            other.listen()
+    await house.end(box)
+    again = await house.open("web", ports={"80/tcp": [Binding(host_port=port)]})
+    again.listen()
+    assert reach("127.0.0.1", port)
+
+
+async def test_publish_all_and_ranges_choose_ports(house: House) -> None:
+    box = await house.open("web", exposed=["80/tcp", "81/udp"], publish_all=True)
+    box.listen()
+    chosen = box.sandbox.ports["80/tcp"]
+    assert chosen is not None and box.sandbox.ports["81/udp"] is not None
+    assert reach("127.0.0.1", chosen[0]["HostPort"])
+
+
+async def test_networks_are_closed_to_each_other_but_not_to_their_own(house: House) -> None:
+    await house.network(name="other")
+    first, second = await house.open("a"), await house.open("b", mode="other")
+    third = await house.open("c", mode="other")
+    first.listen()
+    third.listen()
+    assert reaches(second, third.ip("other"), 80)
+    assert not reaches(second, first.ip(), 80, timeout=0.4)
+    port = free_port()
+    published = await house.open("d", ports={"80/tcp": [Binding(host_port=port)]})
+    published.listen()
+    assert reaches(second, GATEWAY, port)
+
+
+async def test_an_internal_network_reaches_nobody(house: House, outside: Box) -> None:
+    await house.network(name="inner", is_internal=True)
+    outside.listen(7777)
+    first, second = await house.open("a", mode="inner"), await house.open("b", mode="inner")
+    second.listen()
+    assert first.sandbox.endpoints["inner"].gateway == ""
+    assert reaches(first, second.ip("inner"), 80)
+    assert not reaches(first, f"10.215.{THIRD}.2", 7777, timeout=0.4)
+
+
+async def test_without_icc_only_links_pass(short_root: Path) -> None:
+    house = House(short_root, icc=False)
+    await house.start()
+    try:
+        server, stranger = await house.open("db", exposed=["80/tcp"]), await house.open("x")
+        server.listen(80)
+        server.listen(81)
+        friend = await house.open("web", links=[Link("db", "database", server.ip())])
+        assert not reaches(stranger, server.ip(), 80, timeout=0.4)
+        assert reaches(friend, server.ip(), 80)
+        assert not reaches(friend, server.ip(), 81, timeout=0.4)
+        assert f"{server.ip()}\tdatabase db" in Path(friend.sandbox.hosts_path).read_text()
+    finally:
+        await house.aclose()
+
+
+async def test_ports_work_while_the_daemon_is_away_and_after_it_is_back(house: House) -> None:
+    port = free_port()
+    box = await house.open("web", ports={"80/tcp": [Binding(host_port=port)]})
+    box.listen()
+    connection = socket.create_connection(("127.0.0.1", int(port)), timeout=1)
+    await house.service.aclose()
+    assert reach("127.0.0.1", port)
+    house.service = NetworkService(house.config, house.journal, house.events)
+    document = house.service.to_document(box.sandbox)
+    await house.service.start()
+    assert reach("127.0.0.1", port)
+    box.sandbox = await house.service.adopt_sandbox(box.sandbox.container_id, box.process.pid, document)
+    await house.service.settle()
+    assert reach("127.0.0.1", port)
+    connection.send(b"still there")
+    connection.close()
+    with pytest.raises(SystemFailure, match="port is already allocated"):
+        await house.open("second", ports={"80/tcp": [Binding(host_port=port)]})
+    assert (await house.open("third")).ip() == f"10.214.{THIRD}.3"
+
+
+@pytest.mark.parametrize("damage", [["delete", "table"], ["flush", "table"]])
+async def test_rules_come_back_after_a_foreign_flush(house: House, damage: list[str]) -> None:
+    port = free_port()
+    box = await house.open("web", ports={"80/tcp": [Binding(host_port=port)]})
+    box.listen()
+    table = table_name(house.config)
+    subprocess.run(["nft", "add", "rule", "inet", table, "berth-user", "counter"], check=True)
+    await house.network(name="another")
+    listing = subprocess.run(["nft", "list", "chain", "inet", table, "berth-user"], capture_output=True, text=True)
+    assert "counter" in listing.stdout  # what the administrator wrote survives our own changes
+    subprocess.run(["nft", *damage, "inet", table], check=True)
+    for _ in range(40):
+        await asyncio.sleep(0.05)
+        listing = subprocess.run(["nft", "list", "table", "inet", table], capture_output=True, text=True)
+        if f"tcp . {port} " in listing.stdout and "jump published" in listing.stdout:
+            break
+    assert await asyncio.to_thread(reach, "127.0.0.1", port)
+
+
+async def test_connect_and_disconnect_a_running_container(house: House) -> None:
+    port = free_port()
+    await house.service.create(CreateNetwork(name="zwei", blocks=(IpamBlock(subnet=f"10.216.{THIRD}.0/24"),)))
+    box = await house.open("web", ports={"80/tcp": [Binding(host_port=port)]})
+    box.listen()
+    wanted = Wish(ipam_config=Addresses(f"10.216.{THIRD}.77"), aliases=("alias",), mac_address="02:00:00:00:00:07")
+    endpoint = await house.service.connect(box.sandbox.container_id, "zwei", wanted)
+    assert (endpoint.interface, endpoint.ip_address) == ("eth1", f"10.216.{THIRD}.77")
+    assert endpoint.dns_names[:2] == ("web", "alias")
+    assert reach(f"10.216.{THIRD}.77", 80) and reach("127.0.0.1", port)
+    with pytest.raises(Forbidden, match="already exists in network zwei"):
+        await house.service.connect(box.sandbox.container_id, "zwei", None)
+    await house.service.disconnect(box.sandbox.container_id, "bridge")
+    assert reach("127.0.0.1", port)  # the port follows the network that is left
+    assert not reach(f"10.214.{THIRD}.2", 80, timeout=0.4)
+    with pytest.raises(Forbidden, match="is not connected to the network bridge"):
+        await house.service.disconnect(box.sandbox.container_id, "bridge")
+    with pytest.raises(Forbidden, match="has active endpoints"):
+        await house.service.remove("zwei")
+    again = await house.service.connect(box.sandbox.container_id, "bridge", None)
+    assert again.interface == "eth0"
+
+
+async def test_static_addresses(house: House) -> None:
+    await house.service.create(CreateNetwork(name="fest", blocks=(IpamBlock(subnet=f"10.216.{THIRD}.0/24"),)))
+    wish = {"fest": Wish(ipam_config=Addresses(f"10.216.{THIRD}.50"))}
+    box = await house.open("a", mode="fest", endpoints=wish)
+    assert box.ip("fest") == f"10.216.{THIRD}.50"
+    with pytest.raises(Forbidden, match="Address already in use"):
+        await house.open("b", mode="fest", endpoints=wish)
+    await house.end(box)
+    again = await house.open("a", mode="fest", endpoints=wish)  # at once: waits for the old interface to go
+    assert again.ip("fest") == f"10.216.{THIRD}.50"
+
+
+async def test_none_host_and_joined_modes(house: House) -> None:
+    alone = await house.open("alone", mode="none")
+    with alone.inside() as inner:
+        assert [link.name for link in inner.links_sync()] == ["lo"]
+    host = await house.open("host", mode="host")
+    assert host.sandbox.netns_path is None and "host" in host.sandbox.endpoints
+    web = await house.open("web")
+    joined = await house.service.open_sandbox(
+        SandboxRequest(
+            container_id=new_id(),
+            name="joined",
+            hostname="x",
+            directory=house.root / "joined",
+            mode=f"container:{web.sandbox.container_id}",
+            joined_id=web.sandbox.container_id,
+            joined_pid=web.process.pid,
+        )
+    )
+    assert joined.netns_path == f"/proc/{web.process.pid}/ns/net"
+    assert joined.hosts_path == web.sandbox.hosts_path
+    with pytest.raises(Conflict, match="cannot join network of a non running container"):
+        await house.open("lost", mode="container:" + "0" * 64)
+
+
+async def test_wishes_are_checked_before_a_container_exists(house: House) -> None:
+    await house.network(name="mine")
+    blank = Wish()
+    assert list(await house.service.validate_wish("default", {}, blank)) == ["bridge"]
+    assert list(await house.service.validate_wish("mine", {"bridge": blank}, blank)) == ["mine", "bridge"]
+    assert await house.service.validate_wish("container:x", {}, blank) == {}
+    with pytest.raises(InvalidParameter, match="user specified IP address is supported on user defined networks only"):
+        await house.service.validate_wish("bridge", {"bridge": Wish(ipam_config=Addresses("10.1.1.1"))}, blank)
+
+
+async def test_ipv6_networks(house: House) -> None:
+    await house.network(name="six", has_ipv6=True)
+    port = free_port()
+    web = await house.open("web", mode="six", ports={"80/tcp": [Binding(host_port=port)]})
+    client = await house.open("client", mode="six")
+    web.listen(family=socket.AF_INET6)
+    address = web.sandbox.endpoints["six"].global_ipv6_address
+    assert reaches(client, address, 80)
+    assert web.sandbox.ports == {
+        "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": port}, {"HostIp": "::", "HostPort": port}]
+    }
+    gateway = web.sandbox.endpoints["six"].ipv6_gateway
+    assert reach(gateway, port) and reaches(client, gateway, port)
+
+
+def kernel_lacks(kind: str) -> bool:
+    done = subprocess.run(["ip", "link", "add", f"probe{os.getpid() % 10000}", "type", kind], capture_output=True)
+    subprocess.run(["ip", "link", "del", f"probe{os.getpid() % 10000}"], capture_output=True)
+    return done.returncode != 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or kernel_lacks("dummy"), reason="this kernel has no dummy interfaces")
+async def test_macvlan_and_ipvlan_make_networks_inside_the_host(house: House) -> None:
+    for number, driver in enumerate(("macvlan", "ipvlan")):
+        subnet = IpamBlock(subnet=f"10.21{7 + number}.{THIRD}.0/24")
+        await house.service.create(CreateNetwork(name=driver, driver=driver, blocks=(subnet,)))
+        first, second = await house.open(f"a{number}", mode=driver), await house.open(f"b{number}", mode=driver)
+        second.listen()
+        assert reaches(first, second.ip(driver), 80)
+        for box in (first, second):
+            await house.end(box)
+        await house.service.remove(driver)
+
+
+async def test_a_start_that_fails_leaves_nothing(house: House) -> None:
+    before = {link.name for link in links()}
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(SystemFailure):
+        await house.open("a", ports={"80/tcp": [Binding("203.0.113.7", "80")]})
+    assert {link.name for link in links()} == before
+    assert len(os.listdir("/proc/self/fd")) <= descriptors + 8  # the pool of prepared namespaces may have been filled
+
+
+async def test_the_end_of_init_takes_the_interface_with_it(house: House) -> None:
+    box = await house.open("web")
+    link = box.sandbox.endpoints["bridge"].link
+    os.kill(box.process.pid, signal.SIGKILL)
+    await house.end(box)
+    assert (await house.open("next")).ip() in (f"10.214.{THIRD}.2", f"10.214.{THIRD}.3")
+    for _ in range(40):
+        if link not in {one.name for one in links()}:
+            break
+        await asyncio.sleep(0.05)
+    assert link not in {one.name for one in links()}
