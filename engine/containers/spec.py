@@ -44,7 +44,7 @@ class SpecInput:
     name_files: Mapping[str, str] = field(default_factory=dict)
     """Destination (``/etc/hosts`` …) to host path."""
     shm_path: str | None = None
-    """Host path bound to /dev/shm (shareable and joined IPC); ``None``: a tmpfs of its own."""
+    """Host path bound to /dev/shm (shareable and joined IPC); ``None``: a tmpfs of its own, or the host's with its IPC."""
     joined_pids: Mapping[str, int] = field(default_factory=dict)
     """First process of the container whose ``ipc`` or ``pid`` namespace is joined."""
     init_binary: str = "/usr/bin/tini-static"
@@ -119,8 +119,9 @@ def capability_sets(capabilities: Sequence[str], uid: int) -> dict[str, list[str
 
 
 def _mounts(given: SpecInput) -> list[dict[str, Any]]:
+    shm_path = given.shm_path or ("/dev/shm" if given.host.ipc_mode == "host" else None)
     mounts = mount_list(
-        given.host, given.mounts, given.name_files, given.shm_path, recursive_readonly=given.facts.recursive_readonly
+        given.host, given.mounts, given.name_files, shm_path, recursive_readonly=given.facts.recursive_readonly
     )
     if uses_init(given.host, given.default_init):
         mounts.append(

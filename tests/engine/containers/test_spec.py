@@ -127,3 +127,10 @@ def test_shared_binds_make_the_root_shared() -> None:
 
     made = spec(mounts=[parse_bind("/a:/b:rshared")])
     assert made["linux"]["rootfsPropagation"] == "shared"
+
+
+def test_the_hosts_ipc_comes_with_its_shared_memory() -> None:
+    mounts = {m["destination"]: m for m in spec(host=HostConfig(ipc_mode="host"))["mounts"]}
+    assert (mounts["/dev/shm"]["type"], mounts["/dev/shm"]["source"]) == ("bind", "/dev/shm")
+    shared = {m["destination"]: m for m in spec(host=HostConfig(ipc_mode="shareable"), shm_path="/c/shm")["mounts"]}
+    assert shared["/dev/shm"]["source"] == "/c/shm"
