@@ -44,7 +44,7 @@ class SpecInput:
     name_files: Mapping[str, str] = field(default_factory=dict)
     """Destination (``/etc/hosts`` …) to host path."""
     shm_path: str | None = None
-    """Host path bound to /dev/shm (shareable and joined IPC); ``None``: a tmpfs of its own, or the host's with its IPC."""
+    """Host path bound to /dev/shm (shareable and joined IPC); ``None``: a tmpfs of its own, or the host's."""
     joined_pids: Mapping[str, int] = field(default_factory=dict)
     """First process of the container whose ``ipc`` or ``pid`` namespace is joined."""
     init_binary: str = "/usr/bin/tini-static"
