@@ -138,7 +138,7 @@ class ImageLoader:
 
     async def _adopt(self, digest: Digest, member: Member) -> None:
         if member.path.exists():
-            await self._content.blobs.adopt(member.path, digest)
+            await self._content.adopt(member.path, digest, member.size)
 
     async def _store_manifest(self, item: _Planned) -> list[Descriptor]:
         """Keep the archive's own manifest when it describes exactly what was stored."""
@@ -184,7 +184,7 @@ class ImageLoader:
             await _pump(body, received.feed_sync)
             blob, diff_id = await run_in("hash", received.close_sync)
             async with self._content.hold((diff_id,), (blob.digest,)):
-                await self._content.blobs.adopt(path, blob.digest)
+                await self._content.adopt(path, blob.digest, blob.size)
                 created = rfc3339(now_ns())
                 document = ImageDocument(
                     architecture=platform.architecture,

@@ -79,17 +79,26 @@ class ImageContent:
         self._fetches = KeyedLocks()
 
     @contextlib.asynccontextmanager
-    async def hold(self, diff_ids: Iterable[str], digests: Iterable[Digest] = ()) -> AsyncIterator[None]:
-        """Keep layers and blobs from removal inside the context; afterwards what no image names goes."""
-        held = tuple(diff_ids)
+    async def hold(
+        self, diff_ids: Iterable[str], digests: Iterable[Digest] = (), *, keep_blobs: bool = False
+    ) -> AsyncIterator[None]:
+        """Keep layers and blobs from removal inside the context; afterwards what no image names goes.
+
+        Of a body that failed the blobs go too, unless ``keep_blobs`` spares them for the next attempt.
+        """
+        held, leased = tuple(diff_ids), tuple(digests)
         self._held.update(held)
         try:
-            async with self.leases.hold(*digests):
+            async with self.leases.hold(*leased):
                 yield
+        except BaseException:
+            if not keep_blobs:
+                self._garbage.update(leased)
+            raise
         finally:
             self._held.subtract(held)
             self._held += Counter()
-            await self._sweep()
+            await (self.reclaim() if self._garbage else self._sweep())
 
     async def register(
         self,
@@ -225,8 +234,15 @@ class ImageContent:
     async def adopt_plain(self, path: Path, diff_id: str, size: int) -> LayerBlob:
         """Take over a finished plain tar (on the store's file system) as a layer blob."""
         digest = Digest.parse(diff_id)
-        await self.blobs.adopt(path, digest)
+        await self.adopt(path, digest, size)
         return LayerBlob(digest, size, OCI_LAYER)
+
+    async def adopt(self, path: Path, digest: Digest, size: int) -> None:
+        """Take over a finished file as the blob ``digest``, which the caller has verified and holds."""
+        if await self.blobs.stat(digest) == size:
+            await run_in("disk", path.unlink)
+        else:
+            await self.blobs.adopt(path, digest)
 
     async def stored_form(self, diff_id: str) -> LayerBlob:
         """A stored form of the layer whose bytes are really there."""
@@ -245,7 +261,7 @@ class ImageContent:
                 target = self.blobs.temp_dir() / f"pack-{uuid.uuid4().hex}"
                 try:
                     digest, size = await run_in("hash", _gzip_sync, self.blobs.local_path(form.digest), target)
-                    await self.blobs.adopt(target, digest)
+                    await self.adopt(target, digest, size)
                 finally:
                     target.unlink(missing_ok=True)
                 packed = LayerBlob(digest, size, DOCKER_LAYER_GZIP)

@@ -178,7 +178,7 @@ class Puller:
             )
         download = _Download(place.repository, f"{reference.domain}/{reference.path}", report, diff_ids)
         digests = [layer.checked_digest() for layer in manifest.layers] + [Digest.parse(d.digest) for d in kept]
-        async with self._content.hold(diff_ids, (image_id, *digests)):
+        async with self._content.hold(diff_ids, (image_id, *digests), keep_blobs=True):
             if self._service.store.get(image_id) is None:
                 await self._layers(download, manifest.layers)
             else:

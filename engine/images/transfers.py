@@ -24,6 +24,7 @@ class _Transfer:
         self._lines: dict[object, Line] = {}
         self._followers: set[asyncio.Queue[Line | None]] = set()
         self.over = False
+        self.error: Exception | None = None
 
     def report(self, line: Line) -> None:
         key = line.get("id") if "progressDetail" in line else None
@@ -64,14 +65,14 @@ class Transfers:
         if transfer is None:
             transfer = self._running[key] = _Transfer()
             transfer.task = self._nursery.start(self._run(key, transfer, operation), name=key)
-            transfer.task.add_done_callback(_seen)
         follower = transfer.join()
         task = transfer.task
         assert task is not None
         try:
             while (line := await follower.get()) is not None:
                 yield line
-            await asyncio.shield(task)
+            if transfer.error is not None:
+                raise transfer.error
         finally:
             if transfer.leave(follower) and not transfer.over:
                 if self._running.get(key) is transfer:
@@ -82,13 +83,9 @@ class Transfers:
     async def _run(self, key: str, transfer: _Transfer, operation: Operation) -> None:
         try:
             await operation(transfer.report)
+        except Exception as error:  # noqa: BLE001 - it is raised again by everybody who follows
+            transfer.error = error
         finally:
             if self._running.get(key) is transfer:
                 del self._running[key]
             transfer.end()
-
-
-def _seen(task: asyncio.Task[None]) -> None:
-    """Followers raise the error; without any it is nobody's."""
-    if not task.cancelled():
-        task.exception()
