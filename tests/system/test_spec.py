@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
                 facts=facts,
                 user=resolve_user(wish.user, PASSWD, GROUP, complete.group_add or ()),
                 rootfs=str(rootfs),
-                cgroup_path=f"/berth-test/{name}",
+                cgroup_path=f"/{name}",
                 hostname="story",
                 netns="",
                 mounts=plan_mounts(wish, complete),
@@ -71,10 +72,21 @@ def run(tmp_path: Path) -> Iterator[Run]:
         return done.stdout + done.stderr
 
     yield run_once
-    for controller in Path("/sys/fs/cgroup").rglob("berth-test"):
-        for folder in [*controller.iterdir(), controller]:
-            if folder.is_dir():
-                folder.rmdir()
+    for controller in Path("/sys/fs/cgroup").glob(f"**/{name}"):
+        _remove_cgroup(controller)
+
+
+def _remove_cgroup(folder: Path) -> None:
+    """The kernel lets go of a cgroup some time after its last process."""
+    for _ in range(40):
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
 
 
 def status_line(text: str, key: str) -> str:
