@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from engine.kernel import namespaces, netlink
 from engine.kernel.namespaces import NetworkNamespace
 from engine.kernel.netlink import RouteSocket
@@ -17,25 +19,31 @@ class NamespacePool:
         self._size = size
         self._ready: list[NetworkNamespace] = []
         self._nursery = Nursery("namespaces")
-        self._filling = False
+        self._filling: asyncio.Task[None] | None = None
 
     async def take(self) -> NetworkNamespace:
         """A fresh namespace with loopback up. Raises ``OSError``."""
-        namespace = self._ready.pop() if self._ready else await run_in("net", _prepare_sync)
-        if not self._filling:
-            self._filling = True
-            self._nursery.start(self._fill(), name="fill")
+        while not self._ready:
+            # Shielded: a start that is cancelled must not lose the namespace that is being made for it.
+            await asyncio.shield(self._fill_up())
+        namespace = self._ready.pop()
+        self._fill_up()
         return namespace
 
+    def _fill_up(self) -> asyncio.Task[None]:
+        if self._filling is None or self._filling.done():
+            self._filling = self._nursery.start(self._fill(), name="fill")
+        return self._filling
+
     async def _fill(self) -> None:
-        try:
-            while len(self._ready) < self._size:
-                self._ready.append(await run_in("net", _prepare_sync))
-        finally:
-            self._filling = False
+        while len(self._ready) < self._size:
+            self._ready.append(await run_in("net", _prepare_sync))
 
     async def aclose(self) -> None:
         """Let the unused ones go."""
+        self._size = 0
+        if self._filling is not None:
+            await asyncio.wait([self._filling])
         await self._nursery.aclose()
         while self._ready:
             self._ready.pop().close()
