@@ -19,8 +19,9 @@ T = TypeVar("T")
 
 log = logging.getLogger("berth.registry")
 
-# Registry work waits for disks and hashes; hashing releases the interpreter lock, so a few more threads than cores pay.
-_POOL = ThreadPoolExecutor(max_workers=max(8, 2 * (os.cpu_count() or 1)), thread_name_prefix="registry-disk")
+# Registry work waits for disks and hashes, without the interpreter lock. More threads than this would fight over that
+# lock.
+_POOL = ThreadPoolExecutor(max_workers=max(6, 2 * (os.cpu_count() or 1)), thread_name_prefix="registry-disk")
 
 
 async def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
@@ -37,7 +38,7 @@ from registry.tasks import Background
 
 log = logging.getLogger("berth.registry")
 
-_READ_BUFFER = 256 * 1024
+_READ_BUFFER = 128 * 1024
 _ABANDONED_AFTER_SECONDS = 86400.0
 
 
@@ -117,6 +118,8 @@ class RegistryServer:
             )
         await self.blobs.clear_temporary(_ABANDONED_AFTER_SECONDS)
         self._context = context = await self.tls.context()
+        # Threads hash and sync beside the loop; at the default of 5 ms each of them can hold up every answer that long.
+        sys.setswitchinterval(0.0005)
         self._server = web.Server(
             self.dispatcher.handle,
             access_log=None,

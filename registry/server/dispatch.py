@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import logging
+import secrets
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import unquote
 
@@ -48,6 +49,9 @@ _ACTIONS = {
     "DELETE": ("delete",),
 }
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+# Request ids tell requests of one process apart and mark the process; nothing secret hangs on them.
+_REQUESTS = secrets.token_hex(10)
+_numbers = itertools.count(1)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -116,7 +120,17 @@ class Dispatcher:
         if handler is None:
             raise RegistryError(errors.UNSUPPORTED, headers={"Allow": ", ".join(handlers)})
         identity = await self._access.identify(request.headers.get("Authorization"))
-        call = Call(request, self._settings, method, kind, repository, reference, query, identity, uuid.uuid4().hex)
+        call = Call(
+            request,
+            self._settings,
+            method,
+            kind,
+            repository,
+            reference,
+            query,
+            identity,
+            f"{_REQUESTS}{next(_numbers):012x}",
+        )
         if repository:
             self._access.require(identity, repository, _ACTIONS[method])
         elif identity is ANONYMOUS and not self._access.is_open:

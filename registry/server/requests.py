@@ -104,17 +104,16 @@ def base_url(request: BaseRequest, settings: Settings) -> str:
 class Body:
     """The body of a request, in batches. A client that is silent for a minute is given up."""
 
-    __slots__ = ("_batch_bytes", "_begun", "_broken", "_content", "_request")
+    __slots__ = ("_begun", "_broken", "_content", "_request")
 
-    def __init__(self, request: BaseRequest, batch_bytes: int) -> None:
+    def __init__(self, request: BaseRequest) -> None:
         self._request = request
         self._content = request.content
-        self._batch_bytes = batch_bytes
         self._begun = False
         self._broken: Exception | None = None
 
-    async def next(self) -> list[bytes]:
-        """The next batch, empty at the end; ConnectionResetError when the body broke off.
+    async def next(self, batch_bytes: int) -> list[bytes]:
+        """The next batch of about `batch_bytes`, empty at the end; ConnectionResetError when the body broke off.
 
         What arrived before the break is handed out first, so that an upload can be resumed behind it.
         """
@@ -126,7 +125,7 @@ class Body:
         batch: list[bytes] = []
         size = 0
         try:
-            while size < self._batch_bytes:
+            while size < batch_bytes:
                 async with asyncio.timeout(BODY_STALL_SECONDS):
                     chunk = await self._content.readany()
                 if not chunk:
@@ -147,8 +146,8 @@ async def read_body(request: BaseRequest, limit: int) -> bytes:
         raise too_large
     pieces: list[bytes] = []
     size = 0
-    body = Body(request, 1 << 16)
-    while batch := await body.next():
+    body = Body(request)
+    while batch := await body.next(1 << 16):
         pieces += batch
         size += sum(map(len, batch))
         if size > limit:

@@ -23,7 +23,11 @@ from registry.store.repositories import Repositories
 from registry.store.uploads import Upload, Uploads
 from registry.tasks import begin, carry_through
 
-_BATCH_BYTES = 512 * 1024
+# What all uploads together may hold in memory, twice (one part arrives while the other is written), and each one's
+# share.
+_BATCH_BUDGET = 16 * 1024 * 1024
+_BATCH_LEAST = 256 * 1024
+_BATCH_MOST = 2 * 1024 * 1024
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/(?:\d+|\*))?")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -39,6 +43,7 @@ class UploadHandlers:
         self._uploads = uploads
         self._access = access
         self._notices = notices
+        self._receiving = 0
 
     async def start(self, call: Call) -> Reply:
         """POST: mount a blob, take a whole one, or open a session."""
@@ -128,9 +133,10 @@ class UploadHandlers:
     async def _receive(self, call: Call, upload: Upload) -> None:
         """Take the body: one batch is written and hashed in a thread while the next arrives."""
         writing: asyncio.Future[None] | None = None
+        self._receiving += 1
         try:
-            body = Body(call.request, _BATCH_BYTES)
-            while batch := await body.next():
+            body = Body(call.request)
+            while batch := await body.next(max(_BATCH_LEAST, min(_BATCH_MOST, _BATCH_BUDGET // self._receiving))):
                 if writing is not None:
                     await writing
                 writing = begin(upload.write(batch))
@@ -143,6 +149,7 @@ class UploadHandlers:
                 raise RegistryError(errors.STORAGE_FULL) from error
             raise
         finally:
+            self._receiving -= 1
             if writing is not None and not writing.done():
                 await asyncio.wait([writing])
 

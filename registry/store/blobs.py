@@ -63,16 +63,22 @@ class BlobStore:
 
     async def put(self, data: bytes, expected: Digest | None = None) -> Digest:
         """Store bytes that are already in memory; `DigestMismatch` when they are not what was expected."""
-        algorithm = expected.algorithm if expected is not None else "sha256"
-        digest = Digest.of(data, algorithm) if len(data) <= 65536 else await run_blocking(Digest.of, data, algorithm)
-        if expected is not None and digest != expected:
-            raise DigestMismatch(expected, digest)
+        digest = await self.digest_of(data, expected)
         path = paths.blob_data(digest)
         found = await self.driver.stat(path)
         if found is not None and found.size == len(data):
             await self.driver.touch(path)
         else:
             await self.driver.write(path, data)
+        return digest
+
+    @staticmethod
+    async def digest_of(data: bytes, expected: Digest | None = None) -> Digest:
+        """The digest of bytes in memory; `DigestMismatch` when they are not what was expected."""
+        algorithm = expected.algorithm if expected is not None else "sha256"
+        digest = Digest.of(data, algorithm) if len(data) <= 65536 else await run_blocking(Digest.of, data, algorithm)
+        if expected is not None and digest != expected:
+            raise DigestMismatch(expected, digest)
         return digest
 
     async def adopt(self, path: Path, digest: Digest) -> None:

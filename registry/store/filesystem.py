@@ -8,7 +8,6 @@ process, registry:2 included, may share the folder.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import shutil
@@ -17,8 +16,10 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from registry.digest import Hasher
+from registry.store.commits import GroupCommit, sync_folder_sync
 from registry.store.driver import STREAM_CHUNK, Appender, FileStat
-from registry.tasks import begin, run_blocking
+from registry.store.growing import GrowingFile
+from registry.tasks import run_blocking
 
 
 class FilesystemDriver:
@@ -27,6 +28,7 @@ class FilesystemDriver:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._prefix = os.fspath(root) + "/"
+        self._commits = GroupCommit()
 
     async def read(self, path: str) -> bytes:
         """The whole file."""
@@ -48,19 +50,12 @@ class FilesystemDriver:
 
     async def write(self, path: str, data: bytes) -> None:
         """Replace the file atomically and durably."""
-        await run_blocking(self._write_all_sync, [(path, data)], False)
+        await self._commits.write([(self._prefix + path, data)])
 
     async def write_all(self, files: Sequence[tuple[str, bytes]], unless_same: bool = False) -> None:
         """Write several files in this order, each atomically. `unless_same` leaves equal files alone (mtime
         included)."""
-        await run_blocking(self._write_all_sync, files, unless_same)
-
-    def _write_all_sync(self, files: Sequence[tuple[str, bytes]], unless_same: bool) -> None:
-        for path, data in files:
-            target = self._prefix + path
-            if unless_same and _holds(target, data):
-                continue
-            _write_atomically_sync(target, data)
+        await self._commits.write([(self._prefix + path, data) for path, data in files], unless_same)
 
     async def write_new(self, path: str, data: bytes) -> None:
         """Write a file that nobody else knows of yet, in a folder of its own; a crash may lose it."""
@@ -187,7 +182,7 @@ class FilesystemDriver:
 
     async def append(self, path: str, create: bool = False) -> Appender:
         """Open a file to grow it; FileNotFoundError unless it exists or `create`."""
-        return await run_blocking(_FileAppender.open_sync, self._prefix + path, create)
+        return await run_blocking(GrowingFile.open_sync, self._prefix + path, create)
 
     async def publish(self, source: str, target: str) -> None:
         """Rename a finished, synced file into place."""
@@ -199,7 +194,7 @@ class FilesystemDriver:
         folder = os.path.dirname(destination)
         os.makedirs(folder, exist_ok=True)
         os.rename(source, destination)
-        _sync_folder(folder)
+        sync_folder_sync(folder)
 
     async def presign(self, path: str, seconds: int) -> str | None:
         """Files have no address of their own."""
@@ -219,108 +214,3 @@ class FilesystemDriver:
 
     async def close(self) -> None:
         """Nothing is held open."""
-
-
-class _FileAppender:
-    """A file opened for appending. A cancelled `write` may still run in its thread; `close` waits for it."""
-
-    def __init__(self, descriptor: int, size: int) -> None:
-        self._descriptor = descriptor
-        self._size = size
-        self._running: asyncio.Future[int] | None = None
-
-    @classmethod
-    def open_sync(cls, path: str, create: bool) -> _FileAppender:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
-        if create:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            flags |= os.O_CREAT
-        descriptor = os.open(path, flags, 0o666)
-        return cls(descriptor, os.fstat(descriptor).st_size)
-
-    @property
-    def size(self) -> int:
-        """Bytes in the file, as far as writes have finished."""
-        return self._size
-
-    async def write(self, chunks: Sequence[bytes], hasher: Hasher | None = None) -> None:
-        """Append all chunks and hash them, off the loop."""
-        self._running = begin(run_blocking(_append_sync, self._descriptor, chunks, hasher))
-        self._size += await asyncio.shield(self._running)
-        self._running = None
-
-    async def close(self, sync: bool = True) -> None:
-        """Close after the write in progress; with `sync` the bytes are on disk afterwards."""
-        if self._running is not None:
-            await asyncio.wait([self._running])
-            self._running = None
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            await run_blocking(_close_sync, descriptor, sync)
-
-
-def _append_sync(descriptor: int, chunks: Sequence[bytes], hasher: Hasher | None) -> int:
-    total = 0
-    for chunk in chunks:
-        if hasher is not None:
-            hasher.update(chunk)
-        view = memoryview(chunk)
-        while view:
-            written = os.write(descriptor, view)
-            total += written
-            view = view[written:]
-    return total
-
-
-def _close_sync(descriptor: int, sync: bool) -> None:
-    try:
-        if sync:
-            os.fdatasync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _holds(path: str, data: bytes) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return os.read(descriptor, len(data) + 1) == data
-    finally:
-        os.close(descriptor)
-
-
-def _write_atomically_sync(target: str, data: bytes) -> None:
-    """Write beside the target, sync, rename. registry:2 ignores `*.tmp` files, so a crash leaves nothing it trips
-    over."""
-    folder = os.path.dirname(target)
-    temporary = f"{target}.{uuid.uuid4().hex}.tmp"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        descriptor = os.open(temporary, flags, 0o666)
-    except FileNotFoundError:
-        os.makedirs(folder, exist_ok=True)
-        descriptor = os.open(temporary, flags, 0o666)
-    try:
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fdatasync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.rename(temporary, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -165,10 +165,10 @@ class Repositories:
             await self._check_references(repository, manifest, sparse_index)
         references = tuple(Digest.parse(item.digest) for item in manifest.references())
         async with self.leases.hold(*references):
-            digest = await self.blobs.put(data, expected)
+            digest = await self.blobs.digest_of(data, expected)
             self.leases.remember(digest, _LEASE_AFTER_ANSWER_SECONDS)
             link = digest.encode()
-            files = [(paths.revision_link(repository, digest), link)]
+            files = [(paths.blob_data(digest), data), (paths.revision_link(repository, digest), link)]
             for tag in dict.fromkeys((*(() if expected else (reference,)), *tags)):
                 files.append((paths.tag_history_link(repository, tag, digest), link))
                 files.append((paths.tag_current(repository, tag), link))

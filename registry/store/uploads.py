@@ -202,7 +202,10 @@ class Upload:
     async def write(self, chunks: Sequence[bytes]) -> None:
         """Append; bytes and running hash advance together."""
         if self._appender is None:
-            self._appender = await self._uploads.open_data(self.repository, self.upload_id)
+            try:
+                self._appender = await self._uploads.open_data(self.repository, self.upload_id)
+            except BlockingIOError as error:
+                raise UploadBusy(self.upload_id) from error
         session = self.session
         hasher = session.hasher if session.offset == self.offset else None
         # Should this write fail half-way, the hash no longer matches the file: say so until it is known to have worked.
