@@ -186,23 +186,25 @@ class Puller:
             return await self._content.register(config, download.blobs, kept)
 
     async def _layers(self, download: _Download, layers: Sequence[Descriptor]) -> None:
+        """Have every layer: found here, or fetched and unpacked."""
+        missing: list[int] = []
+        for index, layer in enumerate(layers):
+            diff_id = download.diff_ids[index]
+            blob = LayerBlob(layer.checked_digest(), layer.size, layer.media_type, (download.repository,))
+            found = await self._content.present(diff_id, download.diff_ids[:index], blob)
+            if found is not None:
+                download.blobs[diff_id] = found
+            else:
+                missing.append(index)
+            download.report(step(_short(layer), "Already exists" if found else "Pulling fs layer"))
         slots = asyncio.Semaphore(self.max_downloads)
-        for layer in layers:
-            download.report(step(_short(layer), "Pulling fs layer"))
         async with one_error(), TaskGroup() as group:
-            for index, layer in enumerate(layers):
-                group.create_task(self._layer(download, index, layer, slots))
+            for index in missing:
+                group.create_task(self._layer(download, index, layers[index], slots))
 
     async def _layer(self, download: _Download, index: int, layer: Descriptor, slots: asyncio.Semaphore) -> None:
-        """Have one layer: found here, or fetched and unpacked."""
         diff_id, report = download.diff_ids[index], download.report
-        parents = download.diff_ids[:index]
         blob = LayerBlob(layer.checked_digest(), layer.size, layer.media_type, (download.repository,))
-        found = await self._content.present(diff_id, parents, blob)
-        if found is not None:
-            download.blobs[diff_id] = found
-            report(step(_short(layer), "Already exists"))
-            return
         if slots.locked():
             report(step(_short(layer), "Waiting"))
         async with slots:
@@ -210,6 +212,7 @@ class Puller:
         report(step(_short(layer), "Download complete"))
         told = Paced(report, _short(layer), "Extracting", layer.size)
         place = self._content.blobs.local_path(blob.digest)
+        parents = download.diff_ids[:index]
         await self._content.unpack_one(diff_id, parents, place, lambda _, count: told(min(count, layer.size)))
         download.blobs[diff_id] = blob
         report(step(_short(layer), "Pull complete"))

@@ -134,14 +134,13 @@ def push_error(error: Exception) -> Exception:
 
 
 def login_error(error: Exception, url: str) -> Exception:
-    """401 for refused credentials, with docker's words."""
-    if isinstance(error, RemoteError) and error.status in (401, 403):
+    """401 for refused credentials, with docker's words for the registry's own refusal and for a token server's."""
+    if isinstance(error, RemoteError) and error.url.endswith("/v2/"):
+        words = f"login attempt to {url} failed with status: {error.status} {error.reason}".rstrip()
+        return Unauthorized(words) if error.status in (401, 403) else SystemFailure(words)
+    if isinstance(error, NoCredentials) or (isinstance(error, RemoteError) and error.status in (401, 403)):
         return Unauthorized(f'Get "{url}": {error}')
-    if isinstance(error, NoCredentials):
-        return Unauthorized(f'Get "{url}": {error}')
-    if isinstance(error, RemoteError):
-        return SystemFailure(f"login attempt to {url} failed with status: {error.status}")
-    return _other(error)
+    return push_error(error)
 
 
 def _other(error: Exception) -> Exception:

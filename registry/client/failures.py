@@ -7,6 +7,7 @@ they are rebuilt here from what aiohttp raises.
 from __future__ import annotations
 
 import errno
+import re
 import ssl
 from dataclasses import dataclass
 
@@ -49,7 +50,12 @@ class RemoteError(Exception):
         if self.code:
             words = self.code.lower().replace("_", " ")
             return f"{words}: {self.message or _MESSAGES.get(self.code, words)}"
-        return f"received unexpected HTTP status: {self.status} {_REASONS.get(self.status, '')}".rstrip()
+        return f"received unexpected HTTP status: {self.status} {self.reason}".rstrip()
+
+    @property
+    def reason(self) -> str:
+        """The words of the status."""
+        return _REASONS.get(self.status, "")
 
     @property
     def is_temporary(self) -> bool:
@@ -67,6 +73,8 @@ _MESSAGES = {
     "TOOMANYREQUESTS": "too many requests",
 }
 _REASONS = {
+    401: "Unauthorized",
+    403: "Forbidden",
     404: "Not Found", 405: "Method Not Allowed", 500: "Internal Server Error", 502: "Bad Gateway",
     503: "Service Unavailable", 504: "Gateway Timeout",
 }  # fmt: skip
@@ -92,6 +100,8 @@ def connection_failed(method: str, url: str, error: Exception) -> ConnectionFail
     return ConnectionFailed(method, url, _cause(error))
 
 
+# asyncio names the address it tried only in its message.
+_ADDRESS = re.compile(r"\('([0-9a-f.:]+)', \d+")
 _CONNECT = {
     "ECONNREFUSED": "connection refused",
     "EHOSTUNREACH": "no route to host",
@@ -109,7 +119,8 @@ def _cause(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
         reason = errno.errorcode.get(error.os_error.errno or 0, "")
         words = _CONNECT.get(reason) or error.os_error.strerror or str(error)
-        return f"dial tcp {error.host}:{error.port}: connect: {words}"
+        address = _ADDRESS.search(str(error.os_error))
+        return f"dial tcp {address[1] if address else error.host}:{error.port}: connect: {words}"
     if isinstance(error, TimeoutError):
         return "net/http: request canceled (Client.Timeout exceeded while awaiting headers)"
     if isinstance(error, aiohttp.ServerDisconnectedError):

@@ -40,9 +40,14 @@ class HostPolicy:
     """Mirrors, insecure registries and certificates; `reload` changes the first two."""
 
     def __init__(
-        self, mirrors: Sequence[str] = (), insecure: Sequence[str] = (), certs: Sequence[Path] = CERTS
+        self,
+        mirrors: Sequence[str] = (),
+        insecure: Sequence[str] = (),
+        certs: Sequence[Path] = CERTS,
+        loopback: Sequence[str] = LOOPBACK,
     ) -> None:
         self._certs = tuple(certs)
+        self._loopback = tuple(loopback)
         self._contexts: dict[tuple[str, bool], tuple[object, ssl.SSLContext]] = {}
         self.reload(mirrors, insecure)
 
@@ -50,7 +55,7 @@ class HostPolicy:
         """Take new settings; running transfers keep the old ones."""
         self._mirrors = tuple(mirror.rstrip("/") for mirror in mirrors)
         self._names = {name.lower() for name in insecure if "/" not in name}
-        self._networks = [ipaddress.ip_network(n, strict=False) for n in (*LOOPBACK, *insecure) if "/" in n]
+        self._networks = [ipaddress.ip_network(n, strict=False) for n in (*self._loopback, *insecure) if "/" in n]
 
     async def endpoints(self, domain: str, *, for_push: bool = False) -> list[Endpoint]:
         """The servers for a reference's domain, best first."""
