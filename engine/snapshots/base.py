@@ -169,11 +169,18 @@ class Snapshotter(Protocol):
         """Whether the snapshot was prepared."""
 
     async def mount_steps(
-        self, key: str, layers: Sequence[LayerKey], target: str, read_only: bool = False
+        self,
+        key: str,
+        layers: Sequence[LayerKey],
+        target: str,
+        read_only: bool = False,
+        *,
+        transient: bool = False,
     ) -> tuple[MountStep, ...]:
         """The steps that show the snapshot at the existing folder ``target``.
 
         With ``read_only`` the steps never write to the snapshot, so that they may be used beside a writing mount.
+        ``transient`` is for what is removed with its container (``--rm``): ending the mount need not wait for the disk.
         """
 
     async def image_steps(self, layers: Sequence[LayerKey], target: str) -> tuple[MountStep, ...]:

@@ -67,7 +67,13 @@ class CopyingSnapshotter:
         return await run_blocking((self.root / key / "root").is_dir)
 
     async def mount_steps(
-        self, key: str, layers: Sequence[LayerKey], target: str, read_only: bool = False
+        self,
+        key: str,
+        layers: Sequence[LayerKey],
+        target: str,
+        read_only: bool = False,
+        *,
+        transient: bool = False,
     ) -> tuple[MountStep, ...]:
         return (MountStep(str(self.root / key / "root"), target, "", ("bind", "ro") if read_only else ("bind",)),)
 

@@ -267,9 +267,7 @@ class Layers:
     def _over_steps(self, tmp: Path, below: Sequence[LayerKey]) -> list[list[Any]]:
         """A mount of ``below`` whose upper folder becomes a layer; unsynced, as plainly unpacked layers are."""
         step = self.overlay_step(self.link_names(below), str(tmp / "merged"), upper=tmp / "fs", work=tmp / "work")
-        if _offers_volatile():
-            step = replace(step, options=(*step.options, "volatile"))
-        return step_data((step,))
+        return step_data((unsynced(step),))
 
     def _free_link(self, key: LayerKey) -> str:
         length = LINK_LENGTH
@@ -378,10 +376,10 @@ def _drop_scaffold_sync(tmp: Path) -> None:
     (tmp / "merged").rmdir()
 
 
-def _offers_volatile() -> bool:
-    """Whether overlayfs can leave out syncing the whole file system when a mount ends (Linux 5.10)."""
+def unsynced(step: MountStep) -> MountStep:
+    """The overlay mount without syncing the file system below it at its end, where the kernel can (Linux 5.10)."""
     major, minor = os.uname().release.split(".")[:2]
-    return (int(major), int(minor)) >= (5, 10)
+    return replace(step, options=(*step.options, "volatile")) if (int(major), int(minor)) >= (5, 10) else step
 
 
 def step_data(steps: Sequence[MountStep]) -> list[list[Any]]:

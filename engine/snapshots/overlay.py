@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
+import shutil
 import stat
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 from engine.kernel import quota
 from engine.kernel.mount import MountStep
 from engine.snapshots.base import Change, ChangeKind, DiffInfo, LayerKey, Stopped, Usage
-from engine.snapshots.layers import Layers, step_data
+from engine.snapshots.layers import Layers, step_data, unsynced
 from engine.snapshots.trash import Trash
 from engine.snapshots.workers import Workers
 from engine.tasks import run_blocking
@@ -69,13 +71,25 @@ class OverlaySnapshotter:
         return await run_blocking((self.root / key / "diff").is_dir)
 
     async def mount_steps(
-        self, key: str, layers: Sequence[LayerKey], target: str, read_only: bool = False
+        self,
+        key: str,
+        layers: Sequence[LayerKey],
+        target: str,
+        read_only: bool = False,
+        *,
+        transient: bool = False,
     ) -> tuple[MountStep, ...]:
-        place = self.root / key
         lowers = [await self._layers.init_layer(layers), *self._layers.link_names(layers)]
         if read_only:
             return (self._layers.overlay_step([f"../../snapshots/{key}/diff", *lowers], target),)
-        return (self._layers.overlay_step(lowers, target, upper=place / "diff", work=place / "work"),)
+        # An unsynced mount leaves a mark in its work folder that would refuse the next mount.
+        await run_blocking(shutil.rmtree, self.root / key / "work" / "work" / "incompat", ignore_errors=True)
+        return (self._writable(key, lowers, target, "work", synced=not transient),)
+
+    def _writable(self, key: str, lowers: Sequence[str], target: str, work: str, *, synced: bool) -> MountStep:
+        place = self.root / key
+        step = self._layers.overlay_step(lowers, target, upper=place / "diff", work=place / work)
+        return step if synced else unsynced(step)
 
     async def image_steps(self, layers: Sequence[LayerKey], target: str) -> tuple[MountStep, ...]:
         lowers = self._layers.link_names(layers) or [await self._layers.init_layer(())]
@@ -108,7 +122,14 @@ class OverlaySnapshotter:
     @contextlib.asynccontextmanager
     async def view(self, key: str, layers: Sequence[LayerKey], *, writable: bool) -> AsyncIterator[Stopped]:
         if writable:
-            yield Stopped(str(self._view), await self.mount_steps(key, layers, str(self._view)))
+            # The end of a synced mount writes back all of the data root's file system: a work folder of its own, with
+            # the mark of an unsynced mount, comes and goes with the view instead.
+            lowers = [await self._layers.init_layer(layers), *self._layers.link_names(layers)]
+            work = f"view-{secrets.token_hex(6)}"
+            try:
+                yield Stopped(str(self._view), (self._writable(key, lowers, str(self._view), work, synced=False),))
+            finally:
+                await self._trash.take(self.root / key / work)
             return
         # What a reader needs to have there (places to mount volumes on) goes to memory, never to the snapshot.
         scratch, target = MountStep("tmpfs", str(self._view), "tmpfs", ("mode=700",)), str(self._view / "root")
@@ -117,8 +138,8 @@ class OverlaySnapshotter:
             await self._layers.init_layer(layers),
             *self._layers.link_names(layers),
         ]
-        upper, work = self._view / "diff", self._view / "work"
-        yield Stopped(target, (scratch, self._layers.overlay_step(lowers, target, upper=upper, work=work)))
+        step = self._layers.overlay_step(lowers, target, upper=self._view / "diff", work=self._view / "work")
+        yield Stopped(target, (scratch, step))
 
     @contextlib.asynccontextmanager
     async def image_view(self, layers: Sequence[LayerKey]) -> AsyncIterator[Stopped]:

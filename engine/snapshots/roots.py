@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from engine.kernel import mount
+from engine.snapshots import stacking
 
 
 def confine(folder: int | str) -> None:
@@ -26,8 +27,12 @@ def confine(folder: int | str) -> None:
 def mount_steps(steps: list[list[Any]]) -> None:
     """Perform mount steps, in a private namespace; folders that they name and an earlier step hid are made."""
     for source, target, fstype, options, cwd in steps:
-        for folder in (target, *(o.partition("=")[2] for o in options if o.startswith(("upperdir=", "workdir=")))):
-            os.makedirs(folder, exist_ok=True)
+        named = {name: value for name, _, value in (option.partition("=") for option in options)}
+        for folder in (target, named.get("upperdir"), named.get("workdir")):
+            if folder is not None:
+                os.makedirs(folder, exist_ok=True)
+        if "volatile" in named:  # the mark of an unsynced mount before would refuse this one
+            stacking.remove(os.fsencode(named["workdir"]) + b"/work/incompat")
         mount.mount_sync(source, target, fstype, options, cwd)
 
 

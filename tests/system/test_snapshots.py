@@ -440,3 +440,16 @@ async def test_the_foundry_ends_when_idle(tmp_path: Path) -> None:
     assert await workers.run("usage", {"folders": [str(tmp_path)]}) == [[3, 1]]
     await workers.aclose()
     close_pools()
+
+
+async def test_a_transient_snapshot_can_be_mounted_again(room: Room) -> None:
+    base = await room.add(tar(file("f", b"1")))
+    keys = room.keys(base)
+    await room.snapshots.prepare("s", keys)
+    target = room.root / "mnt"
+    for number in range(2):
+        steps = await room.snapshots.mount_steps("s", keys, str(target), transient=True)
+        assert (
+            await asyncio.to_thread(mounted, steps, target, f"echo {number} >>g; cat g") == "0\n1\n"[: 2 * number + 2]
+        )
+    assert await run_in(room, "s", (base,), "cat g") == "0\n1\n"
