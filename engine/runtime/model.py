@@ -49,7 +49,10 @@ class ShimSpec:
 
 @dataclass(frozen=True, slots=True)
 class ExecSpec:
-    """A process object (OCI runtime spec, `process`) to run in a running container."""
+    """A process object (OCI runtime spec, `process`) to run in a running container.
+
+    `cgroup` names an existing sub-group in the runtime's words; without it the process gets one of its own where it can.
+    """
 
     exec_id: str
     process: Mapping[str, Any]

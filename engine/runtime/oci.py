@@ -35,6 +35,15 @@ class Runtime:
     commit: str = ""
 
 
+def offers_exec_groups(runtime: Runtime, cgroup_version: int) -> bool:
+    """Whether `exec --cgroup` is understood: by runc since 1.1, by crun on v2 only; others are not asked."""
+    program = os.path.basename(runtime.path)
+    if program == "crun":
+        return cgroup_version == 2
+    version = re.match(r"(\d+)\.(\d+)", runtime.version)
+    return program == "runc" and version is not None and (int(version[1]), int(version[2])) >= (1, 1)
+
+
 class RuntimeFailure(Exception):
     """A process could not be started. `exit_hint` is what dockerd makes of it: 127, 126, or 128 for anything else."""
 
@@ -97,11 +106,15 @@ async def run_program(
 ) -> tuple[int, str, str]:
     """Exit code, output and errors of a short program. TimeoutError (after killing it) when it takes too long."""
     process = await asyncio.create_subprocess_exec(
-        *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *argv,
+        # A program that ends before it has read its input makes uvloop's writer raise: no pipe without input.
+        stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     try:
         async with asyncio.timeout(seconds):
-            output, errors = await process.communicate(stdin)
+            output, errors = await process.communicate(stdin or None)
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

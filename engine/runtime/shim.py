@@ -183,8 +183,13 @@ class Shim:
         """Signal init. ProcessLookupError when it has ended."""
         await self._ask("kill", signal=int(number))
 
-    async def kill_exec(self, exec_id: str, number: int | signal.Signals) -> None:
-        await self._ask("kill", signal=int(number), exec_id=exec_id)
+    async def kill_exec(self, exec_id: str, number: int | signal.Signals, *, everything: bool = False) -> None:
+        """Signal an exec's process, or `everything` in its control group, with what the process left behind."""
+        await self._ask("kill", signal=int(number), exec_id=exec_id, everything=everything)
+
+    async def exec_pids(self, exec_id: str) -> list[int]:
+        """The exec's process and its children that still run; its process alone where it has no group of its own."""
+        return (await self._ask("exec_pids", exec_id=exec_id))["pids"]  # type: ignore[no-any-return]
 
     async def resize(self, rows: int, cols: int, exec_id: str | None = None) -> None:
         """OSError when there is no terminal (yet)."""

@@ -32,6 +32,7 @@ from engine.runtime.model import (
     ShimLost,
     ShimSpec,
 )
+from engine.runtime.oci import offers_exec_groups
 from engine.runtime.shim import Shim, read_exit_record, write_json_sync
 from engine.shim import wire
 from engine.tasks import Nursery, run_blocking
@@ -110,7 +111,7 @@ class Shims:
         """
         zygote = await self._connected()
         assert self._cgroups is not None
-        settings = _settings(spec, self._cgroups.oom_file(spec.cgroup_path))
+        settings = _settings(spec, self._cgroups)
         await run_blocking(write_json_sync, spec.run_dir / wire.SETTINGS_FILE, settings)
         shim = Shim(spec.container_id, spec.run_dir, self._nursery)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -184,7 +185,10 @@ def _reap_sync(process: subprocess.Popen[bytes]) -> None:
         process.returncode = 0
 
 
-def _settings(spec: ShimSpec, oom_file: str) -> dict[str, Any]:
+def _settings(spec: ShimSpec, cgroups: Cgroups) -> dict[str, Any]:
+    leaf_folder = leaf_prefix = ""
+    if offers_exec_groups(spec.runtime, cgroups.version):
+        leaf_folder, leaf_prefix = cgroups.leaf_place(spec.cgroup_path)
     return {
         "container_id": spec.container_id,
         "run_dir": os.path.abspath(spec.run_dir),
@@ -202,6 +206,8 @@ def _settings(spec: ShimSpec, oom_file: str) -> dict[str, Any]:
             "attrs": dict(spec.log.attrs),
         },
         "spill_dir": os.path.abspath(spec.spill_dir),
-        "oom_file": oom_file,
+        "oom_file": cgroups.oom_file(spec.cgroup_path),
+        "leaf_folder": leaf_folder,
+        "leaf_prefix": leaf_prefix,
         "shared_pid": spec.shared_pid,
     }

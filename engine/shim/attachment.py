@@ -19,6 +19,9 @@ SPILL_LIMIT = 1024 * 1024 * 1024
 SPILL_READ = 256 * 1024
 INPUT_READ = 64 * 1024
 
+Input = Callable[[bytes], None]
+InputEnd = Callable[["Attachment", bool], None]
+
 
 class Attachment:
     """Owns the shim's end of the stream pair."""
@@ -44,7 +47,8 @@ class Attachment:
         self._spill = -1
         self._spill_read = self._spill_written = 0
         self._finishing = False
-        self._input: Callable[[bytes], None] | None = None
+        self._input: Input | None = None
+        self._on_input_end: InputEnd | None = None
         self._input_paused = False
         self._input_ended = False
         self._ended = False
@@ -52,12 +56,13 @@ class Attachment:
         self.progress = time.monotonic()
         sock.setblocking(False)
 
-    def begin(self, on_input: Callable[[bytes], None] | None, on_gone: Callable[["Attachment"], None]) -> None:
-        """Watch the peer. `on_input` gets what it writes, b"" at its end; None ignores input.
+    def begin(self, on_input: Input | None, on_input_end: InputEnd, on_gone: Callable[["Attachment"], None]) -> None:
+        """Watch the peer. `on_input` gets what it writes; None ignores that. The others are called once each, in order.
 
-        `on_gone` is called once.
+        `on_input_end` is told whether the peer hung up, in place of half-closing.
         """
         self._input = on_input
+        self._on_input_end = on_input_end
         self._on_gone = on_gone
         self._watch()
 
@@ -72,7 +77,7 @@ class Attachment:
             except BlockingIOError:
                 sent = 0
             except OSError:
-                self.drop()
+                self._lose_output()
                 return
             parts = _rest(parts, sent)
             if not parts:
@@ -95,14 +100,28 @@ class Attachment:
         """Close now, losing what was not sent."""
         if self._on_gone is None:
             return
+        self._end_input(hung_up=True)
         gone, self._on_gone = self._on_gone, None
         self._loop.forget(self._sock.fileno())
         self._sock.close()
+        self._forget_output()
+        gone(self)
+
+    def _lose_output(self) -> None:
+        """The peer has closed. What it wrote before may still be unread, and its end is noticed by reading."""
+        self.streams = frozenset()
+        self._forget_output()
+        if self._input_ended:
+            self.drop()
+        else:
+            self._watch()
+
+    def _forget_output(self) -> None:
         if self._spill >= 0:
             os.close(self._spill)
             self._spill = -1
         self._queue.clear()
-        gone(self)
+        self._queued = 0
 
     def _keep(self, parts: list[bytes]) -> None:
         if self._spill < 0 and self._queued < MEMORY_LIMIT:
@@ -125,8 +144,8 @@ class Attachment:
         if events & WRITE:
             self._send_queued()
         if self._on_gone is not None and events & READ:
-            self._receive()
-        elif self._on_gone is not None and events & HANGUP:
+            self._receive(hung_up=bool(events & HANGUP))
+        elif self._on_gone is not None and events & HANGUP and self._input_ended:
             self.drop()
 
     def _send_queued(self) -> None:
@@ -142,7 +161,7 @@ class Attachment:
         except BlockingIOError:
             return
         except OSError:
-            self.drop()
+            self._lose_output()
             return
         self._flushed_or_watch()
 
@@ -164,23 +183,26 @@ class Attachment:
         self._loop.busy = True
         return True
 
-    def _receive(self) -> None:
+    def _receive(self, *, hung_up: bool) -> None:
         try:
             data = self._sock.recv(INPUT_READ)
-        except BlockingIOError:
+        except (BlockingIOError, ConnectionResetError):
+            return  # a reset is told once, before what is left to read
+        if data:
+            if self._input is not None:
+                self._input(data)
             return
-        except OSError:
+        self._end_input(hung_up=hung_up)
+        if self.streams and not self._ended:
+            self._watch()
+        else:
             self.drop()
-            return
-        if self._input is not None:
-            self._input(data)
-        if not data:
-            self._input = None
+
+    def _end_input(self, *, hung_up: bool) -> None:
+        if not self._input_ended:
             self._input_ended = True
-            if self.streams and not self._ended:
-                self._watch()
-            else:
-                self.drop()
+            if self._input is not None and self._on_input_end is not None:
+                self._on_input_end(self, hung_up)
 
     def _flushed_or_watch(self) -> None:
         if self._on_gone is None:
@@ -207,7 +229,10 @@ class Attachment:
         wanted = 0 if self._input_paused or self._input_ended else READ  # an ended input is readable for ever
         if self._queued or self._spill >= 0:
             wanted |= WRITE
-        self._loop.watch(self._sock.fileno(), wanted, self._events)
+        if wanted or self._input_ended:
+            self._loop.watch(self._sock.fileno(), wanted, self._events)
+        else:
+            self._loop.forget(self._sock.fileno())  # paused: a hang-up must wait until the input before it is read
 
 
 def _rest(parts: list[bytes], sent: int) -> list[bytes]:

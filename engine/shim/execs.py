@@ -27,12 +27,27 @@ class Exec:
         self.stdio = stdio
         size = settings.get("console_size")
         self.console_size: tuple[int, int] | None = (size[0], size[1]) if size else None
-        self.cgroup = str(settings.get("cgroup") or "")
+        self.cgroup = str(settings["cgroup"])
+        self.leaf = ""
         self.started = False
         self.reaped = False
         self.pid: int | None = None
         self.exit_code: int | None = None
         self.finished_at = 0
+
+    def pids(self) -> list[int]:
+        """What runs of it: everything in its control group, else its process."""
+        if self.leaf:
+            with contextlib.suppress(OSError):
+                return [int(pid) for pid in invoke.read_whole(f"{self.leaf}/cgroup.procs").split()]
+        return [self.pid] if self.pid is not None and not self.reaped else []
+
+    def remove_leaf(self) -> None:
+        """Its control group goes when nothing is left in it; otherwise with the container's."""
+        if self.leaf:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.leaf)
+                self.leaf = ""
 
     def state(self) -> wire.Message:
         return {
@@ -46,12 +61,22 @@ class Exec:
 class Execs:
     """All of one container's."""
 
-    def __init__(self, loop: Loop, runtime: invoke.Runtime, settings: dict[str, Any], tell: Answer) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        runtime: invoke.Runtime,
+        settings: dict[str, Any],
+        tell: Answer,
+        daemon_lives: Callable[[], bool],
+    ) -> None:
         self._loop = loop
         self._runtime = runtime
         self._container_id = str(settings["container_id"])
         self._spill_dir = str(settings["spill_dir"])
+        self._leaf_folder = str(settings["leaf_folder"])
+        self._leaf_prefix = str(settings["leaf_prefix"])
         self._tell = tell
+        self._daemon_lives = daemon_lives
         self._known: dict[str, Exec] = {}
 
     def states(self) -> dict[str, wire.Message]:
@@ -74,6 +99,7 @@ class Execs:
             stdin_once=False,
             spill_dir=self._spill_dir,
             log=None,
+            daemon_lives=self._daemon_lives,
         )
         self._known[exec_id] = Exec(exec_id, message, stdio)
 
@@ -86,8 +112,7 @@ class Execs:
         pid_file, log = f"exec-{exec_id}.pid", f"exec-{exec_id}.log"
         arguments = ["exec", "--detach", "--process", os.path.abspath(f"exec-{exec_id}.json")]
         arguments += ["--pid-file", os.path.abspath(pid_file)]
-        if known.cgroup:
-            arguments += ["--cgroup", known.cgroup]
+        arguments += self._leaf(known)
         listener = None
         if known.stdio.terminal:
             listener = console.ConsoleSocket(f"{exec_id[:16]}.tty")
@@ -122,6 +147,20 @@ class Execs:
     def lingering(self) -> list[Stdio]:
         return [known.stdio for known in self._known.values() if known.stdio.attachments]
 
+    def _leaf(self, known: Exec) -> list[str]:
+        """Make the exec's own control group; it runs in the container's where that cannot be had."""
+        if known.cgroup:
+            return ["--cgroup", known.cgroup]
+        if not self._leaf_folder:
+            return []
+        name = f"exec-{known.exec_id}"
+        try:
+            os.mkdir(f"{self._leaf_folder}/{name}")
+        except OSError:
+            return []
+        known.leaf = f"{self._leaf_folder}/{name}"
+        return ["--cgroup", f"{self._leaf_prefix}{name}"]
+
     def _master(self, known: Exec, listener: console.ConsoleSocket) -> None:
         master = listener.accept_master()
         if master is not None:
@@ -152,6 +191,7 @@ class Execs:
             self._loop.forget(listener.fileno())
             listener.close()
         known.exit_code = 126
+        known.remove_leaf()
         known.stdio.close()
         known.stdio.finish()
 
@@ -162,6 +202,7 @@ class Execs:
         def drained() -> None:
             # Told before the streams end, so that whoever waits for their end finds the exit code known.
             known.exit_code = code
+            known.remove_leaf()
             self._tell({"event": "exec_exit", "exec_id": known.exec_id, "exit_code": code})
             known.stdio.finish()
             self._prune()

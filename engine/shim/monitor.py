@@ -46,8 +46,9 @@ class Monitor:
             stdin_once=settings["stdin_once"],
             spill_dir=settings["spill_dir"],
             log=self._log,
+            daemon_lives=self._daemon_lives,
         )
-        self._execs = Execs(self._loop, self._runtime, settings, self._tell)
+        self._execs = Execs(self._loop, self._runtime, settings, self._tell, self._daemon_lives)
         self._console: console.ConsoleSocket | None = None
         self._init_pid: int | None = None
         self._started_at = 0
@@ -129,6 +130,9 @@ class Monitor:
         for connection in tuple(self._connections):
             self._send(connection, message)
 
+    def _daemon_lives(self) -> bool:
+        return bool(self._connections)
+
     def _drop(self, connection: socket.socket) -> None:
         if connection in self._connections:
             self._connections.remove(connection)
@@ -157,7 +161,9 @@ class Monitor:
                 self._execs.start(message["exec_id"], answer)
                 return None
             case "kill":
-                os.kill(self._target(message), message["signal"])
+                self._kill(message)
+            case "exec_pids":
+                return {"pids": self._execs.get(message["exec_id"]).pids()}
             case "resize":
                 self._streams(message).resize(message["rows"], message["columns"])
             case "truncate_log":
@@ -184,6 +190,15 @@ class Monitor:
     def _streams(self, message: wire.Message) -> Stdio:
         exec_id = message.get("exec_id")
         return self._execs.get(exec_id).stdio if exec_id else self._stdio
+
+    def _kill(self, message: wire.Message) -> None:
+        if not message.get("everything"):
+            os.kill(self._target(message), message["signal"])
+            return
+        known = self._execs.get(message["exec_id"])
+        for pid in known.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, message["signal"])
 
     def _target(self, message: wire.Message) -> int:
         exec_id = message.get("exec_id")
@@ -309,7 +324,9 @@ class Monitor:
     def _discard(self, answer: Answer) -> None:
         if self._phase not in ("ready", "failed", "exited"):
             raise ValueError(f"container {self._container_id} is {self._phase}, not ended")
-        exists = self._phase == "exited"
+        state = f"{self._settings['runtime']['root']}/{self._container_id}"
+        forced = ["--force"] if self._phase == "failed" else []  # slow, but a failed start may have left anything
+        exists = self._phase == "exited" or (bool(forced) and os.path.isdir(state))
         self._phase = "discarded"
         self._stdio.close()
         self._stdio.finish()
@@ -319,7 +336,7 @@ class Monitor:
         if exists:
             try:
                 done = partial(self._deleted, answer)
-                self._runtime.start(["delete", self._container_id], (0, 1, 1), wire.LOG_FILE, done)
+                self._runtime.start(["delete", *forced, self._container_id], (0, 1, 1), wire.LOG_FILE, done)
                 return
             except OSError:
                 pass

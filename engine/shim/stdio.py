@@ -26,13 +26,23 @@ READ_SIZE = 256 * 1024
 INPUT_LIMIT = 128 * 1024
 # How long the end of a process waits for the end of its output, when something else still holds that open.
 DRAIN_SECONDS = 0.5
+# A dying daemon's connections end one after the other, within this time.
+HANG_UP_SECONDS = 0.1
 
 
 class Stdio:
     """Pipes exist from the start; a terminal arrives through `set_master`."""
 
     def __init__(
-        self, loop: Loop, *, terminal: bool, open_stdin: bool, stdin_once: bool, spill_dir: str, log: Log | None
+        self,
+        loop: Loop,
+        *,
+        terminal: bool,
+        open_stdin: bool,
+        stdin_once: bool,
+        spill_dir: str,
+        log: Log | None,
+        daemon_lives: Callable[[], bool],
     ) -> None:
         self._loop = loop
         self.terminal = terminal
@@ -40,6 +50,7 @@ class Stdio:
         self._stdin_once = stdin_once
         self._spill_dir = spill_dir
         self._log = log
+        self._daemon_lives = daemon_lives
         self.attachments: list[Attachment] = []
         self._outputs: dict[int, int] = {}  # descriptor -> stream
         self._stdin = -1
@@ -98,7 +109,7 @@ class Stdio:
         )
         self.attachments.append(attachment)
         takes_input = stdin and self._open_stdin
-        attachment.begin(partial(self._typed, attachment) if takes_input else None, self._gone)
+        attachment.begin(self._typed if takes_input else None, self._typed_out, self._gone)
         if takes_input and self._input_size > INPUT_LIMIT:
             attachment.pause_input(True)
         if self._finished:
@@ -202,14 +213,28 @@ class Stdio:
 
     # input
 
-    def _typed(self, attachment: Attachment, data: bytes) -> None:
-        if self._stdin < 0:
-            return
-        if data:
+    def _typed(self, data: bytes) -> None:
+        if self._stdin >= 0:
             self._input.append(memoryview(data))
             self._input_size += len(data)
-        elif attachment.close_input:
-            self._close_after_input = True
+            self._pump_input()
+
+    def _typed_out(self, attachment: Attachment, hung_up: bool) -> None:
+        """A client's input has ended: the process's too, where that was asked for."""
+        if not attachment.close_input:
+            return
+        if hung_up:
+            # A client that left, or the daemon that died? Of the latter nothing in the container may notice.
+            self._loop.after(HANG_UP_SECONDS, self._end_input_if_daemon_lives)
+        else:
+            self._end_input()
+
+    def _end_input_if_daemon_lives(self) -> None:
+        if self._daemon_lives():
+            self._end_input()
+
+    def _end_input(self) -> None:
+        self._close_after_input = True
         self._pump_input()
 
     def _pump_input(self) -> None:

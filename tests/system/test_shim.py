@@ -3,10 +3,12 @@
 import asyncio
 import json
 import os
+import pickle
 import shutil
 import signal
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,7 +138,7 @@ async def bench(layer: Path) -> AsyncIterator[Bench]:
     nursery = Nursery("shim-tests")
     shims = Shims(root / "exec", nursery)
     await shims.start()
-    runtime = Runtime("runc", shutil.which("runc") or "runc", (), str(root / "runc"))
+    runtime = Runtime("runc", shutil.which("runc") or "runc", (), str(root / "runc"), "1.1.5")
     cgroups = await run_blocking(Cgroups.detect_sync)
     made: list[tuple[str, Path, str]] = []
     yield Bench(root, shims, nursery, runtime, cgroups, made)
@@ -368,6 +370,70 @@ async def test_execs_fail_in_docker_words_and_can_be_killed(bench: Bench) -> Non
     await shim.exec(ExecSpec("long", config(["sleep", "100"], "/", "")["process"]))
     await shim.kill_exec("long", signal.SIGTERM)
     assert await shim.wait_exec("long") == 143
+
+
+async def test_what_an_exec_leaves_behind_can_be_listed_and_killed(bench: Bench) -> None:
+    shim = await bench.start("sleep", "100")
+    assert shim.init_pid is not None
+    process = config(["sh", "-c", "sleep 50 >/dev/null 2>&1 & true"], "/", "")["process"]
+    await shim.exec(ExecSpec("left", process))
+    assert await shim.wait_exec("left") == 0
+    pids = await shim.exec_pids("left")
+    assert len(pids) == 1
+    assert pids[0] != shim.init_pid
+    assert Path(f"/proc/{pids[0]}/cmdline").read_bytes() == b"sleep\x0050\x00"
+    await shim.kill_exec("left", signal.SIGKILL, everything=True)
+    async with asyncio.timeout(5):
+        while await shim.exec_pids("left"):
+            await asyncio.sleep(0.005)
+    assert shim.exit_record is None
+
+
+async def test_a_container_in_the_hosts_pid_namespace_ends_as_a_whole(bench: Bench) -> None:
+    spec = await bench.spec("sh", "-c", "sleep 123 & echo started", shared_pid=True)
+    kinds = [{"type": kind} for kind in ("ipc", "uts", "mount", "network")]
+    bench.edit(spec, namespaces=kinds)
+    shim = await bench.shims.spawn(spec)
+    sock = await shim.attach(stdin=False, stdout=True, stderr=True)
+    await shim.run()
+    assert unframe(await asyncio.wait_for(read_all(sock), 5)) == {1: b"started\n"}
+    assert (await shim.wait_exit()).exit_code == 0
+    async with asyncio.timeout(5):
+        while await run_blocking(bench.cgroups.pids_sync, spec.cgroup_path):
+            await asyncio.sleep(0.005)
+
+
+async def test_a_log_that_cannot_be_written_does_not_stop_the_container(bench: Bench) -> None:
+    code, streams = await output(bench, "sh", "-c", "seq 1 50000", log=LogSpec("json-file", "/dev/full"))
+    assert code == 0
+    assert streams[1].endswith(b"\n50000\n")
+
+
+async def test_a_killed_daemon_costs_neither_output_nor_exit(bench: Bench) -> None:
+    spec = await bench.spec("sh", "-c", "seq 1 200000; read x; echo $x; exit 5", stdin=True)
+    (spec.run_dir / "spec.pickle").write_bytes(pickle.dumps(spec))
+    program = f"""
+import asyncio, os, pathlib, pickle, signal
+from engine.runtime.shims import Shims
+from engine.tasks import Nursery
+async def main():
+    shims = Shims(pathlib.Path({str(bench.root / "other")!r}), Nursery("n"))
+    await shims.start()
+    shim = await shims.spawn(pickle.loads(pathlib.Path({str(spec.run_dir / "spec.pickle")!r}).read_bytes()))
+    await shim.attach(stdin=True, stdout=True, stderr=True)
+    await shim.run()
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+    daemon = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
+    assert await daemon.wait() == -signal.SIGKILL
+    shim = await bench.shims.find(spec.container_id, spec.run_dir)
+    assert shim is not None
+    sock = await shim.attach(stdin=True, stdout=True, stderr=True)
+    await asyncio.get_running_loop().sock_sendall(sock, b"go\n")
+    assert unframe(await read_all(sock))[1].endswith(b"go\n")
+    assert (await shim.wait_exit()).exit_code == 5
+    assert [entry["log"] for entry in entries(spec.run_dir / "log.json")][199_998:] == ["199999\n", "200000\n", "go\n"]
 
 
 async def test_an_exec_with_a_terminal(bench: Bench) -> None:

@@ -17,6 +17,10 @@ def loop() -> Loop:
     return Loop(lambda _pid, _status: None)
 
 
+def no_end(_attachment: Attachment, _hung_up: bool) -> None:
+    """For tests that do not type."""
+
+
 def attach(loop: Loop, tmp_path: Path, *streams: int, framed: bool = False) -> tuple[Attachment, socket.socket]:
     ours, theirs = socket.socketpair()
     ours.settimeout(5)
@@ -50,7 +54,7 @@ def drain(sock: socket.socket, loop: Loop) -> bytes:
 
 def test_only_asked_streams_in_dockers_frames(loop: Loop, tmp_path: Path) -> None:
     made, ours = attach(loop, tmp_path, STDERR, framed=True)
-    made.begin(None, lambda _attachment: None)
+    made.begin(None, no_end, lambda _attachment: None)
     made.push(STDOUT, b"not asked")
     made.push(STDERR, b"asked")
     made.finish()
@@ -64,7 +68,7 @@ def test_only_asked_streams_in_dockers_frames(loop: Loop, tmp_path: Path) -> Non
 def test_typing_on_after_the_end_costs_no_output(loop: Loop, tmp_path: Path) -> None:
     made, ours = attach(loop, tmp_path, STDOUT)
     gone: list[Attachment] = []
-    made.begin(None, gone.append)
+    made.begin(None, no_end, gone.append)
     ours.sendall(b"unread input")
     made.push(STDOUT, b"last words")
     made.finish()
@@ -80,7 +84,7 @@ def test_typing_on_after_the_end_costs_no_output(loop: Loop, tmp_path: Path) -> 
 def test_a_slow_reader_gets_everything_in_order_through_memory_and_file(loop: Loop, tmp_path: Path) -> None:
     made, ours = attach(loop, tmp_path, STDOUT)
     gone: list[Attachment] = []
-    made.begin(None, gone.append)
+    made.begin(None, no_end, gone.append)
     chunks = [os.urandom(100_000) for _ in range(40)]
     for chunk in chunks:
         made.push(STDOUT, chunk)
@@ -97,7 +101,7 @@ def test_a_reader_too_slow_is_cut_off(loop: Loop, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(module, "SPILL_LIMIT", 1_000_000)
     made, ours = attach(loop, tmp_path, STDOUT)
     gone: list[Attachment] = []
-    made.begin(None, gone.append)
+    made.begin(None, no_end, gone.append)
     for _ in range(40):
         made.push(STDOUT, b"x" * 100_000)
     assert gone == [made]
@@ -108,7 +112,7 @@ def test_a_reader_too_slow_is_cut_off(loop: Loop, tmp_path: Path, monkeypatch: p
 def test_no_room_to_spill_costs_only_this_client(loop: Loop) -> None:
     made, ours = attach(loop, Path("/nonexistent"), STDOUT)
     gone: list[Attachment] = []
-    made.begin(None, gone.append)
+    made.begin(None, no_end, gone.append)
     for _ in range(40):
         made.push(STDOUT, b"x" * 100_000)
     assert gone == [made]
@@ -119,27 +123,44 @@ def test_no_room_to_spill_costs_only_this_client(loop: Loop) -> None:
 def test_input_arrives_and_its_end_once(loop: Loop, tmp_path: Path) -> None:
     made, ours = attach(loop, tmp_path, STDOUT)
     typed: list[bytes] = []
+    ends: list[bool] = []
 
-    def on_input(data: bytes) -> None:
-        typed.append(data)
-        if not data:
-            loop.stop()
+    def on_end(_attachment: Attachment, hung_up: bool) -> None:
+        ends.append(hung_up)
+        loop.stop()
 
-    made.begin(on_input, lambda _attachment: None)
+    made.begin(typed.append, on_end, lambda _attachment: None)
     ours.sendall(b"hello")
     ours.shutdown(socket.SHUT_WR)
     loop.run()
-    assert typed == [b"hello", b""]
+    assert (typed, ends) == ([b"hello"], [False])
     made.push(STDOUT, b"still heard")
     assert ours.recv(100) == b"still heard"
     made.drop()
+    assert ends == [False]
     ours.close()
+    loop.close()
+
+
+def test_what_was_typed_before_a_hang_up_is_not_lost_when_output_cannot_be_sent(loop: Loop, tmp_path: Path) -> None:
+    made, ours = attach(loop, tmp_path, STDOUT)
+    typed: list[bytes] = []
+    ends: list[bool] = []
+    made.begin(typed.append, lambda _attachment, hung_up: ends.append(hung_up), lambda _attachment: loop.stop())
+    made.pause_input(True)
+    ours.sendall(b"last line")
+    ours.close()
+    made.push(STDOUT, b"nobody hears this")
+    assert made._on_gone is not None
+    made.pause_input(False)
+    loop.run()
+    assert (typed, ends) == ([b"last line"], [True])
     loop.close()
 
 
 def test_a_peer_that_closes_is_noticed(loop: Loop, tmp_path: Path) -> None:
     made, ours = attach(loop, tmp_path, STDOUT)
-    made.begin(None, lambda _attachment: None)
+    made.begin(None, no_end, lambda _attachment: None)
     ours.close()
     run_until_gone(loop, made)
     assert made._on_gone is None

@@ -24,7 +24,10 @@ class Process:
         self.log_path = tmp_path / "log"
         settings = {"terminal": False, "open_stdin": False, "stdin_once": False, **options}
         self.log = JsonFile(str(self.log_path), attributes={})
-        self.stdio = Stdio(self.loop, spill_dir=str(tmp_path), log=self.log, **settings)
+        self.daemon_lives = True
+        self.stdio = Stdio(
+            self.loop, spill_dir=str(tmp_path), log=self.log, daemon_lives=lambda: self.daemon_lives, **settings
+        )
         self.stdin, self.stdout, self.stderr = (os.dup(end) for end in self.stdio.child_ends)
         self.stdio.close_child_ends()
         self.stdio.begin()
@@ -142,4 +145,24 @@ def test_a_closed_input_swallows_what_is_typed(tmp_path: Path) -> None:
     os.write(process.stdout, b"alive")
     process.end()
     assert received(ours) == header(STDOUT, 5) + b"alive"
+    process.close()
+
+
+@pytest.mark.parametrize("daemon_lives", [True, False])
+def test_a_client_that_leaves_ends_the_input_but_a_daemon_that_dies_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, daemon_lives: bool
+) -> None:
+    monkeypatch.setattr(module, "HANG_UP_SECONDS", 0.01)
+    process = Process(tmp_path, open_stdin=True)
+    process.daemon_lives = daemon_lives
+    client(process, stdin=True, close_input=True).close()
+    process.loop.after(0.05, process.loop.stop)
+    process.loop.run()
+    os.set_blocking(process.stdin, False)
+    if daemon_lives:
+        assert os.read(process.stdin, 10) == b""
+    else:
+        with pytest.raises(BlockingIOError):
+            os.read(process.stdin, 10)
+    process.end()
     process.close()
