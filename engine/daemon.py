@@ -16,12 +16,13 @@ import signal
 import sqlite3
 import ssl
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
 
-from engine.api.app import Api
+from engine.api.app import Api, Route
 from engine.api.containers import ContainerRoutes
 from engine.api.exec import ExecRoutes
 from engine.api.images import ImageRoutes
@@ -42,6 +43,7 @@ from engine.containers.hostprobe import probe_host_sync
 from engine.containers.journalist import Journalist
 from engine.containers.lifecycle import Lifecycle
 from engine.containers.live import LiveTable
+from engine.containers.prober import Prober
 from engine.containers.removal import Remover
 from engine.containers.service import ContainerService
 from engine.containers.settings import LogConfig
@@ -61,6 +63,7 @@ from engine.runtime.cgroups import Cgroups
 from engine.runtime.oci import probe_runtimes
 from engine.runtime.shims import Shims
 from engine.snapshots.archive import Archives
+from engine.snapshots.base import Snapshotter
 from engine.snapshots.layers import Layers
 from engine.snapshots.probe import open_snapshots
 from engine.snapshots.trash import Trash
@@ -73,6 +76,7 @@ from registry.server.app import RegistryServer
 
 log = logging.getLogger(__name__)
 
+CLOSE_SECONDS = 2.0
 TINI_NAMES = ("docker-init", "tini-static", "tini")
 
 
@@ -91,6 +95,39 @@ class Uses:
         return [c.id for c in self._store if any(m.type == "volume" and m.name == name for m in c.mounts)]
 
 
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What every service stands on: journal, events, helper processes, file systems, images."""
+
+    journal: Journal
+    events: EventBus
+    host: Host
+    shims: Shims
+    workers: Workers
+    trash: Trash
+    layers: Layers
+    snapshotter: Snapshotter
+    archives: Archives
+    registry: RegistryServer
+    image_store: ImageStore
+    images: ImageService
+
+
+@dataclass(frozen=True, slots=True)
+class Nouns:
+    """Containers, and the networks and volumes that they use."""
+
+    store: ContainerStore
+    live: LiveTable
+    locks: KeyedLocks
+    journalist: Journalist
+    networks: NetworkService
+    volumes: VolumeService
+    assembly: Assembly
+    service: ContainerService
+    supervisor: Supervisor
+
+
 class Daemon:
     """One engine with its registry. ``start``, then ``stop``."""
 
@@ -98,106 +135,133 @@ class Daemon:
         self.config = config
         self._nursery = Nursery("daemon")
         self._exits = contextlib.AsyncExitStack()
-        self.system: SystemRoutes | None = None
+        self._reloaders: list[Callable[[Config], None]] = [configure_logging]
 
     async def start(self) -> None:
         """Everything up to the moment when clients are answered. What was started is stopped again when this fails."""
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(self.stop)
-            await self._start()
+            ground = await self._lay_ground()
+            nouns = await self._build_nouns(ground)
+            wanted = await nouns.supervisor.restore(nouns.assembly.run_root)
+            await nouns.networks.settle()
+            await self._open_doors(ground, nouns)
+            for container_id in wanted:
+                start = _start_quietly(nouns.service, container_id)
+                self._nursery.start(start, name=f"start {container_id[:12]}")
             undo.pop_all()
 
     async def stop(self) -> None:
         """Stop what was started, in reverse order."""
         await self._exits.aclose()
 
-    async def _start(self) -> None:
+    async def _lay_ground(self) -> Ground:
         config, exits, nursery = self.config, self._exits, self._nursery
         await run_blocking(_make_roots_sync, config)
         journal = Journal(config.data_root / "journal.db")
         await run_blocking(journal.open_sync)
         exits.push_async_callback(journal.aclose)
-        exits.push_async_callback(nursery.aclose)
         events = EventBus()
         host = await self._survey()
-
         shims = Shims(config.exec_root, nursery)
         exits.push_async_callback(shims.aclose)
         await shims.start()
         workers = Workers()
         exits.push_async_callback(workers.aclose)
+        exits.push_async_callback(nursery.aclose)
         trash = Trash(config.data_root / "trash", workers, nursery)
         layers = Layers(config.data_root, workers, trash, nursery)
         snapshotter = await open_snapshots(config.data_root, workers, trash, layers, config.storage_driver)
-        archives = Archives(workers, layers, snapshotter)
-
         registry = RegistryServer(_registry_settings(config))
         image_store = ImageStore(journal)
         image_store.restore()
         content = ImageContent(image_store, registry.blobs, layers, registry.leases)
-        images = ImageService(image_store, content, events)
+        return Ground(
+            journal=journal,
+            events=events,
+            host=host,
+            shims=shims,
+            workers=workers,
+            trash=trash,
+            layers=layers,
+            snapshotter=snapshotter,
+            archives=Archives(workers, layers, snapshotter),
+            registry=registry,
+            image_store=image_store,
+            images=ImageService(image_store, content, events),
+        )
 
-        networks = NetworkService(config, journal, events)
-        exits.push_async_callback(networks.aclose)
+    async def _build_nouns(self, ground: Ground) -> Nouns:
+        config, exits, nursery, host = self.config, self._exits, self._nursery, ground.host
+        images, snapshotter = ground.images, ground.snapshotter
+        store = ContainerStore(ground.journal)
+        store.load()
+        networks = NetworkService(config, ground.journal, ground.events)
+        exits.push_async_callback(_close_networks, networks, store)
         await networks.start()
-        containers = ContainerStore(journal)
-        containers.load()
-        uses = Uses(containers)
-        images.users = uses
-        volumes = VolumeService(config.data_root / "volumes", VolumeStore(journal), events, nursery, uses)
-        await volumes.restore(_volumes_in_use(containers))
-
-        journalist, live, locks = Journalist(containers, events), LiveTable(), KeyedLocks()
-        accounts = Accounts(lambda key: config.data_root / "snapshots" / key / "diff", layers.folder)
-        assembly = Assembly(config, host, containers, shims, snapshotter, networks, volumes, images, accounts, trash)
+        images.users = uses = Uses(store)
+        volumes = VolumeService(config.data_root / "volumes", VolumeStore(ground.journal), ground.events, nursery, uses)
+        await volumes.restore(_volumes_in_use(store))
+        journalist, live, locks = Journalist(store, ground.events), LiveTable(), KeyedLocks()
+        accounts = Accounts(lambda key: config.data_root / "snapshots" / key / "diff", ground.layers.folder)
+        assembly = Assembly(
+            config, host, store, ground.shims, snapshotter, networks, volumes, images, accounts, ground.trash
+        )
         lifecycle = Lifecycle(journalist, live, assembly, locks)
         execs = Execs(journalist, live, assembly, nursery)
         remover = Remover(journalist, live, lifecycle, assembly, execs, volumes, snapshotter, locks)
-        supervisor = Supervisor(journalist, live, assembly, lifecycle, shims, locks, nursery, remover.auto_remove)
-        lifecycle.watch_with(supervisor.watch)
-        creator = Creator(
-            _defaults(config, host),
-            host.facts,
-            journalist,
-            images,
-            volumes,
-            networks,
-            snapshotter,
-            archives.copy_up,
-            assembly.data_root,
-            tuple(host.runtimes),
+        prober = Prober(journalist, assembly, locks, nursery)
+        supervisor = Supervisor(
+            journalist, live, assembly, lifecycle, ground.shims, locks, nursery, prober, remover.auto_remove
         )
+        lifecycle.watch_with(supervisor.watch)
+        exits.callback(supervisor.close)
+        creator = Creator(
+            _defaults(config, host), host.facts, journalist, images, volumes, networks, snapshotter,
+            ground.archives.copy_up, assembly.data_root, tuple(host.runtimes),
+        )  # fmt: skip
         service = ContainerService(
             journalist, live, creator, lifecycle, remover, execs, assembly, images, networks, locks
         )
-        exits.callback(supervisor.close)
-        wanted = await supervisor.restore(assembly.run_root)
-        await networks.settle()
+        return Nouns(store, live, locks, journalist, networks, volumes, assembly, service, supervisor)
 
-        if config.registry_addr != "none":
+    async def _open_doors(self, ground: Ground, nouns: Nouns) -> None:
+        """Registry first, then the API: whoever is answered can push."""
+        config, exits = self.config, self._exits
+        registry = ground.registry if config.registry_addr != "none" else None
+        if registry is not None:
             await registry.start()
             exits.push_async_callback(registry.stop)
-        transport = ImageTransport(config, images, registry if config.registry_addr != "none" else None, nursery)
+        transport = ImageTransport(config, ground.images, registry, self._nursery)
         exits.push_async_callback(transport.aclose)
-        views = ContainerViews(service, networks, image_store, layers, config.data_root)
-        usage = DiskUsageReport(service, views, images, volumes, layers)
-        engine_id = await _engine_id(journal)
-        self.system = SystemRoutes(config, host, engine_id, containers, image_store, events, usage, snapshotter.name)
-        tables = (
-            self.system,
-            ContainerRoutes(service, views),
-            ExecRoutes(service),
-            VolumeRoutes(volumes),
-            NetworkRoutes(networks, Connector(journalist, live, networks, locks)),
-            ImageRoutes(images, transport.puller, transport.pusher, nursery, transport.platform),
-        )
-        api = Api([route for routes in tables for route in routes.table()], nursery)
+        self._reloaders.append(transport.reload)
+        engine_id = await _engine_id(ground.journal)
+        api = Api(self._routes(ground, nouns, transport, engine_id), self._nursery)
         listeners = Listeners(api, config.group)
+        exits.push_async_callback(listeners.close, CLOSE_SECONDS)
         await listeners.open(config.hosts, _tls(config))
-        exits.push_async_callback(listeners.close, 2.0)
-        for container_id in wanted:
-            nursery.start(_start_quietly(service, container_id), name=f"start {container_id[:12]}")
-        events.publish("daemon", "start", engine_id, {"name": os.uname().nodename})
+        ground.events.publish("daemon", "start", engine_id, {"name": os.uname().nodename})
+
+    def _routes(self, ground: Ground, nouns: Nouns, transport: ImageTransport, engine_id: str) -> list[Route]:
+        config, images, store = self.config, ground.images, ground.image_store
+        views = ContainerViews(nouns.service, nouns.networks, store, config.data_root)
+        usage = DiskUsageReport(
+            nouns.service, views, images, nouns.volumes, lambda: sum(layer.size_bytes for layer in ground.layers.all())
+        )
+        system = SystemRoutes(
+            config, ground.host, engine_id, nouns.store, store, ground.events, usage, ground.snapshotter.name
+        )
+        self._reloaders.append(system.reloaded)
+        connector = Connector(nouns.journalist, nouns.live, nouns.networks, nouns.locks)
+        tables = (
+            system,
+            ContainerRoutes(nouns.service, views),
+            ExecRoutes(nouns.service),
+            VolumeRoutes(nouns.volumes),
+            NetworkRoutes(nouns.networks, connector),
+            ImageRoutes(images, transport.puller, transport.pusher, self._nursery, transport.platform),
+        )
+        return [route for routes in tables for route in routes.table()]
 
     async def _survey(self) -> Host:
         """What this machine offers."""
@@ -219,9 +283,8 @@ class Daemon:
         except ConfigError as error:
             log.error("the configuration was not reloaded: %s", error)
             return
-        configure_logging(self.config)
-        if self.system is not None:
-            self.system.reloaded(self.config)
+        for reload in self._reloaders:
+            reload(self.config)
         log.info("configuration reloaded")
 
 
@@ -230,6 +293,11 @@ async def _start_quietly(service: ContainerService, container_id: str) -> None:
         await service.start(container_id)
     except EngineError as error:
         log.error("container %s could not be started with the daemon: %s", container_id, error)
+
+
+async def _close_networks(networks: NetworkService, containers: ContainerStore) -> None:
+    """Bridges and rules stay as long as a container needs them."""
+    await networks.aclose(remove=not any(container.is_running for container in containers))
 
 
 async def _engine_id(journal: Journal) -> str:

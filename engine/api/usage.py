@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from engine.api.shapes import images as image_shapes
@@ -14,7 +14,6 @@ from engine.containers.listing import ListQuery
 from engine.containers.service import ContainerService
 from engine.filters import Filters
 from engine.images.service import ImageService
-from engine.snapshots.layers import Layers
 from engine.volumes.service import VolumeService
 
 
@@ -27,13 +26,13 @@ class DiskUsageReport:
         views: ContainerViews,
         images: ImageService,
         volumes: VolumeService,
-        layers: Layers,
+        layers_size: Callable[[], int],
     ) -> None:
         self._containers = containers
         self._views = views
         self._images = images
         self._volumes = volumes
-        self._layers = layers
+        self._layers_size = layers_size
 
     async def report(self, kinds: Collection[str]) -> dict[str, Any]:
         """The parts named in ``kinds``, or all when it is empty."""
@@ -41,7 +40,7 @@ class DiskUsageReport:
         if not kinds or "image" in kinds:
             rows = self._images.list(Filters(), all_images=True, shared_size=True)
             document["Images"] = [image_shapes.summary(row, (1, 43)) for row in rows]
-            document["LayersSize"] = sum(layer.size_bytes for layer in self._layers.all())
+            document["LayersSize"] = self._layers_size()
         if not kinds or "container" in kinds:
             document["Containers"] = await self._container_rows()
         if not kinds or "volume" in kinds:

@@ -15,19 +15,17 @@ from engine.images.store import ImageStore
 from engine.networks.model import EndpointState
 from engine.networks.sandbox import port_map
 from engine.networks.service import NetworkService
-from engine.snapshots.layers import Layers
 
 
 class ContainerViews:
     """Gathers facts from networks, images and snapshots."""
 
     def __init__(
-        self, service: ContainerService, networks: NetworkService, images: ImageStore, layers: Layers, data_root: Path
+        self, service: ContainerService, networks: NetworkService, images: ImageStore, data_root: Path
     ) -> None:
         self._service = service
         self._networks = networks
         self._images = images
-        self._layers = layers
         self._data_root = data_root
 
     def endpoints(self, container: Container) -> dict[str, Any]:
@@ -80,7 +78,7 @@ class ContainerViews:
         if container.state.status is Status.REMOVING:
             return {}
         place = self._data_root / "snapshots" / container.id
-        lower = ":".join(str(self._layers.root / key / "fs") for key in reversed(container.layers))
+        lower = ":".join(str(self._data_root / "layers" / key / "fs") for key in reversed(container.layers))
         merged = self._service.assembly.run_dir(container.id) / "rootfs"
         return {
             "ID": container.id,

@@ -28,12 +28,14 @@ from engine.containers.merge import replace_env
 from engine.containers.model import Container
 from engine.containers.mounts import MountPoint
 from engine.containers.namespaces import joined_container
+from engine.containers.rootview import check_propagation
 from engine.containers.security import ALL_CAPABILITIES
 from engine.containers.settings import ExecSettings, Ulimit
 from engine.containers.spec import SpecInput, build_spec, capability_sets
 from engine.containers.store import ContainerStore
 from engine.errors import Conflict, InvalidParameter, SystemFailure
 from engine.images.service import ImageService
+from engine.kernel.mount import mount_sync, unmount_sync
 from engine.networks.model import Link, SandboxRequest
 from engine.networks.sandbox import Sandbox
 from engine.networks.service import NetworkService
@@ -47,6 +49,7 @@ from engine.volumes.service import VolumeService
 
 log = logging.getLogger(__name__)
 
+SHARED_MEMORY = "shm"
 NAME_FILES = {"/etc/resolv.conf": "resolv_path", "/etc/hostname": "hostname_path", "/etc/hosts": "hosts_path"}
 
 
@@ -132,9 +135,10 @@ class Assembly:
         await run_blocking(_fresh_run_dir_sync, run_dir)
         undo.push_async_callback(run_blocking, _drop_sync, run_dir)
         mounts = await self._sources(container, undo)
+        shm = await self._shared_memory(container, undo)
         sandbox = await self._open_sandbox(container, undo)
         live.sandbox = sandbox
-        spec = await self._spec(container, sandbox, mounts, str(rootfs))
+        spec = await self._spec(container, sandbox, mounts, str(rootfs), shm)
         await run_blocking(_write_spec_sync, run_dir / "config.json", spec)
         layers = tuple(LayerKey(key) for key in container.layers)
         steps = await self._snapshotter.mount_steps(container.id, layers, str(rootfs))
@@ -167,7 +171,9 @@ class Assembly:
 
     async def _source(self, container: Container, point: MountPoint, undo: contextlib.AsyncExitStack) -> MountPoint:
         if point.type == "volume":
-            path = await self._volumes.mount(point.name, container.id)
+            path = await self._volumes.mount(
+                point.name, container.id, destination=point.destination, rw=point.rw, propagation=point.propagation
+            )
             undo.push_async_callback(self._volumes.unmount, point.name, container.id)
             options = point.wish.volume_options if point.wish else None
             if options is not None and options.subpath:
@@ -176,6 +182,27 @@ class Assembly:
         if point.type == "bind":
             await run_blocking(_ensure_bind_source_sync, point)
         return point
+
+    async def _shared_memory(self, container: Container, undo: contextlib.AsyncExitStack) -> str | None:
+        """The /dev/shm that several containers see: mounted on the host, because a private mount cannot be joined."""
+        mode = container.host_config.ipc_mode
+        joined = joined_container(mode)
+        if joined is not None:
+            other = self._store.find(joined)
+            self._running_pid(joined, "ipc")
+            shared = self.run_dir(other.id) / SHARED_MEMORY
+            if not await run_blocking(shared.is_dir):
+                raise Conflict(
+                    f"cannot join IPC of container {other.id}: non-shareable IPC "
+                    "(hint: use IpcMode:shareable for the donor container)"
+                )
+            return str(shared)
+        if mode != "shareable":
+            return None
+        folder = self.run_dir(container.id) / SHARED_MEMORY
+        await run_blocking(_mount_shared_memory_sync, folder, container.host_config.shm_size)
+        undo.push_async_callback(run_blocking, _unmount_sync, folder)
+        return str(folder)
 
     async def _open_sandbox(self, container: Container, undo: contextlib.AsyncExitStack) -> Sandbox:
         host = container.host_config
@@ -227,7 +254,7 @@ class Assembly:
         return tuple(links)
 
     async def _spec(
-        self, container: Container, sandbox: Sandbox, mounts: tuple[MountPoint, ...], rootfs: str
+        self, container: Container, sandbox: Sandbox, mounts: tuple[MountPoint, ...], rootfs: str, shm: str | None
     ) -> dict[str, Any]:
         host = container.host_config
         user = await self._accounts.resolve(container)
@@ -254,6 +281,7 @@ class Assembly:
             netns=sandbox.netns_path,
             mounts=mounts,
             name_files=name_files,
+            shm_path=shm,
             joined_pids=joined,
             init_binary=self._config.init_path or self._host.init_binary,
             default_init=self._config.init,
@@ -264,6 +292,7 @@ class Assembly:
             no_new_privileges=self._config.no_new_privileges,
         )
         try:
+            check_propagation(mounts, await run_blocking(Path("/proc/self/mountinfo").read_text))
             return build_spec(given)
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
@@ -330,6 +359,15 @@ class Assembly:
         except OSError:
             return 0
 
+    async def sweep(self) -> None:
+        """Put in the trash what a create or a removal that was cut short left on disk."""
+        for key in await self._snapshotter.keys():
+            if self._store.get(key) is None:
+                await self._snapshotter.remove(key)
+        for folder in await run_blocking(_list_sync, self.data_root):
+            if self._store.get(folder.name) is None:
+                await self._trash.take(folder)
+
     async def run_dirs(self, run_root: Path) -> list[Path]:
         """The run folders that exist."""
         return await run_blocking(_list_sync, run_root)
@@ -393,11 +431,23 @@ def _forget_shim(live: Live) -> None:
 
 
 def _fresh_run_dir_sync(run_dir: Path) -> None:
-    shutil.rmtree(run_dir, ignore_errors=True)
+    _drop_sync(run_dir)
     (run_dir / "rootfs").mkdir(parents=True, mode=0o755)
 
 
+def _mount_shared_memory_sync(folder: Path, size: int) -> None:
+    folder.mkdir(mode=0o700)
+    options = ("nosuid", "nodev", "noexec", "mode=1777", f"size={size}")
+    mount_sync("shm", str(folder), "tmpfs", options)
+
+
+def _unmount_sync(folder: Path) -> None:
+    if folder.is_mount():
+        unmount_sync(str(folder))
+
+
 def _drop_sync(run_dir: Path) -> None:
+    _unmount_sync(run_dir / SHARED_MEMORY)
     shutil.rmtree(run_dir, ignore_errors=True)
 
 

@@ -31,7 +31,7 @@ class Connector:
             self._check_mode(record)
             if record.state.status in (Status.REMOVING, Status.DEAD):
                 raise Conflict(
-                    f"container {record.id} is marked for removal and cannot be connected or disconnected to the network"
+                    f"container {record.id} is marked for removal and cannot be connected or disconnected"
                 )
             if found.name in record.networks:
                 raise Forbidden(f"endpoint with name {record.name} already exists in network {found.name}")

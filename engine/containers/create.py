@@ -214,7 +214,7 @@ class Creator:
         undo.callback(self._volumes.release, container.id)
         if not point.name:
             anonymous.append(volume.name)
-        point = msgspec.structs.replace(point, name=volume.name, driver=volume.driver, source=str(volume.mountpoint))
+        point = mount_rules.with_volume(point, volume.name, volume.driver, volume.mountpoint)
         if point.copy_data:
             await self._fill(container, point)
         return point

@@ -118,7 +118,6 @@ class Execs:
                 terminal=settings.tty,
                 open_stdin=choice is not None and choice.stdin,
                 console_size=size,
-                cgroup="",
             )
         )
         if choice is None:

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from engine.clock import now_ns
 from engine.containers import model
 from engine.containers.assembly import Assembly
+from engine.containers.health import with_fresh_health
 from engine.containers.journalist import Journalist
 from engine.containers.live import Live, LiveTable
 from engine.containers.model import Container, Status
@@ -103,7 +104,7 @@ class Lifecycle:
             live.pending_attaches.clear()
             pid = await started.shim.run()
             undo.push_async_callback(_kill_quietly, live)
-            running = model.started(container, pid, now_ns())
+            running = with_fresh_health(model.started(container, pid, now_ns()))
             running = self._assembly.with_facts(running, started)
             await self._records.save(running)
             undo.pop_all()

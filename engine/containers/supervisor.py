@@ -22,6 +22,7 @@ from engine.containers.journalist import Journalist
 from engine.containers.lifecycle import Lifecycle
 from engine.containers.live import Exit, Live, LiveTable
 from engine.containers.model import Container, Status
+from engine.containers.prober import Prober
 from engine.errors import EngineError, NotFound, NotModified
 from engine.runtime.shims import ExitRecord, Shim, ShimLost, Shims, read_exit_record
 from engine.tasks import KeyedLocks, Nursery
@@ -43,6 +44,7 @@ class Supervisor:
         shims: Shims,
         locks: KeyedLocks,
         nursery: Nursery,
+        prober: Prober,
         remove: Remove,
     ) -> None:
         self._records = journalist
@@ -52,6 +54,7 @@ class Supervisor:
         self._shims = shims
         self._locks = locks
         self._nursery = nursery
+        self._prober = prober
         self._remove = remove
         self._stopping = False
 
@@ -59,13 +62,17 @@ class Supervisor:
         """Wait in the background for the end of the container that has just been started or adopted."""
         shim = live.require_shim()
         self._nursery.start(self._watch(container_id, live, shim), name=f"watch {container_id[:12]}")
+        self._prober.begin(container_id, live)
 
     def close(self) -> None:
         """The daemon stops: exits that come now belong to the next daemon."""
         self._stopping = True
 
     async def _watch(self, container_id: str, live: Live, shim: Shim) -> None:
-        record = await self._exit_of(shim, container_id)
+        try:
+            record = await self._exit_of(shim, container_id)
+        except ShimLost:
+            return
         if self._stopping:
             return
         await self._nursery.shielded(self._handle_exit(container_id, live, record), name=f"exit {container_id[:12]}")
@@ -78,6 +85,8 @@ class Supervisor:
             record = await read_exit_record(run_dir)
             if record is not None:
                 return record
+            if self._stopping:
+                raise
             log.error("the shim of container %s is gone; its processes are ended", container_id)
             await self._assembly.kill_leftover(container_id)
             return ExitRecord(model.LOST_EXIT_CODE, oom_killed=False, started_at=0, finished_at=now_ns())
@@ -165,6 +174,7 @@ class Supervisor:
             for container in records:
                 group.create_task(self._restore_one(container))
         await self._sweep_run_root(run_root)
+        await self._assembly.sweep()
         return self._to_start(records)
 
     async def _restore_one(self, container: Container) -> None:
@@ -188,7 +198,7 @@ class Supervisor:
                 await self._handle_exit(container.id, live, record)
             return
         if shim is not None:
-            await self._undo_untold_start(shim)
+            await self._end_shim(shim)
         if container.is_running:
             await self._handle_exit(container.id, live, record or self._lost(container))
         elif container.state.status is Status.REMOVING or (
@@ -202,13 +212,16 @@ class Supervisor:
 
     async def _adopt(self, container: Container, live: Live, shim: Shim) -> None:
         await self._assembly.adopt(container, live, shim)
+        # A pause or unpause that was cut short: no client was told of it, so the record is right.
+        await (self._assembly.freeze if container.state.status is Status.PAUSED else self._assembly.thaw)(container)
         self.watch(container.id, live)
 
-    async def _undo_untold_start(self, shim: Shim) -> None:
-        """A start that no client was told of: end it, so that the record is true again."""
+    async def _end_shim(self, shim: Shim) -> None:
+        """End a run that the record knows nothing of: a start no client was told of, or an exit not yet put away."""
         with contextlib.suppress(OSError, ShimLost):
-            if shim.init_pid is not None:
-                await shim.kill(signal.SIGKILL)
+            if shim.init_pid is not None and shim.exit_record is None:
+                with contextlib.suppress(ProcessLookupError):
+                    await shim.kill(signal.SIGKILL)
                 await shim.wait_exit()
             await shim.discard()
 
@@ -219,7 +232,7 @@ class Supervisor:
                 continue
             shim = await self._shims.find(run_dir.name, run_dir)
             if shim is not None:
-                await self._undo_untold_start(shim)
+                await self._end_shim(shim)
             await self._assembly.drop_run_dir(run_dir)
 
     def _to_start(self, before: Sequence[Container]) -> list[str]:
