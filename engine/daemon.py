@@ -23,18 +23,25 @@ from pathlib import Path
 import uvloop
 
 from engine.api.app import Api, Route
+from engine.api.archive import ArchiveRoutes
+from engine.api.commit import CommitRoutes
 from engine.api.containers import ContainerRoutes
 from engine.api.exec import ExecRoutes
 from engine.api.images import ImageRoutes
 from engine.api.listeners import Listeners
 from engine.api.networks import NetworkRoutes
+from engine.api.stats import StatsRoutes
 from engine.api.system import SystemRoutes
+from engine.api.update import UpdateRoutes
 from engine.api.usage import DiskUsageReport
 from engine.api.views import ContainerViews
 from engine.api.volumes import VolumeRoutes
+from engine.api.websocket import WebsocketRoutes
 from engine.config import Config, ConfigError, reload_config
 from engine.containers.accounts import Accounts
+from engine.containers.archive import Archiver
 from engine.containers.assembly import Assembly, Host
+from engine.containers.commit import Committer
 from engine.containers.connect import Connector
 from engine.containers.create import Creator
 from engine.containers.defaults import DaemonDefaults
@@ -44,11 +51,14 @@ from engine.containers.journalist import Journalist
 from engine.containers.lifecycle import Lifecycle
 from engine.containers.live import LiveTable
 from engine.containers.prober import Prober
+from engine.containers.processes import Processes
 from engine.containers.removal import Remover
 from engine.containers.service import ContainerService
 from engine.containers.settings import LogConfig
+from engine.containers.stats import Collectors
 from engine.containers.store import ContainerStore
 from engine.containers.supervisor import Supervisor
+from engine.containers.update import Updater
 from engine.errors import EngineError
 from engine.events import EventBus
 from engine.images.content import ImageContent
@@ -123,7 +133,9 @@ class Nouns:
     journalist: Journalist
     networks: NetworkService
     volumes: VolumeService
+    accounts: Accounts
     assembly: Assembly
+    lifecycle: Lifecycle
     service: ContainerService
     supervisor: Supervisor
 
@@ -223,7 +235,9 @@ class Daemon:
         service = ContainerService(
             journalist, live, creator, lifecycle, remover, execs, assembly, images, networks, locks
         )
-        return Nouns(store, live, locks, journalist, networks, volumes, assembly, service, supervisor)
+        return Nouns(
+            store, live, locks, journalist, networks, volumes, accounts, assembly, lifecycle, service, supervisor
+        )
 
     async def _open_doors(self, ground: Ground, nouns: Nouns) -> None:
         """Registry first, then the API: whoever is answered can push."""
@@ -260,6 +274,24 @@ class Daemon:
             VolumeRoutes(nouns.volumes),
             NetworkRoutes(nouns.networks, connector),
             ImageRoutes(images, transport.puller, transport.pusher, self._nursery, transport.platform),
+        )
+        return [route for routes in tables for route in routes.table()] + self._inside_routes(ground, nouns)
+
+    def _inside_routes(self, ground: Ground, nouns: Nouns) -> list[Route]:
+        """What looks into containers, or changes them as they are."""
+        journalist, assembly, host = nouns.journalist, nouns.assembly, ground.host
+        archiver = Archiver(
+            journalist, ground.archives, ground.snapshotter, nouns.volumes, nouns.accounts, nouns.locks,
+            self.config.data_root,
+        )  # fmt: skip
+        collectors = Collectors(nouns.store, nouns.live, assembly, host.cgroups, host.facts.memory_total, self._nursery)
+        committer = Committer(journalist, nouns.lifecycle, ground.snapshotter, ground.images, host.facts)
+        tables = (
+            ArchiveRoutes(archiver),
+            StatsRoutes(nouns.service, collectors, Processes(journalist, assembly, host.cgroups)),
+            UpdateRoutes(Updater(journalist, assembly, host.facts, nouns.locks)),
+            CommitRoutes(committer),
+            WebsocketRoutes(nouns.service),
         )
         return [route for routes in tables for route in routes.table()]
 
