@@ -51,7 +51,7 @@ class ShimSpec:
 class ExecSpec:
     """A process object (OCI runtime spec, `process`) to run in a running container.
 
-    `cgroup` names an existing sub-group in the runtime's words; without it the process gets one of its own where it can.
+    `cgroup` names an existing sub-group in the runtime's words; without it the process gets its own where it can.
     """
 
     exec_id: str

@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.shim import console, invoke, wire
 from engine.shim.loop import READ, Loop
-from engine.shim.stdio import Stdio
+from engine.shim.stdio import Daemons, Stdio
 
 Answer = Callable[[wire.Message], None]
 
@@ -67,7 +67,7 @@ class Execs:
         runtime: invoke.Runtime,
         settings: dict[str, Any],
         tell: Answer,
-        daemon_lives: Callable[[], bool],
+        daemons: Daemons,
     ) -> None:
         self._loop = loop
         self._runtime = runtime
@@ -76,7 +76,7 @@ class Execs:
         self._leaf_folder = str(settings["leaf_folder"])
         self._leaf_prefix = str(settings["leaf_prefix"])
         self._tell = tell
-        self._daemon_lives = daemon_lives
+        self._daemons = daemons
         self._known: dict[str, Exec] = {}
 
     def states(self) -> dict[str, wire.Message]:
@@ -99,7 +99,7 @@ class Execs:
             stdin_once=False,
             spill_dir=self._spill_dir,
             log=None,
-            daemon_lives=self._daemon_lives,
+            daemons=self._daemons,
         )
         self._known[exec_id] = Exec(exec_id, message, stdio)
 

@@ -46,9 +46,9 @@ class Monitor:
             stdin_once=settings["stdin_once"],
             spill_dir=settings["spill_dir"],
             log=self._log,
-            daemon_lives=self._daemon_lives,
+            daemons=self._daemons,
         )
-        self._execs = Execs(self._loop, self._runtime, settings, self._tell, self._daemon_lives)
+        self._execs = Execs(self._loop, self._runtime, settings, self._tell, self._daemons)
         self._console: console.ConsoleSocket | None = None
         self._init_pid: int | None = None
         self._started_at = 0
@@ -130,8 +130,8 @@ class Monitor:
         for connection in tuple(self._connections):
             self._send(connection, message)
 
-    def _daemon_lives(self) -> bool:
-        return bool(self._connections)
+    def _daemons(self) -> frozenset[socket.socket]:
+        return frozenset(self._connections)
 
     def _drop(self, connection: socket.socket) -> None:
         if connection in self._connections:

@@ -29,6 +29,9 @@ DRAIN_SECONDS = 0.5
 # A dying daemon's connections end one after the other, within this time.
 HANG_UP_SECONDS = 0.1
 
+# The connections of the daemons there are now.
+Daemons = Callable[[], frozenset[socket.socket]]
+
 
 class Stdio:
     """Pipes exist from the start; a terminal arrives through `set_master`."""
@@ -42,7 +45,7 @@ class Stdio:
         stdin_once: bool,
         spill_dir: str,
         log: Log | None,
-        daemon_lives: Callable[[], bool],
+        daemons: Daemons,
     ) -> None:
         self._loop = loop
         self.terminal = terminal
@@ -50,7 +53,7 @@ class Stdio:
         self._stdin_once = stdin_once
         self._spill_dir = spill_dir
         self._log = log
-        self._daemon_lives = daemon_lives
+        self._daemons = daemons
         self.attachments: list[Attachment] = []
         self._outputs: dict[int, int] = {}  # descriptor -> stream
         self._stdin = -1
@@ -225,12 +228,12 @@ class Stdio:
             return
         if hung_up:
             # A client that left, or the daemon that died? Of the latter nothing in the container may notice.
-            self._loop.after(HANG_UP_SECONDS, self._end_input_if_daemon_lives)
+            self._loop.after(HANG_UP_SECONDS, partial(self._end_input_if_alive, self._daemons()))
         else:
             self._end_input()
 
-    def _end_input_if_daemon_lives(self) -> None:
-        if self._daemon_lives():
+    def _end_input_if_alive(self, daemons: frozenset[socket.socket]) -> None:
+        if daemons & self._daemons():
             self._end_input()
 
     def _end_input(self) -> None:

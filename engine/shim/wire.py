@@ -14,9 +14,9 @@ How they talk
     daemon -> zygote    hello; spawn {run_dir} + [control end, held descriptors...] -> {pid}; leave -> {leaving}
     zygote -> daemon    event shim_died {pid, status} when a shim has been reaped, however it ended
     daemon -> shim      hello -> whole state; hold + [fds]; run -> {init_pid}; attach {..} + [stream end];
-                        prepare_exec, start_exec -> {pid}; kill, resize, truncate_log; discard
+                        prepare_exec, start_exec -> {pid}; exec_pids; kill, resize, truncate_log; discard
     shim -> daemon      event ready | failed {error} (once, on the control end handed over at the fork);
-                        exec_exit {exec_id, exit_code}; oom; exit {record}
+                        exec_exit {exec_id, exit_code}; oom; log_trouble {error}; exit {record}
 
     The control end handed over at the fork serves the daemon that spawned; any later daemon connects to `shim.sock` in
     the run folder, says hello and learns everything it missed. A shim serves any number of connections at a time. One
@@ -25,15 +25,16 @@ How they talk
 An attachment
     is one end of a stream socket pair, given to the shim. The shim writes the asked streams to it: for a terminal the
     raw bytes, else Docker's frames (`header`). What the peer writes is input. The peer's half-close ends its input, and
-    the container's too where that was asked for (never on a terminal). The shim's end-of-file means: the process has
-    ended and all of its output has been sent, and the daemon was told of the exit before. A peer that reads slowly is
+    the container's too where that was asked for (never on a terminal). A peer that closes outright ends it as well if
+    the daemon lives on; the death of a daemon ends nobody's input. The shim's end-of-file means: the process has ended,
+    all of its output has been sent, and the daemon was told of the exit before; the shim then swallows what is still
+    typed until the peer closes, because a reset would cost the peer output it has not read. A peer that reads slowly is
     buffered, in memory first, then in an unlinked file, and cut off beyond 1 GiB; it never slows the container or the
     log.
 
 What is promised after a crash
     * The daemon dies: nothing in a container notices. Logs stay complete, exits are recorded in `exit.json` (written
-      and renamed before anyone is told), exec exit codes are remembered until the container's end, attachments end when
-      their peer closed.
+      and renamed before anyone is told), the last hundred exec exit codes are remembered until the container's end.
     * A shim ends only after `discard`; until then an ended container's shim waits beside its record.
     * The log holds everything the process wrote before its exit is told or recorded.
     * A shim is killed: the daemon sees its connection end and the zygote's `shim_died`; the container's processes can

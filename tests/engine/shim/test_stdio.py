@@ -24,13 +24,17 @@ class Process:
         self.log_path = tmp_path / "log"
         settings = {"terminal": False, "open_stdin": False, "stdin_once": False, **options}
         self.log = JsonFile(str(self.log_path), attributes={})
-        self.daemon_lives = True
+        self.daemons = {socket.socket(socket.AF_UNIX)}
         self.stdio = Stdio(
-            self.loop, spill_dir=str(tmp_path), log=self.log, daemon_lives=lambda: self.daemon_lives, **settings
+            self.loop, spill_dir=str(tmp_path), log=self.log, daemons=lambda: frozenset(self.daemons), **settings
         )
         self.stdin, self.stdout, self.stderr = (os.dup(end) for end in self.stdio.child_ends)
         self.stdio.close_child_ends()
         self.stdio.begin()
+
+    def another_daemon(self) -> None:
+        self.daemons.pop().close()
+        self.daemons.add(socket.socket(socket.AF_UNIX))
 
     def end(self, *, keep_output: bool = False) -> None:
         if not keep_output:
@@ -52,6 +56,8 @@ class Process:
         for attachment in tuple(self.stdio.attachments):
             attachment.drop()
         self.stdio.close()
+        for connection in self.daemons:
+            connection.close()
         self.log.close()
         self.loop.close()
 
@@ -154,8 +160,9 @@ def test_a_client_that_leaves_ends_the_input_but_a_daemon_that_dies_does_not(
 ) -> None:
     monkeypatch.setattr(module, "HANG_UP_SECONDS", 0.01)
     process = Process(tmp_path, open_stdin=True)
-    process.daemon_lives = daemon_lives
     client(process, stdin=True, close_input=True).close()
+    if not daemon_lives:
+        process.loop.after(0.005, process.another_daemon)
     process.loop.after(0.05, process.loop.stop)
     process.loop.run()
     os.set_blocking(process.stdin, False)
