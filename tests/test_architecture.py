@@ -17,7 +17,7 @@ KNOWN = frozenset(module.name for module in MODULES)
 ENGINE = {
     "api": {"containers", "images", "networks", "volumes", "builder"},
     "builder": {"containers", "images", "snapshots", "runtime"},
-    "containers": {"images", "networks", "volumes", "snapshots", "runtime"},
+    "containers": {"images", "networks", "volumes", "snapshots", "runtime", "kernel"},
     "images": {"snapshots"},
     "networks": {"kernel"},
     "volumes": {"kernel"},
