@@ -6,6 +6,9 @@ import ctypes
 import errno
 import socket
 
+from engine.kernel.namespaces import in_namespace_sync
+from engine.kernel.nft import Nft
+
 _SO_ATTACH_FILTER = 26
 _IPPROTO_SCTP = 132
 
@@ -46,3 +49,37 @@ def _drop_everything(held: socket.socket) -> None:
 
     program = _Program(1, ctypes.addressof(instruction))
     held.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(program))
+
+
+def resolver_sockets_sync(nft: Nft, netns: int, address: str) -> tuple[socket.socket, socket.socket]:
+    """A UDP and a TCP socket inside a namespace that get what its processes send to port 53 of ``address``.
+
+    They are bound to ports of the kernel's choice, and rules inside the namespace lead there: a container may run a
+    name server of its own on port 53. Raises ``OSError``.
+    """
+
+    def run() -> tuple[socket.socket, socket.socket]:
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            udp.bind((address, 0))
+            tcp.bind((address, 0))
+            tcp.listen(64)
+            nft.run_sync(_resolver_rules(address, udp.getsockname()[1], tcp.getsockname()[1]))
+        except OSError:
+            udp.close()
+            tcp.close()
+            raise
+        return udp, tcp
+
+    return in_namespace_sync(netns, run)
+
+
+def _resolver_rules(address: str, udp_port: int, tcp_port: int) -> str:
+    table = "ip berth-resolver"
+    return (
+        f"add table {table}\ndelete table {table}\nadd table {table}\n"
+        f"add chain {table} output {{ type nat hook output priority -100; }}\n"
+        f"add rule {table} output ip daddr {address} udp dport 53 dnat to {address}:{udp_port}\n"
+        f"add rule {table} output ip daddr {address} tcp dport 53 dnat to {address}:{tcp_port}\n"
+    )

@@ -185,7 +185,7 @@ class Firewall:
         if self._removal is not None and not self._removal.done():
             await asyncio.shield(self._removal)
         await self._nursery.aclose()
-        if remove and self._is_enabled and self._applied:
+        if remove and self._is_enabled:
             with contextlib.suppress(OSError):
                 await self._run(ruleset.render_removal(self._table))
 

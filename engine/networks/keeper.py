@@ -33,8 +33,10 @@ from engine.networks.model import (
     SandboxDocument,
     SandboxRequest,
 )
+from engine.networks.nameserver import NameServer
 from engine.networks.namespaces import NamespacePool
 from engine.networks.ports import HostPorts, PortTaken, PortWish, parse_port, wanted_ports
+from engine.networks.resolver import Resolver
 from engine.networks.ruleset import Passage
 from engine.networks.sandbox import Sandbox, gateway_endpoint, hosts_of, port_map, translations
 from engine.networks.store import NetworkStore
@@ -56,6 +58,7 @@ class SandboxKeeper:
         default_mode: str = "bridge",
         default_host_ip: str = "0.0.0.0",
         host_dns: namefiles.ResolvConf | None = None,
+        name_server: NameServer,
     ) -> None:
         self._store = store
         self._drivers = drivers
@@ -69,6 +72,7 @@ class SandboxKeeper:
         self._locks = KeyedLocks()
         self._sandboxes: dict[str, Sandbox] = {}
         self._clearing: set[asyncio.Task[None]] = set()
+        self._resolver = Resolver(name_server, self._sandboxes)
 
     def get(self, container_id: str) -> Sandbox | None:
         """The sandbox of a running container."""
@@ -156,6 +160,12 @@ class SandboxKeeper:
         await self._set_default_routes(sandbox)
         await self._publish(sandbox, request, undo)
         await self._link(sandbox, request, undo)
+        sandbox.upstream = tuple(request.dns) or self._daemon_dns.servers
+        undo.push_async_callback(self._resolver.close, sandbox)
+        try:
+            await self._resolver.open(sandbox, namespace)
+        except OSError as error:
+            raise SystemFailure(f"cannot give container {sandbox.name} a name server: {error}") from error
         await self._write_own_files(sandbox, request)
 
     def _wishes(self, mode: str, request: SandboxRequest) -> list[tuple[Network, EndpointWish | None]]:
@@ -345,7 +355,8 @@ class SandboxKeeper:
         sandbox.extra_hosts = (*self._extra_hosts(request), *links)
 
         def write_sync() -> tuple[Path, Path, Path]:
-            resolv = self._resolv(request, namefiles.host_resolv_conf_sync(), "bridge").text()
+            conf = self._resolv(request, namefiles.host_resolv_conf_sync(), "bridge")
+            resolv = (conf.for_embedded() if sandbox.has_resolver else conf).text()
             return namefiles.write_files_sync(
                 request.directory, hosts=hosts_of(sandbox), hostname=request.hostname, resolv=resolv
             )
@@ -360,6 +371,7 @@ class SandboxKeeper:
         if sandbox is None:
             return
         sandbox.init_pid = init_pid
+        self._resolver.started(sandbox)
         if sandbox.owns_namespace:
             sandbox.sandbox_key = f"/proc/{init_pid}/ns/net"
         if sandbox.namespace is not None:
@@ -390,6 +402,7 @@ class SandboxKeeper:
             hostname=document.hostname,
             domainname=document.domainname,
             extra_hosts=document.extra_hosts,
+            upstream=document.upstream,
         )
         for endpoint in sandbox.endpoints.values():
             network = self._store.by_id(endpoint.network_id)
@@ -404,6 +417,10 @@ class SandboxKeeper:
             self._firewall.adopt(sandbox.container_id, translations(sandbox, endpoint_out))
         self._sandboxes[sandbox.container_id] = sandbox
         return sandbox
+
+    async def settle(self) -> None:
+        """Every running container was adopted: see that those that had a name server have one."""
+        await self._resolver.adopt()
 
     def close(self, container_id: str) -> None:
         """The container has ended. Its host ports are free at once, its addresses when the kernel is done with them."""
@@ -423,6 +440,7 @@ class SandboxKeeper:
         task.add_done_callback(self._clearing.discard)
 
     async def _clear(self, sandbox: Sandbox) -> None:
+        await self._resolver.close(sandbox)
         # The rule goes first: it must never lead to the next container that gets the address.
         try:
             await self._firewall.unpublish(sandbox.container_id)
@@ -440,7 +458,8 @@ class SandboxKeeper:
         old, sandbox.name = sandbox.name, name
         for key, endpoint in sandbox.endpoints.items():
             names = tuple(dict.fromkeys(name if n == old else n for n in endpoint.dns_names))
-            sandbox.endpoints[key] = _replace_names(endpoint, names)
+            sandbox.endpoints[key] = msgspec.structs.replace(endpoint, dns_names=names)
+        await self._resolver.update(sandbox)
 
     # ---- live changes
 
@@ -510,6 +529,10 @@ class SandboxKeeper:
             await self._firewall.publish(sandbox.container_id, ports)
         except OSError as error:
             raise SystemFailure(f"cannot move the published ports of container {sandbox.name}: {error}") from error
+        try:
+            await self._resolver.update(sandbox, sandbox.namespace)
+        except OSError as error:
+            raise SystemFailure(f"cannot tell the name server about container {sandbox.name}: {error}") from error
         if sandbox.hosts_path:
             await run_blocking(_rewrite_sync, Path(sandbox.hosts_path), hosts_of(sandbox))
 
@@ -518,14 +541,9 @@ class SandboxKeeper:
         if self._clearing:
             await asyncio.wait(tuple(self._clearing))
         await self._nursery.aclose()
-        for sandbox in self._sandboxes.values():
-            self.started(sandbox.container_id, sandbox.init_pid)
+        await self._resolver.aclose()
         await self._pool.aclose()
 
 
 def _rewrite_sync(path: Path, text: str) -> None:
     path.write_text(text)
-
-
-def _replace_names(endpoint: EndpointState, names: tuple[str, ...]) -> EndpointState:
-    return msgspec.structs.replace(endpoint, dns_names=names)

@@ -128,6 +128,7 @@ class SandboxDocument(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str = ""
     domainname: str = ""
     extra_hosts: tuple[tuple[str, str], ...] = ()
+    upstream: tuple[str, ...] = ()
 
 
 class AddressWish(Protocol):

@@ -6,6 +6,7 @@ Nothing of it survives the container: the namespace dies with its init, and the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from engine.kernel.namespaces import NetworkNamespace
 from engine.networks import namefiles
@@ -41,6 +42,9 @@ class Sandbox:
     hostname: str = ""
     domainname: str = ""
     extra_hosts: tuple[tuple[str, str], ...] = ()
+    upstream: tuple[str, ...] = ()
+    """The name servers it was given; none means the host's."""
+    has_resolver: bool = False
     namespace: NetworkNamespace | None = None
     held: list[HeldPort] = field(default_factory=list)
 
@@ -48,6 +52,11 @@ class Sandbox:
     def owns_namespace(self) -> bool:
         """Whether the namespace is its own: neither the host's nor another container's."""
         return self.mode != "host" and not self.mode.startswith("container:")
+
+    @property
+    def resolves_names(self) -> bool:
+        """Whether it is on a network whose containers find each other by name."""
+        return any(endpoint.dns_names for endpoint in self.endpoints.values())
 
     def document(self) -> SandboxDocument:
         """What the container's record keeps for ``adopt``."""
@@ -66,6 +75,7 @@ class Sandbox:
             hostname=self.hostname,
             domainname=self.domainname,
             extra_hosts=self.extra_hosts,
+            upstream=self.upstream,
         )
 
 
@@ -101,3 +111,29 @@ def hosts_of(sandbox: Sandbox) -> str:
     names = namefiles.own_names(sandbox.hostname, sandbox.domainname)
     addresses = [a for e in sandbox.endpoints.values() for a in (e.ip_address, e.global_ipv6_address) if a]
     return namefiles.hosts_text(sandbox.extra_hosts, [(address, names) for address in addresses] if names else [])
+
+
+def member_of(sandbox: Sandbox) -> dict[str, Any]:
+    """What the name server must know of a container."""
+    return {
+        "id": sandbox.container_id,
+        "places": [
+            {
+                "network": endpoint.network_id,
+                "domain": endpoint.network_name,
+                "addresses": [a for a in (endpoint.ip_address, endpoint.global_ipv6_address) if a],
+                "names": endpoint.dns_names,
+                "gateway": endpoint.gateway,
+                "links": [_alias_and_name(link) for link in endpoint.links],
+            }
+            for endpoint in sandbox.endpoints.values()
+            if endpoint.dns_names
+        ],
+        "upstream": sandbox.upstream or None,
+        "outside": any(endpoint.gateway or endpoint.ipv6_gateway for endpoint in sandbox.endpoints.values()),
+    }
+
+
+def _alias_and_name(link: str) -> tuple[str, str]:
+    name, _, alias = link.partition(":")
+    return (alias or name).removeprefix("/"), name.removeprefix("/")

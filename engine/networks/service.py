@@ -43,6 +43,7 @@ from engine.networks.model import (
     SandboxRequest,
 )
 from engine.networks.namefiles import ResolvConf
+from engine.networks.nameserver import NameServer
 from engine.networks.ports import HostPorts
 from engine.networks.sandbox import Sandbox
 from engine.networks.store import NetworkStore
@@ -73,6 +74,7 @@ class NetworkService:
         firewall: Firewall | None = None,
         drivers: Mapping[str, Driver] | None = None,
         host_ports: HostPorts | None = None,
+        name_server: NameServer | None = None,
     ) -> None:
         self._config = config
         self._events = events
@@ -95,6 +97,7 @@ class NetworkService:
             default_mode="bridge" if self._has_bridge else "none",
             default_host_ip=config.ip,
             host_dns=ResolvConf(config.dns, config.dns_search, config.dns_opts),
+            name_server=name_server or NameServer(config.exec_root),
         )
         self._settled = False
         self._settling = asyncio.Lock()
@@ -199,6 +202,10 @@ class NetworkService:
                 await self._firewall.apply()
             except OSError as error:
                 raise SystemFailure(f"cannot set up the firewall: {error}") from error
+            try:
+                await self._keeper.settle()
+            except OSError:
+                log.exception("containers of user-defined networks may be without a name server")
             self._settled = True
 
     async def aclose(self, *, remove: bool = False) -> None:

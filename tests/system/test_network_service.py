@@ -10,16 +10,18 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.config import Config
+from engine.dns import wire
 from engine.errors import Conflict, Forbidden, InvalidParameter, SystemFailure
 from engine.events import EventBus
 from engine.journal import Journal
@@ -30,6 +32,7 @@ from engine.names import new_id
 from engine.networks.model import IpamBlock, Link, Network, SandboxRequest
 from engine.networks.sandbox import Sandbox
 from engine.networks.service import CreateNetwork, NetworkService, table_name
+from tests.support.leaks import processes
 
 # Connecting from here blocks the loop, and nothing else runs on it that would mind.
 pytestmark = [pytest.mark.system, pytest.mark.slow_loop]
@@ -141,6 +144,7 @@ class House:
         links: Sequence[Link] = (),
         publish_all: bool = False,
         exposed: Sequence[str] = ("80/tcp",),
+        dns: Sequence[str] = (),
     ) -> Box:
         container_id = new_id()
         sandbox = await self.service.open_sandbox(
@@ -155,6 +159,7 @@ class House:
                 port_bindings=ports or {},
                 publish_all=publish_all,
                 links=links,
+                dns=dns,
             )
         )
         enter = ["nsenter", f"--net={sandbox.netns_path}"] if sandbox.netns_path else []
@@ -609,3 +614,130 @@ async def test_the_end_of_init_takes_the_interface_with_it(house: House) -> None
             break
         await asyncio.sleep(0.05)
     assert link not in {one.name for one in links()}
+
+
+def ask(box: Box, name: str, *, tcp: bool = False, kind: int = 1) -> list[str]:
+    """Resolve as a process in the container would: the addresses (or the name, for PTR) that 127.0.0.11 gives."""
+    packet = struct.pack("!HHHHHH", 77, 0x100, 1, 0, 0, 0) + wire.encode_name(name) + struct.pack("!HH", kind, 1)
+
+    def talk() -> socket.socket:
+        made = socket.socket(socket.AF_INET, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)
+        made.settimeout(3)
+        made.connect(("127.0.0.11", 53))
+        made.send(len(packet).to_bytes(2, "big") + packet if tcp else packet)
+        return made
+
+    answer = box.run(talk).recv(4096)[2 if tcp else 0 :]
+    code, count = answer[3] & 15, int.from_bytes(answer[6:8], "big")
+    if code:
+        raise LookupError(code)
+    found, offset = [], len(packet)
+    for _ in range(count):
+        size = int.from_bytes(answer[offset + 10 : offset + 12], "big")
+        data = answer[offset + 12 : offset + 12 + size]
+        found.append(str(ip_address(data)) if kind != wire.PTR else data.decode("latin-1"))
+        offset += 12 + size
+    return found
+
+
+async def test_names_resolve_on_user_defined_networks(house: House) -> None:
+    network = await house.network("town")
+    web = await house.open("web", mode="town", endpoints={"town": Wish(aliases=("www",))})
+    client = await house.open("client", mode="town", endpoints={"town": Wish(links=("web:shop",))})
+    await house.network("village")
+    stranger = await house.open("stranger", mode="village")
+    assert "nameserver 127.0.0.11" in Path(client.sandbox.resolv_path).read_text()
+    for name in ("web", "WEB", "www", "web.town", "shop", web.sandbox.container_id[:12]):
+        assert ask(client, name) == [web.ip("town")]
+    assert ask(client, "web", tcp=True) == [web.ip("town")]
+    assert ask(client, "web", kind=wire.AAAA) == []
+    reverse = ".".join(reversed(web.ip("town").split("."))) + ".in-addr.arpa"
+    assert ask(client, reverse, kind=wire.PTR) == ["\x03web\x04town\x00"]
+    assert ask(client, "host.docker.internal") == [network.blocks[0].gateway]
+    with pytest.raises(LookupError):
+        ask(stranger, "shop")
+    await house.service.rename_container(web.sandbox.container_id, "shop2")
+    assert ask(client, "shop2") == [web.ip("town")]
+    await house.end(web)
+    await asyncio.sleep(0.2)
+    with pytest.raises(LookupError):
+        ask(client, "www")
+
+
+async def test_a_container_may_run_a_name_server_of_its_own(house: House) -> None:
+    await house.network("town")
+    box = await house.open("dns", mode="town")
+    box.listen(53, udp=True)
+    box.listen(53)
+    assert ask(box, "dns") == [box.ip("town")]
+
+
+async def test_other_names_are_asked_outside(house: House, outside: Box) -> None:
+    await house.network("town")
+    await house.network("inner", is_internal=True)
+    upstream = outside.listen(53, udp=True)
+    dns = [f"10.215.{THIRD}.9", f"10.215.{THIRD}.2"]  # the first does not answer
+    box = await house.open("client", mode="town", dns=dns)
+    shut = await house.open("shut", mode="inner", dns=dns)
+    asked = asyncio.create_task(asyncio.to_thread(ask, box, "example.org"))
+    upstream.settimeout(8)
+    packet, peer = await asyncio.to_thread(upstream.recvfrom, 512)
+    query = wire.parse(packet)
+    assert (query.name, query.kind) == ("example.org", wire.A)
+    upstream.sendto(wire.answer(query, ["192.0.2.77"]), peer)
+    assert await asked == ["192.0.2.77"]
+    with pytest.raises(LookupError):
+        ask(shut, "example.org")
+
+
+async def test_names_resolve_while_the_daemon_is_away_and_when_the_server_died(house: House) -> None:
+    await house.network("town")
+    first, second = await house.open("a", mode="town"), await house.open("b", mode="town")
+    documents = {box.sandbox.container_id: house.service.to_document(box.sandbox) for box in (first, second)}
+    await house.service.aclose()
+    assert ask(first, "b") == [second.ip("town")]
+    house.service = NetworkService(house.config, house.journal, house.events)
+    await house.service.start()
+    for box in (first, second):
+        ident = box.sandbox.container_id
+        box.sandbox = await house.service.adopt_sandbox(ident, box.process.pid, documents[ident])
+    await house.service.settle()
+    assert ask(first, "b") == [second.ip("town")]
+    (pid,) = [pid for pid, text in processes(str(house.root)).items() if "engine.dns" in text]
+    os.kill(pid, signal.SIGKILL)
+    for _ in range(100):
+        await asyncio.sleep(0.05)
+        with contextlib.suppress(OSError):
+            assert ask(first, "b") == [second.ip("town")]
+            break
+    else:
+        pytest.fail("the name server did not come back")
+
+
+async def test_a_container_that_joins_a_network_later_gets_a_name_server(house: House) -> None:
+    await house.network("town")
+    web = await house.open("web", mode="town")
+    late = await house.open("late")
+    assert "127.0.0.11" not in Path(late.sandbox.resolv_path).read_text()
+    await house.service.connect(late.sandbox.container_id, "town", Wish(aliases=("newcomer",)))
+    assert ask(late, "web") == [web.ip("town")]
+    assert ask(web, "newcomer") == [late.sandbox.endpoints["town"].ip_address]
+    assert "nameserver 127.0.0.11" in Path(late.sandbox.resolv_path).read_text()
+
+
+async def test_the_resolver_lets_go_of_a_namespace_without_the_daemon(house: House) -> None:
+    await house.network("town")
+    box = await house.open("web", mode="town")
+    link = box.sandbox.endpoints["town"].link
+    await asyncio.sleep(0.1)
+    del house.boxes[box.sandbox.container_id]
+    await house.service.aclose()
+    box.close()
+    for _ in range(60):
+        if link not in {one.name for one in links()} and not processes(str(house.root)):
+            break
+        await asyncio.sleep(0.05)
+    assert link not in {one.name for one in links()}
+    assert not processes(str(house.root))  # nobody is left to serve
+    house.service = NetworkService(house.config, house.journal, house.events)
+    await house.service.start()
