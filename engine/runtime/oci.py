@@ -44,6 +44,11 @@ def offers_exec_groups(runtime: Runtime, cgroup_version: int) -> bool:
     return program == "runc" and version is not None and (int(version[1]), int(version[2])) >= (1, 1)
 
 
+def leaves_only_groups(runtime: Runtime) -> bool:
+    """Whether an ended container leaves only control groups and a flat folder, which can go without the runtime."""
+    return os.path.basename(runtime.path) in PREFERENCE and "--systemd-cgroup" not in runtime.args
+
+
 class RuntimeFailure(Exception):
     """A process could not be started. `exit_hint` is what dockerd makes of it: 127, 126, or 128 for anything else."""
 

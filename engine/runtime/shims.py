@@ -32,7 +32,7 @@ from engine.runtime.model import (
     ShimLost,
     ShimSpec,
 )
-from engine.runtime.oci import offers_exec_groups
+from engine.runtime.oci import leaves_only_groups, offers_exec_groups
 from engine.runtime.shim import Shim, read_exit_record, write_json_sync
 from engine.shim import wire
 from engine.tasks import Nursery, run_blocking
@@ -210,4 +210,5 @@ def _settings(spec: ShimSpec, cgroups: Cgroups) -> dict[str, Any]:
         "leaf_folder": leaf_folder,
         "leaf_prefix": leaf_prefix,
         "shared_pid": spec.shared_pid,
+        "groups": cgroups.folders(spec.cgroup_path) if leaves_only_groups(spec.runtime) else [],
     }

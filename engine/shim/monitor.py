@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from engine.shim import console, invoke, mounts, oom, wire
+from engine.shim import console, invoke, mounts, oom, remains, wire
 from engine.shim.execs import Execs
 from engine.shim.log import JsonFile, open_log
 from engine.shim.loop import READ, Loop
@@ -327,6 +327,8 @@ class Monitor:
         state = f"{self._settings['runtime']['root']}/{self._container_id}"
         forced = ["--force"] if self._phase == "failed" else []  # slow, but a failed start may have left anything
         exists = self._phase == "exited" or (bool(forced) and os.path.isdir(state))
+        if self._phase == "exited" and remains.remove(self._settings["bundle"], state, self._settings["groups"]):
+            exists = False
         self._phase = "discarded"
         self._stdio.close()
         self._stdio.finish()
