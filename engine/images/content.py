@@ -118,21 +118,21 @@ class ImageContent:
         diff_ids = document.rootfs.diff_ids
         if missing := [d for d in diff_ids if d not in blobs and not self.store.forms(d)]:
             raise ValueError(f"no content for layer {missing[0]}")
-        digests = [b.digest for b in blobs.values()] + [Digest.parse(m.digest) for m in manifests]
+        image_id = Digest.of(config)
+        digests = [image_id, *(b.digest for b in blobs.values()), *(Digest.parse(m.digest) for m in manifests)]
         async with self.hold(diff_ids, digests):
-            image_id = await self.blobs.put(config)
-            async with self.leases.hold(image_id):
-                unpacked = await self.unpack(diff_ids, {d: self._place(b) for d, b in blobs.items()}, progress)
-                image = Image(
-                    image_id,
-                    document,
-                    tuple(unpacked),
-                    tuple(self.folders.size(key) for key in unpacked),
-                    tuple(manifests),
-                    parent,
-                    config_size=len(config),
-                )
-                return await self.store.add(image, blobs)
+            await self.blobs.put(config, image_id)
+            unpacked = await self.unpack(diff_ids, {d: self._place(b) for d, b in blobs.items()}, progress)
+            image = Image(
+                image_id,
+                document,
+                tuple(unpacked),
+                tuple(self.folders.size(key) for key in unpacked),
+                tuple(manifests),
+                str(parent),
+                config_size=len(config),
+            )
+            return await self.store.add(image, blobs)
 
     async def unpack(
         self, diff_ids: Sequence[str], sources: Mapping[str, Path], progress: Unpacking | None = None

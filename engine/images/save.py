@@ -78,7 +78,8 @@ class ImageSaver:
             if images:
                 return list(images)
         image = self._service.get(name)
-        return [(image, reference if reference.tag is not None and reference.digest is None else None)]
+        tagged_here = self._service.store.resolve_name(str(reference)) == image.id and reference.digest is None
+        return [(image, reference if tagged_here else None)]
 
     async def save(self, chosen: Sequence[_Saved]) -> AsyncGenerator[bytes, None]:
         """The bytes of the archive. Raises ``SystemFailure`` where content is not stored."""
