@@ -22,7 +22,7 @@ _UNITS = {
     "m": 60 * SECOND,
     "h": 3600 * SECOND,
 }
-_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_PART = re.compile(r"(\d*)(?:\.(\d*))?(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
 _RFC3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)(?:[Tt ](\d\d):(\d\d)(?::(\d\d))?(?:\.(\d{1,9})\d*)?)?(Z|z|[+-]\d\d:\d\d)?"
 )
@@ -63,17 +63,17 @@ def parse_rfc3339(text: str) -> int:
 
 def duration_ns(text: str) -> int:
     """A Go duration (``1h30m``, ``-1.5s``, ``0``) in nanoseconds. Raises ``ValueError``."""
-    body = text.lstrip("+-")
-    sign = -1 if text.startswith("-") else 1
+    body = text[1:] if text[:1] in ("+", "-") else text
     if body == "0":
         return 0
+    if not body:
+        raise ValueError(f"not a duration: {text!r}")
     position, total = 0, 0
     while position < len(body):
         match = _PART.match(body, position)
-        if match is None:
+        if match is None or not (match[1] or match[2]):
             raise ValueError(f"not a duration: {text}")
-        total += round(float(match[1]) * _UNITS[match[2]])
+        unit, fraction = _UNITS[match[3]], match[2] or "0"
+        total += int(match[1] or 0) * unit + int(fraction) * unit // 10 ** len(fraction)
         position = match.end()
-    if not body:
-        raise ValueError("empty duration")
-    return sign * total
+    return -total if text.startswith("-") else total

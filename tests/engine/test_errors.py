@@ -1,0 +1,49 @@
+"""The kinds, their statuses, and the sentences that clients look for."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine import errors
+from engine.errors import EngineError
+
+STATUSES = {
+    "NotModified": 304,
+    "InvalidParameter": 400,
+    "Unauthorized": 401,
+    "Forbidden": 403,
+    "NotFound": 404,
+    "Conflict": 409,
+    "SystemFailure": 500,
+    "NotImplementedYet": 501,
+    "Unavailable": 503,
+}
+
+
+def test_the_set_of_kinds_is_closed() -> None:
+    assert {kind.__name__: kind.status for kind in EngineError.__subclasses__()} == STATUSES
+    assert EngineError("why").status == 500
+    assert (EngineError("why").message, str(EngineError("why"))) == ("why", "why")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (errors.no_such_container("web"), 404, "No such container: web"),
+        (errors.no_such_exec("e1"), 404, "No such exec instance: e1"),
+        (errors.no_such_image("busybox:1"), 404, "No such image: busybox:1"),
+        (errors.no_such_network("front"), 404, "network front not found"),
+        (errors.no_such_volume("data"), 404, "get data: no such volume"),
+        (errors.not_running("abc"), 409, "container abc is not running"),
+        (errors.is_paused("abc"), 409, "Container abc is paused, unpause the container before exec"),
+        (errors.is_restarting("abc"), 409, "Container abc is restarting, wait until the container is running"),
+        (
+            errors.name_in_use("web", "abc"),
+            409,
+            'Conflict. The container name "/web" is already in use by container "abc". '
+            "You have to remove (or rename) that container to be able to reuse that name.",
+        ),
+    ],
+)
+def test_sentences_read_like_dockerds(error: EngineError, status: int, message: str) -> None:
+    assert (error.status, error.message) == (status, message)
