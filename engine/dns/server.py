@@ -96,6 +96,9 @@ class Server:
             had_daemon = had_daemon or self._daemons > 0
         for ident in tuple(self._sockets):
             self._drop(ident)
+        for key in tuple(self._selector.get_map().values()):
+            if isinstance(key.fileobj, socket.socket) and key.fileobj is not self._control:
+                key.fileobj.close()
         self._selector.close()
 
     # ---- the daemon

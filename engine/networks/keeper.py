@@ -484,9 +484,10 @@ class SandboxKeeper:
                     failing.push_async_callback(self._release, endpoint, is_live=True)
                     assert sandbox.namespace is not None
                     await self._attach(network, endpoint, sandbox.namespace)
+                    sandbox.endpoints[network.name] = endpoint
+                    failing.callback(sandbox.endpoints.pop, network.name)
+                    await self._reroute(sandbox)
                     failing.pop_all()
-                sandbox.endpoints[network.name] = endpoint
-                await self._reroute(sandbox)
             return endpoint
 
     async def disconnect(self, container_id: str, network: Network) -> None:

@@ -40,12 +40,13 @@ class Resolver:
             await self._server.put(member_of(sandbox))
         elif sandbox.resolves_names and namespace is not None:
             await self.open(sandbox, namespace)
-            await self._server.watch(sandbox.container_id, sandbox.init_pid)
+            if sandbox.init_pid:
+                await self._server.watch(sandbox.container_id, sandbox.init_pid)
             await run_blocking(_ask_embedded_sync, Path(sandbox.resolv_path))
 
     def started(self, sandbox: Sandbox) -> None:
         """Init runs: from now on its end ends the resolver too, with or without a daemon."""
-        if sandbox.has_resolver:
+        if sandbox.has_resolver and sandbox.init_pid:
             self._nursery.start(self._watch(sandbox), name=f"watch-{short(sandbox.container_id)}")
 
     async def _watch(self, sandbox: Sandbox) -> None:

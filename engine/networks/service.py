@@ -221,10 +221,10 @@ class NetworkService:
     # ---- sandboxes
 
     async def validate_wish(self, mode: str, endpoints: Mapping[str, W], blank: W | None = None) -> dict[str, W]:
-        """Check a new container's networks; the result is by network name, that of ``mode`` (``blank`` if none was)
-        first.
+        """Check a new container's networks.
 
-        Raises an ``EngineError`` as dockerd does at create.
+        The result is by network name, that of ``mode`` (``blank`` if none was given) first. A network that does not
+        exist is no error before the start, as with dockerd; it keeps the name it was given. Raises an ``EngineError``.
         """
         if mode.startswith("container:"):
             if endpoints:
@@ -232,22 +232,25 @@ class NetworkService:
                     "conflicting options: container type network can't be used with links or networks"
                 )
             return {}
-        known: dict[str, W] = {}
-        for name, wish in endpoints.items():
-            network = self.find(
-                "bridge" if name == "default" and self._has_bridge else "none" if name == "default" else name
-            )
-            known[network.name] = wish
-        first = self.find(self._mode_network(mode))
-        if first.name not in known and blank is not None:
-            known[first.name] = blank
-        if len(known) > 1 and first.name in ("host", "none"):
+        known = {self._known_name(self._mode_network(name)): wish for name, wish in endpoints.items()}
+        first = self._known_name(self._mode_network(mode))
+        if first not in known and blank is not None:
+            known[first] = blank
+        if len(known) > 1 and first in ("host", "none"):
             raise InvalidParameter(
                 "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
             )
         for name, wish in known.items():
-            _check_wish(self.find(name), wish)
-        return dict(sorted(known.items(), key=lambda item: (item[0] != first.name, item[0])))
+            network = self._store.by_name(name)
+            if network is not None:
+                _check_wish(network, wish)
+        return dict(sorted(known.items(), key=lambda item: (item[0] != first, item[0])))
+
+    def _known_name(self, reference: str) -> str:
+        try:
+            return self.find(reference).name
+        except NotFound:
+            return reference
 
     def _mode_network(self, mode: str) -> str:
         return ("bridge" if self._has_bridge else "none") if mode in ("", "default") else mode

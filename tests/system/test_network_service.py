@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.system, pytest.mark.slow_loop]
 
 BRIDGE = f"btb{os.getpid() % 100000}"
 THIRD = 10 + os.getpid() % 200
-GATEWAY = f"10.214.{THIRD}.1"
+GATEWAY = f"10.250.{THIRD}.1"
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class House:
     async def network(self, name: str, **request: Any) -> Network:
         """A user's network in a corner that no other daemon on this machine uses."""
         self.networks += 1
-        block = IpamBlock(subnet=f"10.216.{THIRD}.{16 * self.networks}/28")
+        block = IpamBlock(subnet=f"10.252.{THIRD}.{16 * self.networks}/28")
         return (await self.service.create(CreateNetwork(name=name, blocks=(block,), **request)))[0]
 
     async def open(
@@ -250,7 +250,7 @@ def reaches(box: Box, address: str, port: str | int, timeout: float = 2.5) -> bo
 
 @pytest.fixture
 def outside() -> Iterator[Box]:
-    """Another machine: a namespace on a wire of its own to this host (10.215.x.1 here, .2 there)."""
+    """Another machine: a namespace on a wire of its own to this host (10.251.x.1 here, .2 there)."""
     namespace = namespaces.create_namespace_sync()
     name = f"bto{os.getpid() % 100000}"
     route = RouteSocket()
@@ -260,7 +260,7 @@ def outside() -> Iterator[Box]:
     link = route.link_sync(f"{name}b")
     assert link is not None
     route.send_sync(
-        netlink.add_address(link.index, ip_interface(f"10.215.{third}.1/24")),
+        netlink.add_address(link.index, ip_interface(f"10.251.{third}.1/24")),
         netlink.add_veth(
             name, master=link.index, mtu=1500, peer="eth0", peer_mac="02:42:0a:d7:00:02", peer_netns=namespace.fd
         ),
@@ -270,9 +270,9 @@ def outside() -> Iterator[Box]:
     assert eth0 is not None
     inner.send_sync(
         netlink.set_up(1),
-        netlink.add_address(eth0.index, ip_interface(f"10.215.{third}.2/24")),
+        netlink.add_address(eth0.index, ip_interface(f"10.251.{third}.2/24")),
         netlink.set_up(eth0.index),
-        netlink.add_route("0.0.0.0/0", f"10.215.{third}.1"),
+        netlink.add_route("0.0.0.0/0", f"10.251.{third}.1"),
     )
     process = subprocess.Popen(["sleep", "60"])
     box = Box(Sandbox("", "outside", "", "none"), process, namespace)
@@ -289,7 +289,7 @@ def outside() -> Iterator[Box]:
 async def test_a_container_has_address_gateway_route_and_name_files(house: House) -> None:
     box = await house.open("web")
     endpoint = box.sandbox.endpoints["bridge"]
-    assert (endpoint.ip_address, endpoint.ip_prefix_len, endpoint.gateway) == (f"10.214.{THIRD}.2", 24, GATEWAY)
+    assert (endpoint.ip_address, endpoint.ip_prefix_len, endpoint.gateway) == (f"10.250.{THIRD}.2", 24, GATEWAY)
     with box.inside() as inner:
         assert [r.gateway for r in inner.routes_sync() if r.destination.prefixlen == 0] == [GATEWAY]
         found = {link.name: link.mac for link in inner.links_sync() if link.name != "lo"}
@@ -306,9 +306,9 @@ async def test_a_published_port_is_reached_from_everywhere(house: House, outside
     web.listen()
     assert web.sandbox.ports == {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": port}]}
     assert reach("127.0.0.1", port) and reach(GATEWAY, port) and reach(web.ip(), 80)
-    assert reaches(outside, f"10.215.{THIRD}.1", port)
+    assert reaches(outside, f"10.251.{THIRD}.1", port)
     assert reaches(other, GATEWAY, port) and reaches(web, GATEWAY, port)
-    assert reaches(other, f"10.215.{THIRD}.1", port) and reaches(other, web.ip(), 80)
+    assert reaches(other, f"10.251.{THIRD}.1", port) and reaches(other, web.ip(), 80)
 
 
 async def test_loopback_publishing_and_unpublished_ports_are_closed_to_other_hosts(house: House, outside: Box) -> None:
@@ -316,13 +316,13 @@ async def test_loopback_publishing_and_unpublished_ports_are_closed_to_other_hos
     web = await house.open("web", ports={"80/tcp": [Binding("127.0.0.1", port)]})
     web.listen()
     assert reach("127.0.0.1", port)
-    assert not reaches(outside, f"10.215.{THIRD}.1", port, timeout=0.4)
+    assert not reaches(outside, f"10.251.{THIRD}.1", port, timeout=0.4)
     assert not reaches(outside, web.ip(), 80, timeout=0.4)
     # A neighbour that routes 127.0.0.1 to this host is not believed.
     inner = RouteSocket(outside.namespace.socket)
     index = inner.link_sync("eth0")
     assert index is not None
-    inner.send_sync(netlink.add_route("127.0.0.9/32", f"10.215.{THIRD}.1", index.index))
+    inner.send_sync(netlink.add_route("127.0.0.9/32", f"10.251.{THIRD}.1", index.index))
     assert not reaches(outside, "127.0.0.9", port, timeout=0.4)
 
 
@@ -330,19 +330,19 @@ async def test_the_source_address_seen_by_the_container_is_the_clients(house: Ho
     port = free_port()
     web = await house.open("web", ports={"80/tcp": [Binding(host_port=port)]})
     listener = web.listen()
-    outside.connect(f"10.215.{THIRD}.1", int(port))
+    outside.connect(f"10.251.{THIRD}.1", int(port))
     connection, (peer, _) = listener.accept()
     connection.close()
-    assert peer == f"10.215.{THIRD}.2"
+    assert peer == f"10.251.{THIRD}.2"
 
 
 async def test_outgoing_connections_carry_the_hosts_address(house: House, outside: Box) -> None:
     listener = outside.listen(7777)
     box = await house.open("client")
-    box.connect(f"10.215.{THIRD}.2", 7777)
+    box.connect(f"10.251.{THIRD}.2", 7777)
     connection, (peer, _) = listener.accept()
     connection.close()
-    assert peer == f"10.215.{THIRD}.1"
+    assert peer == f"10.251.{THIRD}.1"
 
 
 async def test_udp_ports_answer(house: House) -> None:
@@ -386,7 +386,7 @@ async def test_a_port_that_is_taken_is_an_error_in_dockers_words_and_leaves_noth
     ports = [link for link in links() if link.master and link.name.startswith("veth")]
     bridge = next(link for link in links() if link.name == BRIDGE)
     assert len([p for p in ports if p.master == bridge.index]) == 1
-    assert (await house.open("fourth")).ip() == f"10.214.{THIRD}.3"
+    assert (await house.open("fourth")).ip() == f"10.250.{THIRD}.3"
 
 
 async def test_the_shim_holds_the_port_and_it_is_free_when_the_container_is_gone(house: House) -> None:
@@ -432,7 +432,7 @@ async def test_an_internal_network_reaches_nobody(house: House, outside: Box) ->
     second.listen()
     assert first.sandbox.endpoints["inner"].gateway == ""
     assert reaches(first, second.ip("inner"), 80)
-    assert not reaches(first, f"10.215.{THIRD}.2", 7777, timeout=0.4)
+    assert not reaches(first, f"10.251.{THIRD}.2", 7777, timeout=0.4)
 
 
 async def test_without_icc_only_links_pass(short_root: Path) -> None:
@@ -469,7 +469,7 @@ async def test_ports_work_while_the_daemon_is_away_and_after_it_is_back(house: H
     connection.close()
     with pytest.raises(SystemFailure, match="port is already allocated"):
         await house.open("second", ports={"80/tcp": [Binding(host_port=port)]})
-    assert (await house.open("third")).ip() == f"10.214.{THIRD}.3"
+    assert (await house.open("third")).ip() == f"10.250.{THIRD}.3"
 
 
 @pytest.mark.parametrize("damage", [["delete", "table"], ["flush", "table"]])
@@ -493,19 +493,19 @@ async def test_rules_come_back_after_a_foreign_flush(house: House, damage: list[
 
 async def test_connect_and_disconnect_a_running_container(house: House) -> None:
     port = free_port()
-    await house.service.create(CreateNetwork(name="zwei", blocks=(IpamBlock(subnet=f"10.216.{THIRD}.0/24"),)))
+    await house.service.create(CreateNetwork(name="zwei", blocks=(IpamBlock(subnet=f"10.252.{THIRD}.0/24"),)))
     box = await house.open("web", ports={"80/tcp": [Binding(host_port=port)]})
     box.listen()
-    wanted = Wish(ipam_config=Addresses(f"10.216.{THIRD}.77"), aliases=("alias",), mac_address="02:00:00:00:00:07")
+    wanted = Wish(ipam_config=Addresses(f"10.252.{THIRD}.77"), aliases=("alias",), mac_address="02:00:00:00:00:07")
     endpoint = await house.service.connect(box.sandbox.container_id, "zwei", wanted)
-    assert (endpoint.interface, endpoint.ip_address) == ("eth1", f"10.216.{THIRD}.77")
+    assert (endpoint.interface, endpoint.ip_address) == ("eth1", f"10.252.{THIRD}.77")
     assert endpoint.dns_names[:2] == ("web", "alias")
-    assert reach(f"10.216.{THIRD}.77", 80) and reach("127.0.0.1", port)
+    assert reach(f"10.252.{THIRD}.77", 80) and reach("127.0.0.1", port)
     with pytest.raises(Forbidden, match="already exists in network zwei"):
         await house.service.connect(box.sandbox.container_id, "zwei", None)
     await house.service.disconnect(box.sandbox.container_id, "bridge")
     assert reach("127.0.0.1", port)  # the port follows the network that is left
-    assert not reach(f"10.214.{THIRD}.2", 80, timeout=0.4)
+    assert not reach(f"10.250.{THIRD}.2", 80, timeout=0.4)
     with pytest.raises(Forbidden, match="is not connected to the network bridge"):
         await house.service.disconnect(box.sandbox.container_id, "bridge")
     with pytest.raises(Forbidden, match="has active endpoints"):
@@ -515,15 +515,15 @@ async def test_connect_and_disconnect_a_running_container(house: House) -> None:
 
 
 async def test_static_addresses(house: House) -> None:
-    await house.service.create(CreateNetwork(name="fest", blocks=(IpamBlock(subnet=f"10.216.{THIRD}.0/24"),)))
-    wish = {"fest": Wish(ipam_config=Addresses(f"10.216.{THIRD}.50"))}
+    await house.service.create(CreateNetwork(name="fest", blocks=(IpamBlock(subnet=f"10.252.{THIRD}.0/24"),)))
+    wish = {"fest": Wish(ipam_config=Addresses(f"10.252.{THIRD}.50"))}
     box = await house.open("a", mode="fest", endpoints=wish)
-    assert box.ip("fest") == f"10.216.{THIRD}.50"
+    assert box.ip("fest") == f"10.252.{THIRD}.50"
     with pytest.raises(Forbidden, match="Address already in use"):
         await house.open("b", mode="fest", endpoints=wish)
     await house.end(box)
     again = await house.open("a", mode="fest", endpoints=wish)  # at once: waits for the old interface to go
-    assert again.ip("fest") == f"10.216.{THIRD}.50"
+    assert again.ip("fest") == f"10.252.{THIRD}.50"
 
 
 async def test_none_host_and_joined_modes(house: House) -> None:
@@ -556,6 +556,7 @@ async def test_wishes_are_checked_before_a_container_exists(house: House) -> Non
     assert list(await house.service.validate_wish("default", {}, blank)) == ["bridge"]
     assert list(await house.service.validate_wish("mine", {"bridge": blank}, blank)) == ["mine", "bridge"]
     assert await house.service.validate_wish("container:x", {}, blank) == {}
+    assert list(await house.service.validate_wish("absent", {}, blank)) == ["absent"]
     with pytest.raises(InvalidParameter, match="user specified IP address is supported on user defined networks only"):
         await house.service.validate_wish("bridge", {"bridge": Wish(ipam_config=Addresses("10.1.1.1"))}, blank)
 
@@ -584,7 +585,7 @@ def kernel_lacks(kind: str) -> bool:
 @pytest.mark.skipif(os.geteuid() != 0 or kernel_lacks("dummy"), reason="this kernel has no dummy interfaces")
 async def test_macvlan_and_ipvlan_make_networks_inside_the_host(house: House) -> None:
     for number, driver in enumerate(("macvlan", "ipvlan")):
-        subnet = IpamBlock(subnet=f"10.21{7 + number}.{THIRD}.0/24")
+        subnet = IpamBlock(subnet=f"10.25{3 + number}.{THIRD}.0/24")
         await house.service.create(CreateNetwork(name=driver, driver=driver, blocks=(subnet,)))
         first, second = await house.open(f"a{number}", mode=driver), await house.open(f"b{number}", mode=driver)
         second.listen()
@@ -608,7 +609,7 @@ async def test_the_end_of_init_takes_the_interface_with_it(house: House) -> None
     link = box.sandbox.endpoints["bridge"].link
     os.kill(box.process.pid, signal.SIGKILL)
     await house.end(box)
-    assert (await house.open("next")).ip() in (f"10.214.{THIRD}.2", f"10.214.{THIRD}.3")
+    assert (await house.open("next")).ip() in (f"10.250.{THIRD}.2", f"10.250.{THIRD}.3")
     for _ in range(40):
         if link not in {one.name for one in links()}:
             break
@@ -676,7 +677,7 @@ async def test_other_names_are_asked_outside(house: House, outside: Box) -> None
     await house.network("town")
     await house.network("inner", is_internal=True)
     upstream = outside.listen(53, udp=True)
-    dns = [f"10.215.{THIRD}.9", f"10.215.{THIRD}.2"]  # the first does not answer
+    dns = [f"10.251.{THIRD}.9", f"10.251.{THIRD}.2"]  # the first does not answer
     box = await house.open("client", mode="town", dns=dns)
     shut = await house.open("shut", mode="inner", dns=dns)
     asked = asyncio.create_task(asyncio.to_thread(ask, box, "example.org"))
