@@ -64,6 +64,8 @@ class Committer:
 
     async def commit(self, request: CommitRequest) -> str:
         """The new image's ID. Raises ``NotFound``, ``InvalidParameter``, ``Conflict``."""
+        if not request.container:
+            raise InvalidParameter("No container name or ID supplied")
         if request.repository:
             new_reference(request.repository, request.tag)  # a bad name is refused before any work
         container = self._records.store.find(request.container)

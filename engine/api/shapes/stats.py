@@ -5,13 +5,11 @@ Members that dockerd leaves out when they are zero are left out here: the CLI te
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 from engine.clock import rfc3339
 from engine.containers.stats import Sample
-from engine.runtime.cgroupstats import BlkioEntry
 
 _BLKIO = (
     "io_service_bytes_recursive",
@@ -88,12 +86,8 @@ def _memory(sample: Sample, cgroup_version: int) -> dict[str, Any]:
 def _blkio(sample: Sample, cgroup_version: int) -> dict[str, Any]:
     shown: dict[str, Any] = {key: [] if cgroup_version == 1 else None for key in _BLKIO}
     for key, entries in zip(_BLKIO, (sample.cgroup.io_bytes, sample.cgroup.io_operations), strict=False):
-        shown[key] = _entries(entries) or shown[key]
+        shown[key] = [asdict(entry) for entry in entries] or shown[key]
     return shown
-
-
-def _entries(entries: Iterable[BlkioEntry]) -> list[dict[str, Any]]:
-    return [{"major": e.major, "minor": e.minor, "op": e.op, "value": e.value} for e in entries]
 
 
 def _without_zeros(pairs: dict[str, int]) -> dict[str, int]:
