@@ -73,10 +73,15 @@ _PREFIX = re.compile(r"^(?:runc (?:run|create|start|exec) failed: |exec failed: 
 # crun's sentences, and what runc would have said
 _CRUN: tuple[tuple[re.Pattern[str], str], ...] = (
     (
+        re.compile(r"^executable file [`']([^`']*/[^`']*)['`] not found.*$"),
+        'exec: "{0}": stat {0}: no such file or directory',
+    ),
+    (
         re.compile(r"^executable file [`']([^`']*)['`] not found(?: in \$PATH)?(?:: No such file or directory)?$"),
         'exec: "{0}": executable file not found in $PATH',
     ),
     (re.compile(r"^(?:open|exec|stat|execve) (?:executable )?[`']([^`']+)['`]: (.+)$"), 'exec: "{0}": {1}'),
+    (re.compile(r"^open executable: Operation not permitted$"), "exec: permission denied"),  # a folder
     (re.compile(r"^open executable: (.+)$"), "exec: {0}"),
     (re.compile(r"^exec(?:ve)? container process [`']([^`']+)['`]: (.+)$"), 'exec: "{0}": {1}'),
 )

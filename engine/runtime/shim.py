@@ -143,7 +143,11 @@ class Shim:
 
     async def prepare_exec(self, spec: ExecSpec) -> None:
         """Make an exec's streams, so that it can be attached to before it starts. FileExistsError when it is known."""
-        await run_blocking(write_json_sync, self.run_dir / f"exec-{spec.exec_id}.json", dict(spec.process))
+        process = dict(spec.process)
+        if spec.terminal and spec.console_size:
+            # crun does not wait until the shim has sized the terminal that it was sent
+            process["consoleSize"] = dict(zip(("height", "width"), spec.console_size, strict=True))
+        await run_blocking(write_json_sync, self.run_dir / f"exec-{spec.exec_id}.json", process)
         size = list(spec.console_size) if spec.console_size else None
         await self._ask(
             "prepare_exec",

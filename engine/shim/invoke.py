@@ -13,11 +13,21 @@ from typing import Any
 
 from engine.shim import wire
 
-# What the zygote ignores must not stay ignored in a container.
-DEFAULTS = (signal.SIGPIPE, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD)
+# What the zygote, or Python by itself, ignores must not stay ignored in a container.
+DEFAULTS = (
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGCHLD,
+)
 
 
-_ENVIRONMENT = dict(os.environb)
+# runc would hand the daemon's own sockets on to the container.
+_DAEMONS_OWN = (b"LISTEN_", b"NOTIFY_SOCKET", b"WATCHDOG_")
+_ENVIRONMENT = {name: value for name, value in os.environb.items() if not name.startswith(_DAEMONS_OWN)}
 
 
 class Runtime:

@@ -156,6 +156,12 @@ async def bench(layer: Path) -> AsyncIterator[Bench]:
         shutil.rmtree(run_dir)
 
 
+def need(bench: Bench, *controllers: str) -> None:
+    missing = set(controllers) - bench.cgroups.controllers
+    if missing:
+        pytest.skip(f"this host has no {', '.join(sorted(missing))} controller")
+
+
 async def read_all(sock: socket.socket) -> bytes:
     loop = asyncio.get_running_loop()
     parts = []
@@ -372,6 +378,14 @@ async def test_execs_fail_in_docker_words_and_can_be_killed(bench: Bench) -> Non
     assert await shim.wait_exec("long") == 143
 
 
+async def test_no_signal_is_ignored_and_no_descriptor_open_in_a_container(bench: Bench) -> None:
+    _code, streams = await output(bench, "cat", "/proc/self/status")
+    ignored = next(line for line in streams[1].decode().splitlines() if line.startswith("SigIgn:"))
+    assert int(ignored.split()[1], 16) & 0x7FFFFFFF == 0  # what lies above belongs to the C library
+    _code, streams = await output(bench, "ls", "/proc/self/fd")
+    assert streams == {1: b"0\n1\n2\n3\n"}  # 3 is the listing itself
+
+
 async def test_what_an_exec_leaves_behind_can_be_listed_and_killed(bench: Bench) -> None:
     shim = await bench.start("sleep", "100")
     assert shim.init_pid is not None
@@ -450,6 +464,7 @@ async def test_an_exec_with_a_terminal(bench: Bench) -> None:
 
 
 async def test_the_kernel_killing_for_memory_is_noticed(bench: Bench) -> None:
+    need(bench, "memory")
     spec = await bench.spec(
         "sh", "-c", "cat /dev/zero | head -c 200000000 | sort >/dev/null; x=$(yes | head -c 90000000)"
     )
@@ -515,6 +530,7 @@ async def test_held_descriptors_stay_open_until_the_discard(bench: Bench) -> Non
 
 
 async def test_groups_are_frozen_counted_and_listed(bench: Bench) -> None:
+    need(bench, "memory", "pids")
     spec = await bench.spec("sh", "-c", "sleep 100 & sleep 100; true")
     bench.edit(spec, resources={"memory": {"limit": 64 << 20}, "pids": {"limit": 50}})
     shim = await bench.shims.spawn(spec)

@@ -21,6 +21,14 @@ from engine.runtime.oci import RuntimeFailure, exit_hint, normalise, parse_versi
             'unable to start container process: exec: "nosuch": executable file not found in $PATH',
         ),
         (
+            "executable file `/nosuch` not found in $PATH: No such file or directory",
+            'unable to start container process: exec: "/nosuch": stat /nosuch: no such file or directory',
+        ),
+        (
+            "open executable: Operation not permitted",
+            "unable to start container process: exec: permission denied",
+        ),
+        (
             "open executable: Permission denied",
             "unable to start container process: exec: permission denied",
         ),
