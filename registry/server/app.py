@@ -21,7 +21,7 @@ from registry.server.blobs import BlobHandlers
 from registry.server.dispatch import Dispatcher, Handler
 from registry.server.logs import AccessLog
 from registry.server.manifests import ManifestHandlers
-from registry.server.notices import Notices
+from registry.server.notices import Notice, Notices
 from registry.server.referrers import ReferrerHandlers, ReferrerIndex
 from registry.server.replies import Reply
 from registry.server.requests import Call
@@ -29,9 +29,11 @@ from registry.server.tags import ListHandlers
 from registry.server.tls import TlsKeeper
 from registry.server.uploads import UploadHandlers
 from registry.store.blobs import BlobStore
+from registry.store.collector import Collector
 from registry.store.driver import StorageDriver
-from registry.store.filesystem import FilesystemDriver
 from registry.store.leases import Leases
+from registry.store.opening import open_driver
+from registry.store.pulls import PullTimes
 from registry.store.repositories import Repositories
 from registry.store.uploads import Uploads
 from registry.tasks import Background
@@ -40,12 +42,14 @@ log = logging.getLogger("berth.registry")
 
 _READ_BUFFER = 128 * 1024
 _ABANDONED_AFTER_SECONDS = 86400.0
+_UPKEEP_SECONDS = 60.0
 
 
 class RegistryServer:
     """`await start()` listens, `await stop()` drains and closes. The parts are public for the engine to share:
 
-    `blobs`, `leases`, `repositories`, `uploads` (the store), `access` (`authenticate`, `authorize`), `notices`.
+    `blobs`, `leases`, `repositories`, `uploads` (the store), `access` (`authenticate`, `authorize`), `notices`, and
+    `collector`, whose `extra_roots` the engine sets to what its images need.
     """
 
     def __init__(
@@ -57,11 +61,15 @@ class RegistryServer:
         leases: Leases | None = None,
     ) -> None:
         self.settings = settings
-        self.driver = driver or (blobs.driver if blobs is not None else FilesystemDriver(settings.root))
+        self.driver = driver or (blobs.driver if blobs is not None else open_driver(settings))
         self.blobs = blobs or BlobStore(self.driver)
         self.leases = leases or Leases()
         self.repositories = Repositories(self.blobs, self.leases)
         self.uploads = Uploads(self.blobs, self.repositories)
+        self.pulls = PullTimes(self.driver)
+        self.collector = Collector(
+            self.blobs, self.repositories, self.leases, retention=settings.retention, pulls=self.pulls
+        )
         self.access = Access(settings)
         self.notices = Notices()
         self.tls = TlsKeeper(settings)
@@ -70,6 +78,7 @@ class RegistryServer:
         self._listeners: list[asyncio.Server] = []
         self._background = Background()
         self._context: ssl.SSLContext | None = None
+        self.notices.listen(self._note_pull)
         if settings.access_log:
             self.dispatcher.observers.append(AccessLog(settings.log_format))
 
@@ -133,7 +142,12 @@ class RegistryServer:
             self._server, host or None, port, ssl=context, backlog=1024, reuse_address=True
         )
         self._listeners.append(listener)
+        await self.pulls.load()
         self._background.start(self._keep_up(context), "upkeep")
+        if self.settings.purge_uploads and not self.settings.read_only:
+            self._background.start(self._purge(), "purge")
+        if self.settings.collect_interval_seconds > 0 and not self.settings.read_only:
+            self._background.start(self._collect(), "collect")
         log.info("registry listening on %s", ", ".join(f"{h}:{p}" for h, p in self.addresses()))
 
     def addresses(self) -> list[tuple[str, int]]:
@@ -150,6 +164,7 @@ class RegistryServer:
             await self._server.shutdown(self.settings.drain_seconds)
             self._server = None
         self._listeners.clear()
+        await self.pulls.save()
         await self.driver.close()
 
     def reload(self) -> None:
@@ -162,16 +177,32 @@ class RegistryServer:
         if await self.tls.refresh(context):
             log.info("TLS certificate taken up again")
 
-    async def _keep_up(self, context: ssl.SSLContext | None) -> None:
-        """Renew certificates, purge uploads that were given up."""
+    async def _purge(self) -> None:
         while True:
-            if self.settings.purge_uploads and not self.settings.read_only:
-                purged = await self.uploads.purge(self.settings.purge_age_seconds)
-                if purged:
-                    log.info("purged %d abandoned uploads", len(purged))
-            await asyncio.sleep(min(self.settings.purge_interval_seconds, 3600.0))
+            purged = await self.uploads.purge(self.settings.purge_age_seconds, dry_run=self.settings.purge_dry_run)
+            if purged:
+                log.info("purged %d abandoned uploads", len(purged))
+            await asyncio.sleep(self.settings.purge_interval_seconds)
+
+    async def _collect(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.collect_interval_seconds)
+            await self.pulls.save()
+            await self.collector.collect(
+                grace_seconds=self.settings.collect_grace_seconds, untagged=self.settings.collect_untagged
+            )
+
+    async def _keep_up(self, context: ssl.SSLContext | None) -> None:
+        """Renew certificates and write down pull times, every minute."""
+        while True:
+            await asyncio.sleep(_UPKEEP_SECONDS)
+            await self.pulls.save()
             if context is not None:
                 await self.tls.refresh(context)
+
+    def _note_pull(self, notice: Notice) -> None:
+        if notice.action == "pull" and notice.tag:
+            self.pulls.note(notice.repository, notice.tag)
 
 
 async def _base(call: Call) -> Reply:

@@ -1,4 +1,4 @@
-"""Notices: what happened in the registry, for whoever listens (webhooks, metrics, the engine)."""
+"""Notices: what happened in the registry, for whoever listens (webhooks, metrics, pull times, the engine)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,20 @@ from registry.digest import Digest
 from registry.server.requests import Call
 from registry.store.hot import StoredManifest
 
+OCTET_STREAM = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which request made something happen; empty for what the engine did itself."""
+
+    request_id: str = ""
+    address: str = ""
+    host: str = ""
+    method: str = ""
+    user_agent: str = ""
+    base_url: str = ""
+
 
 @dataclass(frozen=True, slots=True)
 class Notice:
@@ -16,13 +30,14 @@ class Notice:
 
     action: str
     repository: str
-    digest: str
-    media_type: str
-    size: int
-    tag: str
-    from_repository: str
-    actor: str
-    call: Call
+    digest: str = ""
+    media_type: str = ""
+    size: int = 0
+    tag: str = ""
+    from_repository: str = ""
+    actor: str = ""
+    origin: Origin = Origin()
+    is_manifest: bool = False
 
 
 class Notices:
@@ -35,27 +50,48 @@ class Notices:
         """Add a listener."""
         self._listeners.append(listener)
 
-    def blob(self, action: str, call: Call, digest: Digest, from_repository: str | None = None) -> None:
-        """A blob was pushed or mounted."""
+    def tell(self, notice: Notice) -> None:
+        """Tell everybody."""
+        for listener in self._listeners:
+            listener(notice)
+
+    def blob(self, action: str, call: Call, digest: Digest, size: int = 0, from_repository: str = "") -> None:
+        """A blob was pushed, pulled or mounted."""
         if self._listeners:
-            self._tell(call, action, str(digest), "application/octet-stream", 0, "", from_repository or "")
+            who, origin = call.identity.name, origin_of(call)
+            self.tell(
+                Notice(action, call.repository, str(digest), OCTET_STREAM, size, "", from_repository, who, origin)
+            )
 
     def manifest(self, action: str, call: Call, stored: StoredManifest) -> None:
         """A manifest was pushed or pulled."""
         if self._listeners:
             tag = "" if ":" in call.reference else call.reference
-            self._tell(call, action, str(stored.digest), stored.media_type, len(stored.data), tag, "")
+            who, origin, size = call.identity.name, origin_of(call), len(stored.data)
+            self.tell(
+                Notice(action, call.repository, str(stored.digest), stored.media_type, size, tag, "", who, origin, True)
+            )
+
+    def pushed(self, repository: str, reference: str, digest: Digest, data: bytes, media_type: str) -> None:
+        """The engine pushed a manifest without a request."""
+        tag = "" if ":" in reference else reference
+        self.tell(Notice("push", repository, str(digest), media_type, len(data), tag, is_manifest=True))
 
     def deleted(self, call: Call, digest: Digest | None = None, tag: str = "") -> None:
-        """A manifest or tag was deleted."""
+        """A manifest, blob or tag was deleted."""
         if self._listeners:
-            self._tell(call, "delete", str(digest or ""), "", 0, tag, "")
+            who, origin = call.identity.name, origin_of(call)
+            self.tell(Notice("delete", call.repository, str(digest or ""), "", 0, tag, "", who, origin))
 
-    def _tell(
-        self, call: Call, action: str, digest: str, media_type: str, size: int, tag: str, from_repository: str
-    ) -> None:
-        notice = Notice(
-            action, call.repository, digest, media_type, size, tag, from_repository, call.identity.name, call
-        )
-        for listener in self._listeners:
-            listener(notice)
+
+def origin_of(call: Call) -> Origin:
+    """The facts of a request that notices carry."""
+    headers = call.request.headers
+    return Origin(
+        call.request_id,
+        call.request.remote or "",
+        headers.get("Host", ""),
+        call.method,
+        headers.get("User-Agent", ""),
+        call.url(""),
+    )

@@ -77,7 +77,7 @@ class UploadHandlers:
             stored = found[0] if found is not None else None
         if stored is None:
             return None
-        self._notices.blob("mount", call, digest, from_repository=source)
+        self._notices.blob("mount", call, digest, from_repository=source or "")
         return self._created(call, digest)
 
     async def status(self, call: Call) -> Reply:
@@ -108,7 +108,7 @@ class UploadHandlers:
                 await self._receive(call, upload)
             # A client that leaves now must not tear the commit in two.
             await carry_through(self._uploads.commit(upload, expected))
-        self._notices.blob("push", call, expected)
+        self._notices.blob("push", call, expected, upload.offset)
         return self._created(call, expected)
 
     async def cancel(self, call: Call) -> Reply:

@@ -1,11 +1,13 @@
 """Leases: digests that are being written or read right now, which a collector must not take away.
 
 A lease is memory of this process only. Between processes on one folder the collector's grace period does the same
-work: what was written or touched recently is spared.
+work: what was written or touched recently is spared. The other direction is `condemn`: while the collector removes a
+digest, nobody is told that it exists, and whoever wants to store it again waits the few milliseconds until it is gone.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -20,6 +22,8 @@ class Leases:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._held: Counter[str] = Counter()
         self._until: dict[str, float] = {}
+        self._condemned: set[str] = set()
+        self._settled = asyncio.Event()
         self._clock = clock
 
     @asynccontextmanager
@@ -47,7 +51,7 @@ class Leases:
     def remember(self, digest: Digest, seconds: float) -> None:
         """Protect for a time: a client was told the blob exists and will refer to it without sending it."""
         self._until[digest] = max(self._until.get(digest, 0.0), self._clock() + seconds)
-        if len(self._until) > 10_000:
+        if len(self._until) > 100_000:
             self._forget_expired()
 
     def protects(self, digest: str) -> bool:
@@ -57,3 +61,26 @@ class Leases:
     def _forget_expired(self) -> None:
         now = self._clock()
         self._until = {digest: until for digest, until in self._until.items() if until > now}
+
+    @asynccontextmanager
+    async def condemn(self, digest: Digest) -> AsyncIterator[bool]:
+        """For the collector: whether it may remove the digest while the body runs."""
+        if self.protects(digest):
+            yield False
+            return
+        self._condemned.add(digest)
+        try:
+            yield True
+        finally:
+            self._condemned.discard(digest)
+            self._settled.set()
+            self._settled = asyncio.Event()
+
+    def is_condemned(self, digest: str) -> bool:
+        """Whether the digest is being removed at this moment."""
+        return digest in self._condemned
+
+    async def settled(self, digest: str) -> None:
+        """Wait until the digest is not being removed."""
+        while digest in self._condemned:
+            await self._settled.wait()

@@ -8,6 +8,7 @@ tag.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 
 from registry.digest import Digest, InvalidDigest
@@ -22,6 +23,8 @@ from registry.tasks import run_blocking
 
 _HOT_MANIFEST_BYTES = 16 * 1024 * 1024
 _LEASE_AFTER_ANSWER_SECONDS = 3600.0
+# Well inside the collector's grace period, so that a blob somebody was told of stays for the time the lease promises.
+_TOUCH_AFTER_SECONDS = 1200.0
 _THREAD_WORTH_BYTES = 64 * 1024
 
 
@@ -46,7 +49,7 @@ class Repositories:
         if target is None:
             return None
         mark = self._driver.fingerprint(paths.blob_data(target))
-        if mark is None:
+        if mark is None or self.leases.is_condemned(target) or time.time() - mark[1] * 1e-9 > _TOUCH_AFTER_SECONDS:
             return None
         self.leases.remember(target, _LEASE_AFTER_ANSWER_SECONDS)
         return target, mark[2]
@@ -61,12 +64,17 @@ class Repositories:
         target = await self._read_link(path)
         if target is None:
             return None
-        size = await self.blobs.stat(target)
-        if size is None:
-            return None
-        self._hot_links.put(path, mark, target)
         self.leases.remember(target, _LEASE_AFTER_ANSWER_SECONDS)
-        return target, size
+        await self.leases.settled(target)
+        blob_path = paths.blob_data(target)
+        stat = await self._driver.stat(blob_path)
+        if stat is None:
+            return None
+        if time.time() - stat.modified > _TOUCH_AFTER_SECONDS:
+            # A lease is known to this process only; a collector in another one goes by the blob's age.
+            await self._driver.touch(blob_path)
+        self._hot_links.put(path, mark, target)
+        return target, stat.size
 
     async def link_blob(self, repository: str, digest: Digest) -> None:
         """Let the repository serve a blob that is in the store."""
@@ -167,6 +175,7 @@ class Repositories:
         async with self.leases.hold(*references):
             digest = await self.blobs.digest_of(data, expected)
             self.leases.remember(digest, _LEASE_AFTER_ANSWER_SECONDS)
+            await self.leases.settled(digest)
             link = digest.encode()
             files = [(paths.blob_data(digest), data), (paths.revision_link(repository, digest), link)]
             for tag in dict.fromkeys((*(() if expected else (reference,)), *tags)):

@@ -96,7 +96,9 @@ class Uploads:
     async def commit(self, upload: Upload, expected: Digest) -> Digest:
         """Make the upload's bytes a blob of its repository. On `DigestMismatch` the upload is gone."""
         data_path = paths.upload_data(upload.repository, upload.upload_id)
-        async with self._repositories.leases.hold(expected):
+        leases = self._repositories.leases
+        async with leases.hold(expected):
+            await leases.settled(expected)
             try:
                 actual = await self._digest(upload, expected)
                 if actual != expected:

@@ -1,0 +1,54 @@
+"""How the registry's commands find their settings: a file, the environment, the command line, in rising order of
+weight."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from registry.config import Settings
+from registry.configfile import ConfigError, load_settings
+
+_DEFAULT_ROOT = "/var/lib/berth/registry"
+
+
+def _default_root() -> Path:
+    """Root's folder for root, a folder in the home for everybody else: serving needs no privilege."""
+    if os.geteuid() == 0:
+        return Path(_DEFAULT_ROOT)
+    data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(data) / "berth" / "registry"
+
+
+def default_settings(root: Path) -> Settings:
+    """What `berth registry serve` does without a configuration file: loopback, TLS of its own, users beside the
+    data."""
+    return Settings(root=root, own_tls_folder=root / "berth" / "tls", htpasswd=root / "berth" / "htpasswd")
+
+
+def settings_for(config: str | None, root: str | None) -> Settings:
+    """Settings from a file, the environment and the command line, in rising order of weight."""
+    path = config or os.environ.get("REGISTRY_CONFIGURATION_PATH")
+    base = default_settings(Path(root) if root else _default_root())
+    try:
+        settings = load_settings(Path(path) if path else None, os.environ, base)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
+    return replace(settings, root=Path(root)) if root and path else settings
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run one coroutine on uvloop."""
+    import uvloop
+
+    return uvloop.run(work)
+
+
+config_argument = click.argument("config", required=False, type=click.Path(dir_okay=False))
+config_option = click.option("-c", "--config", default=None, help="config.yml (default: $REGISTRY_CONFIGURATION_PATH).")
+root_option = click.option("--root", default=None, help=f"Folder of the registry (default: {_DEFAULT_ROOT}).")

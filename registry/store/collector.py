@@ -1,0 +1,285 @@
+"""Collection while serving: mark what is needed, remove the rest, lose nothing that is on its way in or out.
+
+Needed is: every manifest a repository serves with all it refers to; what the engine's images need (`extra_roots`);
+what is leased; and whatever was written, linked or touched within the grace period, which covers other processes on
+the same folder. Content is checked again immediately before it goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+
+from registry.config import Retention
+from registry.digest import Digest, InvalidDigest, new_hasher
+from registry.errors import BlobUnknown, ManifestInvalid, ManifestUnknown
+from registry.manifest import Manifest, parse_manifest
+from registry.patterns import matches_any
+from registry.store import paths
+from registry.store.blobs import BlobStore
+from registry.store.leases import Leases
+from registry.store.pulls import PullTimes
+from registry.store.repositories import Repositories
+
+log = logging.getLogger("berth.registry.collector")
+
+Roots = Callable[[], Awaitable[Iterable[Digest]]]
+
+
+@dataclass(slots=True)
+class Report:
+    """What a collection did, or would do. Sizes in bytes."""
+
+    dry_run: bool = False
+    repositories: int = 0
+    kept_blobs: int = 0
+    spared_blobs: int = 0
+    removed_tags: list[str] = field(default_factory=list)
+    removed_manifests: list[str] = field(default_factory=list)
+    removed_links: int = 0
+    removed_blobs: list[str] = field(default_factory=list)
+    freed_bytes: int = 0
+
+
+class Collector:
+    """One per store and process. `extra_roots` names what somebody beside the registry needs."""
+
+    def __init__(
+        self,
+        blobs: BlobStore,
+        repositories: Repositories,
+        leases: Leases,
+        *,
+        extra_roots: Roots | None = None,
+        retention: Iterable[Retention] = (),
+        pulls: PullTimes | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._blobs = blobs
+        self._repositories = repositories
+        self._driver = blobs.driver
+        self._leases = leases
+        self.extra_roots = extra_roots
+        self._retention = tuple(retention)
+        self._pulls = pulls
+        self._clock = clock
+        self._running = asyncio.Lock()
+
+    async def collect(self, *, grace_seconds: float = 3600.0, untagged: bool = False, dry_run: bool = False) -> Report:
+        """Apply the retention rules, then mark and sweep. Only one collection runs at a time.
+
+        `untagged` also removes manifests that no tag and no kept index or subject needs.
+        """
+        async with self._running:
+            report = Report(dry_run=dry_run)
+            # Taken before anything is read: what is written from now on is younger than this and so is spared.
+            limit = self._clock() - grace_seconds
+            marked: set[str] = set()
+            if self.extra_roots is not None:
+                marked.update(await self.extra_roots())
+            for repository in await self._every_repository():
+                report.repositories += 1
+                await self._mark_repository(repository, marked, limit, untagged, report)
+            await self._sweep(marked, limit, report)
+            if not dry_run:
+                log.info(
+                    "collected %d blobs, %d manifests, %d tags: %d bytes",
+                    len(report.removed_blobs),
+                    len(report.removed_manifests),
+                    len(report.removed_tags),
+                    report.freed_bytes,
+                )
+            return report
+
+    async def _every_repository(self) -> list[str]:
+        names = set(await self._repositories.names("_manifests"))
+        return sorted(names.union(await self._repositories.names("_layers")))
+
+    async def _mark_repository(
+        self, repository: str, marked: set[str], limit: float, untagged: bool, report: Report
+    ) -> None:
+        rules = [rule for rule in self._retention if matches_any(rule.repositories, repository)]
+        dropped = await self._retain(repository, rules, report) if rules else set()
+        revisions = await self._repositories.revisions(repository)
+        manifests = {digest: await self._read(digest) for digest in revisions}
+        keep = set(revisions)
+        if untagged or rules:
+            keep = await self._tagged(repository, manifests, dropped, limit)
+        needed: set[str] = set()
+        for digest in keep:
+            self._mark(digest, manifests.get(digest), needed)
+        for digest in revisions:
+            if digest not in keep:
+                report.removed_manifests.append(f"{repository}@{digest}")
+                if not report.dry_run:
+                    await self._drop_revision(repository, digest)
+        for digest, linked in await self._repositories.linked_blobs(repository):
+            if digest in needed:
+                continue
+            if linked > limit or self._leases.protects(digest):
+                needed.add(digest)
+                needed.update(await self._link_target(repository, digest))
+            else:
+                report.removed_links += 1
+                if not report.dry_run:
+                    await self._driver.remove_tree(paths.layer_link(repository, digest).rpartition("/")[0])
+        # registry:2 links a sha512 push under both names; the content lies under the link's target.
+        for name in [name for name in needed if not name.startswith("sha256:")]:
+            needed.update(await self._link_target(repository, Digest.parse(name)))
+        marked.update(needed)
+
+    async def _link_target(self, repository: str, digest: Digest) -> list[str]:
+        try:
+            return [(await self._driver.read(paths.layer_link(repository, digest))).decode("ascii", "replace")]
+        except FileNotFoundError:
+            return []
+
+    async def _tagged(
+        self, repository: str, manifests: dict[Digest, Manifest | None], dropped: set[str], limit: float
+    ) -> set[Digest]:
+        """The manifests to keep: tagged, young, leased, children of kept ones, and referrers of kept ones."""
+        keep: set[Digest] = set()
+        for tag in await self._repositories.tags(repository) or ():
+            if tag in dropped:
+                continue
+            try:
+                keep.add(await self._repositories.resolve(repository, tag))
+            except (ManifestUnknown, InvalidDigest):
+                continue
+        links = [paths.revision_link(repository, digest) for digest in manifests]
+        for digest, stat in zip(manifests, await self._driver.stat_all(links), strict=True):
+            if (stat is not None and stat.modified > limit) or self._leases.protects(digest):
+                keep.add(digest)
+        pending = list(keep)
+        subjects: dict[str, list[Digest]] = {}
+        for digest, manifest in manifests.items():
+            if manifest is not None and manifest.subject is not None:
+                subjects.setdefault(manifest.subject.digest, []).append(digest)
+        while pending:
+            digest = pending.pop()
+            manifest = manifests.get(digest)
+            children = [Digest.parse(child.digest) for child in manifest.manifests] if manifest is not None else []
+            for found in (*children, *subjects.get(digest, ())):
+                if found in manifests and found not in keep:
+                    keep.add(found)
+                    pending.append(found)
+        return keep & manifests.keys()
+
+    @staticmethod
+    def _mark(digest: Digest, manifest: Manifest | None, needed: set[str]) -> None:
+        needed.add(str(digest))
+        if manifest is not None:
+            needed.update(item.digest for item in manifest.references())
+
+    async def _read(self, digest: Digest) -> Manifest | None:
+        try:
+            return parse_manifest(await self._blobs.read(digest))
+        except (BlobUnknown, ManifestInvalid):
+            return None
+
+    async def _retain(self, repository: str, rules: list[Retention], report: Report) -> set[str]:
+        tags = await self._repositories.tags(repository) or []
+        stats = await self._driver.stat_all([paths.tag_current(repository, tag) for tag in tags])
+        aged = sorted(
+            ((stat.modified if stat is not None else 0.0, tag) for tag, stat in zip(tags, stats, strict=True)),
+            reverse=True,
+        )
+        now = self._clock()
+        dropped: set[str] = set()
+        for rank, (pushed, tag) in enumerate(aged):
+            pulled = self._pulls.last(repository, tag) if self._pulls is not None else 0.0
+            if any(keeps(rule, tag, rank, now - pushed, now - pulled) for rule in rules):
+                continue
+            dropped.add(tag)
+            report.removed_tags.append(f"{repository}:{tag}")
+            if not report.dry_run:
+                await self._repositories.delete_tag(repository, tag)
+        return dropped
+
+    async def _drop_revision(self, repository: str, digest: Digest) -> None:
+        for tag in await self._repositories.tags(repository) or ():
+            link = paths.tag_history_link(repository, tag, digest)
+            await self._driver.remove_tree(link.rpartition("/")[0])
+        await self._driver.remove_tree(paths.revision_link(repository, digest).rpartition("/")[0])
+
+    async def _sweep(self, marked: set[str], limit: float, report: Report) -> None:
+        async for digest in self._blobs.digests():
+            if digest in marked:
+                report.kept_blobs += 1
+                continue
+            async with self._leases.condemn(digest) as may_go:
+                # Asked again now: another process may have linked or touched it since the mark.
+                stat = await self._driver.stat(paths.blob_data(digest))
+                if not may_go or (stat is not None and stat.modified > limit):
+                    report.spared_blobs += 1
+                    continue
+                report.removed_blobs.append(str(digest))
+                report.freed_bytes += stat.size if stat is not None else 0
+                if not report.dry_run:
+                    await self._blobs.delete(digest)
+
+
+def keeps(rule: Retention, tag: str, rank: int, age_seconds: float, idle_seconds: float) -> bool:
+    """Whether a rule keeps a tag that is the `rank`-th youngest, pushed and last pulled so long ago."""
+    return (
+        rank < rule.keep_last
+        or age_seconds < rule.keep_seconds
+        or idle_seconds < rule.keep_pulled_seconds
+        or matches_any(rule.keep_tags, tag)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One thing `verify` found wrong."""
+
+    where: str
+    what: str
+
+
+async def verify(blobs: BlobStore, repositories: Repositories) -> AsyncIterator[Damage]:
+    """Hash every blob again and follow every link; yields what is wrong."""
+    present: set[str] = set()
+    async for digest in blobs.digests():
+        hasher = new_hasher(digest.algorithm)
+        try:
+            await blobs.driver.hash_into(paths.blob_data(digest), hasher)
+        except OSError as error:
+            yield Damage(str(digest), f"cannot be read: {error}")
+            continue
+        present.add(str(digest))
+        actual = Digest.of_hasher(hasher, digest.algorithm)
+        if actual != digest:
+            yield Damage(str(digest), f"content has digest {actual}")
+    for repository in await repositories.names():
+        for digest in await repositories.revisions(repository):
+            async for damage in _verify_manifest(blobs, repositories, repository, digest, present):
+                yield damage
+        for tag in await repositories.tags(repository) or ():
+            try:
+                target = await repositories.resolve(repository, tag)
+            except (ManifestUnknown, InvalidDigest) as error:
+                yield Damage(f"{repository}:{tag}", f"names no manifest: {error}")
+                continue
+            if not await repositories.has_manifest(repository, target):
+                yield Damage(f"{repository}:{tag}", f"names {target}, which the repository does not serve")
+
+
+async def _verify_manifest(
+    blobs: BlobStore, repositories: Repositories, repository: str, digest: Digest, present: set[str]
+) -> AsyncIterator[Damage]:
+    where = f"{repository}@{digest}"
+    try:
+        manifest = parse_manifest(await blobs.read(digest))
+    except (BlobUnknown, ManifestInvalid) as error:
+        yield Damage(where, str(error))
+        return
+    for item in manifest.blobs():
+        if item.is_foreign or item.urls:
+            continue
+        if await repositories.blob(repository, Digest.parse(item.digest)) is None:
+            missing = "is missing" if item.digest not in present else "is not linked"
+            yield Damage(where, f"its blob {item.digest} {missing}")

@@ -1,0 +1,311 @@
+"""The driver for S3-compatible object stores: registry:2's layout as keys, all state in the bucket, so any replica can
+go on.
+
+An object store knows no appending and no renaming. A growing file is therefore a row of parts,
+`<path>.parts/<offset>`, each an object of its own that any replica can see and continue; publishing streams them into
+the target as one multipart upload, which becomes visible whole. Age cannot be renewed in place either: `touch` leaves
+a mark beside the content, which `stat` respects.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore.store import S3Store
+
+from registry.config import S3
+from registry.digest import Hasher
+from registry.store import paths
+from registry.store.driver import FileStat
+from registry.tasks import run_blocking
+
+_STREAM_BYTES = 1024 * 1024
+_TOUCHED = "berth/touched/"
+# Younger content needs no mark: every grace period is longer.
+_MARK_WORTH_SECONDS = 600.0
+_DELETE_TOGETHER = 500
+
+
+class S3Driver:
+    """Objects of one bucket, below an optional prefix."""
+
+    def __init__(self, store: S3Store, settings: S3) -> None:
+        self._store = store
+        self._settings = settings
+
+    @classmethod
+    def connect(cls, settings: S3) -> S3Driver:
+        """A driver for these settings; nothing is sent yet. Without keys, AWS's usual sources of credentials are
+        asked."""
+        options: dict[str, Any] = {"timeout": "300 seconds"}
+        if settings.endpoint.startswith("http://") or not settings.secure:
+            options["allow_http"] = True
+        if settings.skip_verify:
+            options["allow_invalid_certificates"] = True
+        arguments: dict[str, Any] = {
+            "region": settings.region,
+            "virtual_hosted_style_request": not settings.path_style,
+            "client_options": options,
+        }
+        if settings.endpoint:
+            endpoint = settings.endpoint
+            if "://" not in endpoint:
+                endpoint = ("https://" if settings.secure else "http://") + endpoint
+            arguments["endpoint"] = endpoint
+        if settings.access_key:
+            arguments["access_key_id"] = settings.access_key
+            arguments["secret_access_key"] = settings.secret_key
+        return cls(S3Store(settings.bucket, prefix=settings.root or None, **arguments), settings)
+
+    async def read(self, path: str) -> bytes:
+        """The whole object."""
+        result = await obstore.get_async(self._store, path)
+        return bytes(await result.bytes_async())
+
+    async def write(self, path: str, data: bytes) -> None:
+        """Put an object: visible whole, durable when acknowledged."""
+        await obstore.put_async(self._store, path, data, use_multipart=len(data) > self._settings.chunk_bytes)
+
+    async def write_all(self, files: Sequence[tuple[str, bytes]], unless_same: bool = False) -> None:
+        """Put several, in order."""
+        for path, data in files:
+            if unless_same and await self._holds(path, data):
+                if path.endswith("/data"):
+                    await self.touch(path)
+                continue
+            await self.write(path, data)
+
+    async def _holds(self, path: str, data: bytes) -> bool:
+        try:
+            return await self.read(path) == data
+        except FileNotFoundError:
+            return False
+
+    async def write_new(self, path: str, data: bytes) -> None:
+        """Put an object nobody else knows of yet."""
+        await self.write(path, data)
+
+    async def hash_into(self, path: str, hasher: Hasher) -> None:
+        """Feed an object, or the parts of a growing one, to a hasher."""
+        async for chunk in self.stream(path):
+            await run_blocking(hasher.update, chunk)
+
+    async def stat(self, path: str) -> FileStat | None:
+        """Size and time of an object, of the parts of a growing one, or None."""
+        try:
+            meta = await obstore.head_async(self._store, path)
+        except FileNotFoundError:
+            return await self._stat_parts(path)
+        modified = meta["last_modified"].timestamp()
+        if path.startswith(paths.BLOBS) and time.time() - modified > _MARK_WORTH_SECONDS:
+            modified = max(modified, await self._touched(path))
+        return FileStat(meta["size"], modified)
+
+    async def _stat_parts(self, path: str) -> FileStat | None:
+        if path.startswith(paths.BLOBS) or path.endswith("/link"):
+            return None
+        parts = await self._parts(path)
+        if parts:
+            offset, size, modified = parts[-1]
+            return FileStat(offset + size, modified)
+        # A folder exists when something is in it; callers ask this of folders of tags.
+        async for batch in obstore.list(self._store, path + "/", chunk_size=1):
+            return FileStat(0, batch[0]["last_modified"].timestamp())
+        return None
+
+    async def _touched(self, path: str) -> float:
+        try:
+            meta = await obstore.head_async(self._store, _TOUCHED + path)
+        except FileNotFoundError:
+            return 0.0
+        return meta["last_modified"].timestamp()
+
+    async def stat_all(self, paths: Sequence[str]) -> list[FileStat | None]:
+        """The same for several."""
+        return [await self.stat(path) for path in paths]
+
+    async def names(self, path: str) -> list[str]:
+        """The sorted names directly below a key prefix."""
+        prefix = path + "/"
+        found = await obstore.list_with_delimiter_async(self._store, prefix)
+        below = [name.rstrip("/").rpartition("/")[2] for name in found["common_prefixes"]]
+        below += [meta["path"].rpartition("/")[2] for meta in found["objects"]]
+        return sorted(set(below))
+
+    async def find_folders(self, path: str, marker: str) -> list[str]:
+        """Every prefix below `path` that has a child `marker`. One pass over the keys."""
+        found: set[str] = set()
+        cut = len(path) + 1
+        async for batch in obstore.list(self._store, path + "/", chunk_size=1000):
+            for meta in batch:
+                name, marked, _ = meta["path"][cut:].partition(f"/{marker}/")
+                if marked and "/_" not in name:
+                    found.add(name)
+        return list(found)
+
+    async def stream(self, path: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes from `offset`, at most `length`."""
+        options: Any = {}
+        if length == 0:
+            await obstore.head_async(self._store, path)
+            return
+        if length is not None:
+            options = {"range": (offset, offset + length)}
+        elif offset:
+            options = {"range": {"offset": offset}}
+        try:
+            result = await obstore.get_async(self._store, path, options=options or None)
+        except FileNotFoundError:
+            parts = await self._parts(path)
+            if not parts:
+                raise
+            for start, _, _ in parts:
+                yield await self.read(_part(path, start))
+            return
+        async for chunk in result.stream(min_chunk_size=_STREAM_BYTES):
+            yield bytes(chunk)
+
+    async def remove(self, path: str) -> bool:
+        """Delete an object, or a growing one's parts; whether there was one."""
+        parts = await self._parts(path) if not path.endswith("/link") else []
+        if parts:
+            await obstore.delete_async(self._store, [_part(path, start) for start, _, _ in parts])
+            return True
+        try:
+            await obstore.head_async(self._store, path)
+        except FileNotFoundError:
+            return False
+        await obstore.delete_async(self._store, path)
+        return True
+
+    async def remove_tree(self, path: str) -> bool:
+        """Delete everything below a prefix; whether there was anything."""
+        doomed: list[str] = []
+        async for batch in obstore.list(self._store, path + "/", chunk_size=1000):
+            doomed += [meta["path"] for meta in batch]
+        for start in range(0, len(doomed), _DELETE_TOGETHER):
+            await obstore.delete_async(self._store, doomed[start : start + _DELETE_TOGETHER])
+        return bool(doomed)
+
+    async def touch(self, path: str) -> None:
+        """Leave a mark that makes the content young again."""
+        await obstore.put_async(self._store, _TOUCHED + path, b"1")
+
+    async def append(self, path: str, create: bool = False) -> PartAppender:
+        """Go on with a growing file; FileNotFoundError unless it exists or `create`."""
+        parts = await self._parts(path)
+        if not parts and not create:
+            raise FileNotFoundError(path)
+        size = parts[-1][0] + parts[-1][1] if parts else 0
+        return PartAppender(self._store, path, size, self._settings.chunk_bytes)
+
+    async def publish(self, source: str, target: str) -> None:
+        """Make the parts of a growing file one object, which appears whole, then drop the parts."""
+        parts = await self._parts(source)
+
+        async def content() -> AsyncIterator[bytes]:
+            for start, _, _ in parts:
+                yield await self.read(_part(source, start))
+
+        if len(parts) == 1:
+            await obstore.copy_async(self._store, _part(source, 0), target)
+        elif parts:
+            await obstore.put_async(
+                self._store,
+                target,
+                content(),
+                use_multipart=True,
+                chunk_size=self._settings.chunk_bytes,
+                max_concurrency=2,
+            )
+        else:
+            await self.write(target, b"")
+        await obstore.delete_async(self._store, [_part(source, start) for start, _, _ in parts])
+
+    async def presign(self, path: str, seconds: int) -> str | None:
+        """An address where the client may fetch the object itself, unless redirects are off."""
+        if not self._settings.redirect:
+            return None
+        return await obstore.sign_async(self._store, "GET", path, timedelta(seconds=seconds))
+
+    def local_path(self, path: str) -> Path | None:
+        """Objects have no place on this machine."""
+        return None
+
+    def fingerprint(self, path: str) -> tuple[int, ...] | None:
+        """Nothing can be known of an object without asking the store."""
+        return None
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
+    async def _parts(self, path: str) -> list[tuple[int, int, float]]:
+        """Offset, size and time of each part, in order, as far as they join without a gap."""
+        found: list[tuple[int, int, float]] = []
+        async for batch in obstore.list(self._store, path + ".parts/", chunk_size=1000):
+            for meta in batch:
+                name = meta["path"].rpartition("/")[2]
+                if name.isdigit():
+                    found.append((int(name), meta["size"], meta["last_modified"].timestamp()))
+        found.sort()
+        joined: list[tuple[int, int, float]] = []
+        end = 0
+        for part in found:
+            if part[0] != end:
+                break
+            joined.append(part)
+            end += part[1]
+        return joined
+
+
+class PartAppender:
+    """Collects what is appended to parts of `part_bytes`; `close` puts what is left, so nothing is lost with this
+    process."""
+
+    def __init__(self, store: S3Store, path: str, size: int, part_bytes: int) -> None:
+        self._store = store
+        self._path = path
+        self._stored = size
+        self._part_bytes = part_bytes
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes taken so far."""
+        return self._stored + self._pending_bytes
+
+    async def write(self, chunks: Sequence[bytes], hasher: Hasher | None = None) -> None:
+        """Take the next bytes."""
+        if hasher is not None:
+            await run_blocking(_hash_sync, hasher, chunks)
+        self._pending += chunks
+        self._pending_bytes += sum(map(len, chunks))
+        if self._pending_bytes >= self._part_bytes:
+            await self._put()
+
+    async def _put(self) -> None:
+        if not self._pending:
+            return
+        data = b"".join(self._pending)
+        await obstore.put_async(self._store, _part(self._path, self._stored), data)
+        self._stored += len(data)
+        self._pending, self._pending_bytes = [], 0
+
+    async def close(self, sync: bool = True) -> None:
+        """Put what is left."""
+        await self._put()
+
+
+def _part(path: str, offset: int) -> str:
+    return f"{path}.parts/{offset:020d}"
+
+
+def _hash_sync(hasher: Hasher, chunks: Sequence[bytes]) -> None:
+    for chunk in chunks:
+        hasher.update(chunk)
