@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Callable
 
-from engine.snapshots import tar
+from engine.snapshots import tar, writers
 from engine.snapshots.feed import Feed
 
 WHITEOUT = b".wh."
@@ -51,9 +51,11 @@ class Extractor:
         self._alone = alone
         self._root_attributes = root_attributes or whiteouts != "none"
         self._progress = progress
-        self._folders: set[bytes] = {dest.rstrip(b"/") or b"/"}
+        # Folders known to be there, with the path they resolve to: a name reached through a link is no second name.
+        self._folders: dict[bytes, bytes] = {self._base: self._base}
         self._folder_times: dict[bytes, int] = {}
         self._made: set[bytes] = set()
+        self._writers = writers.Writers()
         self._hidden: set[bytes] = set()
         self.size_bytes = 0
         self.implied = False
@@ -66,6 +68,7 @@ class Extractor:
             self._one(reader, entry)
             if self._progress is not None:
                 self._progress(feed.source.count)
+        self._writers.drain()
         for path, mtime_ns in self._folder_times.items():
             try:
                 os.utime(path, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
@@ -92,28 +95,22 @@ class Extractor:
             self._root(entry)
             return
         path = self._base + b"/" + name
-        parent, _, base = path.rpartition(b"/")
-        self._need_folder(parent or b"/")
+        folder, _, base = path.rpartition(b"/")
+        parent = self._need_folder(folder)
+        path = parent + b"/" + base
         if self._whiteouts != "none" and base.startswith(WHITEOUT):
+            self._writers.drain()
             self._whiteout(parent, base)
             return
         if self._overlay_whiteout(entry):
             self._whiteout(parent, WHITEOUT + base)
             return
-        if not self._created_at_once(reader, entry, path) and self._clear(path, entry):
+        if entry.kind not in (tar.REGULAR, tar.FOLDER) or path in self._writers.pending:
+            self._writers.drain()
+        if self._clear(path, entry):
             self._create(reader, entry, path)
         if self._whiteouts != "none":
             self._made.add(path)
-
-    def _created_at_once(self, reader: tar.Reader, entry: tar.Entry, path: bytes) -> bool:
-        """A file where nothing was, the usual case, is made without looking first."""
-        if entry.kind != tar.REGULAR:
-            return False
-        try:
-            self._file(reader, entry, path)
-        except FileExistsError:
-            return False
-        return True
 
     def _overlay_whiteout(self, entry: tar.Entry) -> bool:
         """A device 0/0 in a layer is overlayfs's own spelling of a whiteout."""
@@ -129,27 +126,27 @@ class Extractor:
             self._set_xattrs(self._dest, entry)
             self._folder_times[self._dest] = entry.mtime_ns
 
-    def _need_folder(self, folder: bytes) -> None:
-        """Have the parent folder there, making up missing ones as docker does."""
-        if folder in self._folders:
-            return
+    def _need_folder(self, folder: bytes) -> bytes:
+        """Have the parent folder there, making up missing ones as docker does; returns what it resolves to."""
+        found = self._folders.get(folder)
+        if found is not None:
+            return found
+        self._writers.drain()
         try:
             present = stat.S_ISDIR(os.stat(folder).st_mode)
-        except FileNotFoundError:
-            present = False
-        except NotADirectoryError:
+        except (FileNotFoundError, NotADirectoryError):
             present = False
         if not present:
-            upper = folder.rpartition(b"/")[0] or b"/"
-            if upper != folder:
-                self._need_folder(upper)
+            upper, _, name = folder.rpartition(b"/")
+            place = self._need_folder(upper) + b"/" + name
             if self._alone:
                 raise NeedsParents(folder.decode("utf-8", "replace"))
             self.implied = True
-            self._replace_by_folder(folder)
-        self._folders.add(folder)
+            self._replace_by_folder(place)
+        real = self._folders[folder] = os.path.realpath(folder).rstrip(b"/")
         if self._whiteouts == "apply":
-            self._made.add(folder)  # holds something of this layer, so it is only emptied, never removed
+            self._made.add(real)  # holds something of this layer, so it is only emptied, never removed
+        return real
 
     def _replace_by_folder(self, folder: bytes) -> None:
         try:
@@ -215,6 +212,7 @@ class Extractor:
 
     def _remove(self, path: bytes) -> None:
         """Remove a tree without following links, and forget what was known below it."""
+        self._writers.drain()
         try:
             mode = os.lstat(path).st_mode
             if stat.S_ISDIR(mode):
@@ -226,7 +224,7 @@ class Extractor:
         except (FileNotFoundError, NotADirectoryError):
             return
         if not stat.S_ISREG(mode):  # whatever resolved through this name may lead elsewhere now
-            self._folders = {self._dest.rstrip(b"/") or b"/"}
+            self._folders = {self._base: self._base}
         self._folder_times.pop(path, None)
         self._made.discard(path)
 
@@ -264,7 +262,7 @@ class Extractor:
                 os.setxattr(path, OPAQUE_XATTR, b"y", follow_symlinks=False)
         except FileExistsError:
             pass
-        self._folders.add(path)
+        self._folders[path] = path
         self._folder_times[path] = entry.mtime_ns
 
     def _link_target(self, entry: tar.Entry) -> bytes:
@@ -280,27 +278,35 @@ class Extractor:
             raise
 
     def _file(self, reader: tar.Reader, entry: tar.Entry, path: bytes) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(path, flags, 0o600)
+        self.size_bytes += entry.size
+        if entry.size <= writers.SMALL and entry.sparse is None:
+            self._writers.add(path, reader.content(), lambda fd: self._finish(fd, entry))
+            return
+        fd = writers.create(path)
         try:
-            if entry.size:
-                reader.copy_to(entry, fd)
-                self.size_bytes += entry.size
-            uid, gid = self._owner or (entry.uid, entry.gid)
-            os.fchown(fd, uid, gid)
-            os.fchmod(fd, entry.mode)
-            if entry.xattrs:
-                self._set_xattrs(path, entry)
-            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+            reader.copy_to(entry, fd)
+            self._finish(fd, entry)
         finally:
             os.close(fd)
 
-    def _set_xattrs(self, path: bytes, entry: tar.Entry) -> None:
+    def _finish(self, fd: int, entry: tar.Entry) -> None:
+        """Owner, mode (after the owner, whose change clears set-ID bits), attributes, times of an open file."""
+        uid, gid = self._owner or (entry.uid, entry.gid)
+        os.fchown(fd, uid, gid)
+        os.fchmod(fd, entry.mode)
+        if entry.xattrs:
+            self._set_xattrs(fd, entry)
+        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def _set_xattrs(self, place: bytes | int, entry: tar.Entry) -> None:
         for name, value in entry.xattrs:
             if name.startswith(_FORBIDDEN_XATTRS):
                 continue
             try:
-                os.setxattr(path, name, value, follow_symlinks=False)
+                if isinstance(place, int):
+                    os.setxattr(place, name, value)
+                else:
+                    os.setxattr(place, name, value, follow_symlinks=False)
             except OSError as error:
                 # Attributes that this file system cannot hold are dropped, as docker does.
                 if error.errno != errno.EOPNOTSUPP and not (error.errno in _TOLERATED and name.startswith(b"user.")):

@@ -255,6 +255,11 @@ class Reader:
         values = [int(line) for line in lines[1:wanted]]
         return list(zip(values[::2], values[1::2], strict=True))
 
+    def content(self) -> bytes:
+        """The current entry's content, where it is small and not sparse."""
+        size, self._left = self._left, 0
+        return self._in.exactly(size)
+
     def copy_to(self, entry: Entry, fd: int) -> None:
         """Write the current entry's content to the empty file ``fd``."""
         if entry.sparse is None:

@@ -310,6 +310,28 @@ async def test_kinds_may_change_within_an_archive(room: Room) -> None:
     assert (root / "g").read_bytes() == b"new"
 
 
+async def test_one_place_under_two_names(room: Room) -> None:
+    diff_id = await room.add(
+        tar(
+            folder("usr"), folder("usr/lib"), link("lib", "usr/lib"), file("usr/lib/a", b"1"), file("lib/a", b"2"),
+            file("x", b"3"), file("x/y", b"4"),
+        )
+    )  # fmt: skip
+    root = room.content(diff_id)
+    assert ((root / "usr/lib/a").read_bytes(), (root / "x/y").read_bytes()) == (b"2", b"4")
+
+
+async def test_many_small_files_arrive_whole(room: Room) -> None:
+    members = [(f"d/{n}", os.urandom(n * 37 % 5000)) for n in range(400)]
+    for name, data in members[::50]:  # some come twice, some are linked to while they may still be on their way
+        members.append((name, data + b"again"))
+    entries = [folder("d", mode=0o500), *(file(name, data) for name, data in members), hard("last", "d/399")]
+    diff_id = await room.add(tar(*entries))
+    for name, data in dict(members).items():
+        assert (room.content(diff_id) / name).read_bytes() == data
+    assert (room.content(diff_id) / "last").read_bytes() == dict(members)["d/399"]
+
+
 async def test_127_layers_fit_one_mount(room: Room) -> None:
     ids: list[str] = []
     for number in range(127):
