@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -112,6 +113,7 @@ IGNORED = {
     "proxies": "proxies are taken from the environment",
     "default-runtime-args": "give them in runtimes",
 }
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtb]?)(?:i?b)?", re.ASCII)
 _SIZES = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _FIELDS = {f.name.replace("_", "-"): f for f in fields(Config)}
 
@@ -157,6 +159,8 @@ def read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
         return {}
     except OSError as error:
         raise ConfigError(f"unable to configure the daemon with file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"unable to configure the daemon with file {path}: it is not UTF-8") from error
     if not text.strip():
         return {}
     try:
@@ -183,7 +187,7 @@ def convert(key: str, value: Any) -> Any:
         if special is not None:
             return special(value)
         return _convert_plain(str(_FIELDS[key].type), value)
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ConfigError(f"invalid value for {key}: {value!r}") from error
 
 
@@ -212,12 +216,12 @@ def _convert_plain(kind: str, value: Any) -> Any:
 
 
 def _size(value: Any) -> int:
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         return value
-    text = (
-        str(value).lower().removesuffix("ib").removesuffix("b") if str(value)[-2:-1].isalpha() else str(value).lower()
-    )
-    return int(float(text[:-1]) * _SIZES[text[-1]]) if text[-1] in _SIZES else int(text)
+    match = _SIZE.fullmatch(str(value).lower())
+    if match is None:
+        raise ValueError(value)
+    return int(float(match[1]) * _SIZES[match[2] or "b"])
 
 
 def _runtimes(value: Any) -> Mapping[str, RuntimeConfig]:
@@ -232,7 +236,11 @@ def _pools(value: Any) -> tuple[tuple[str, int], ...]:
 
 
 def _ulimits(value: Any) -> Mapping[str, tuple[int, int]]:
-    return {name: (int(e.get("Soft", e["Hard"])), int(e.get("Hard", e["Soft"]))) for name, e in value.items()}
+    found = {}
+    for name, entry in value.items():
+        soft, hard = entry.get("Soft", entry.get("Hard")), entry.get("Hard", entry.get("Soft"))
+        found[name] = (int(soft), int(hard))
+    return found
 
 
 _CONVERTERS = {

@@ -81,11 +81,9 @@ def _matches_object(event: Event, filters: Filters, kind: str) -> bool:
     if not wanted:
         return True
     name = event.attributes.get("name", "")
-    if event.type == kind:
-        return any(event.actor_id.startswith(w) or name == w.removeprefix("/") for w in wanted)
-    if event.type == "network" and kind == "container":
-        return any(event.attributes.get("container", "").startswith(w) for w in wanted)
-    return False
+    return event.type == kind and any(
+        event.actor_id.startswith(w) or name.startswith(w.removeprefix("/")) for w in wanted
+    )
 
 
 def _matches_image(event: Event, filters: Filters) -> bool:

@@ -63,21 +63,22 @@ class Journal:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._database: sqlite3.Connection | None = None
+        self._closing = False
 
-    def open_sync(self) -> None:
-        """Open or create the database. Raises ``sqlite3.DatabaseError`` when it is not one of ours."""
+    def open_sync(self, patience_seconds: float = 5.0) -> None:
+        """Open or create the database; wait ``patience_seconds`` for another process to let go of it.
+
+        Raises ``sqlite3.DatabaseError`` when it is not one of ours or stays locked.
+        """
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
-        database.execute("PRAGMA journal_mode=WAL")
-        database.execute("PRAGMA synchronous=NORMAL")
-        database.execute("PRAGMA locking_mode=EXCLUSIVE")
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            database.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
-        elif version != SCHEMA_VERSION:
+        database = sqlite3.connect(self._path, patience_seconds, check_same_thread=False, isolation_level=None)
+        try:
+            _prepare(database, self._path)
+        except sqlite3.Error:
             database.close()
-            raise sqlite3.DatabaseError(f"{self._path} has schema {version}, this berth knows {SCHEMA_VERSION}")
+            raise
         self._database = database
+        self._closing = False
 
     def load(self, kind: str) -> dict[str, bytes]:
         """Every document of ``kind`` by key; for the start of the daemon, before the first write."""
@@ -96,9 +97,9 @@ class Journal:
     async def batch(self, changes: Sequence[Change], *, durable: bool = True) -> None:
         """Apply all changes in one transaction: all of them or none survive a crash."""
         loop = asyncio.get_running_loop()
+        if self._database is None or self._closing:
+            raise JournalClosed(f"journal {self._path} is not open")
         if self._thread is None:
-            if self._database is None:
-                raise JournalClosed(f"journal {self._path} is not open")
             self._loop = loop
             self._thread = threading.Thread(target=self._write_forever, name="berth-journal", daemon=True)
             self._thread.start()
@@ -109,6 +110,7 @@ class Journal:
 
     async def aclose(self) -> None:
         """Finish what was asked for and close the database."""
+        self._closing = True
         if self._thread is not None:
             self._jobs.put(None)
             await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
@@ -135,7 +137,12 @@ class Journal:
         error: Exception | None = None
         try:
             self._transaction_sync(jobs, durable=any(job.durable for job in jobs))
-        except sqlite3.Error as caught:
+        except (sqlite3.Error, ValueError) as caught:  # ValueError: a text that cannot be encoded
+            if len(jobs) > 1:
+                # One bad change must not take along those that happened to arrive with it.
+                for job in jobs:
+                    self._commit_sync([job])
+                return
             error = caught
         assert self._loop is not None
         try:
@@ -153,10 +160,21 @@ class Journal:
                 for change in job.changes:
                     _apply(database, change)
             database.execute("COMMIT")
-        except sqlite3.Error:
+        except (sqlite3.Error, ValueError):
             if database.in_transaction:
                 database.execute("ROLLBACK")
             raise
+
+
+def _prepare(database: sqlite3.Connection, path: Path) -> None:
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA synchronous=NORMAL")
+    database.execute("PRAGMA locking_mode=EXCLUSIVE")
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version == 0:
+        database.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
+    elif version != SCHEMA_VERSION:
+        raise sqlite3.DatabaseError(f"{path} has schema {version}, this berth knows {SCHEMA_VERSION}")
 
 
 def _apply(database: sqlite3.Connection, change: Change) -> None:

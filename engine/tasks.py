@@ -87,7 +87,11 @@ class Nursery:
         """
         task = self.start(coro, name=name)
         task._berth_awaited = True  # type: ignore[attr-defined]
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task._berth_awaited = False  # type: ignore[attr-defined]  # nobody else will hear of its failure
+            raise
 
     async def aclose(self) -> None:
         """Cancel what still runs and wait for its end."""

@@ -32,9 +32,10 @@ def read_in_root_sync(root: str, path: str, limit: int = 1 << 20) -> bytes | Non
             raise OSError(error, os.strerror(error), path)
     finally:
         os.close(folder)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        return None
     with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return None
         return file.read(limit)
 
 

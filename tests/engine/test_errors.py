@@ -40,8 +40,10 @@ def test_the_set_of_kinds_is_closed() -> None:
         (
             errors.name_in_use("web", "abc"),
             409,
-            'Conflict. The container name "/web" is already in use by container "abc". '
-            "You have to remove (or rename) that container to be able to reuse that name.",
+            (
+                'Conflict. The container name "/web" is already in use by container "abc". '
+                "You have to remove (or rename) that container to be able to reuse that name."
+            ),
         ),
     ],
 )
