@@ -62,6 +62,7 @@ class ContainerRoutes:
             Route("POST", f"{one}/attach", self.attach, streams=True),
             Route("GET", f"{one}/logs", self.logs),
             Route("DELETE", one, self.remove),
+            Route("DELETE", "/containers/{name}/{link:.*}", self.remove),
         ]
 
     async def list(self, request: web.Request) -> web.StreamResponse:
@@ -148,7 +149,10 @@ class ContainerRoutes:
         return web.Response(status=200)
 
     async def remove(self, request: web.Request) -> web.StreamResponse:
-        """Remove it."""
+        """Remove it, or with ``link`` only the link ``container/alias``."""
+        if query_bool(request, "link"):
+            await self._service.remove_link(request.match_info["name"], request.match_info.get("link", ""))
+            return no_content()
         await self._service.remove(
             request.match_info["name"], force=query_bool(request, "force"), volumes=query_bool(request, "v")
         )
@@ -203,6 +207,7 @@ class ContainerRoutes:
         pending = await self._service.attach(container, choice) if live else None
         client.begin(request, stream_type(request, container.config.tty), {})
         try:
+            await client.head_taken()
             if query_bool(request, "logs"):
                 await self._replay(client, container, choice)
             if pending is not None:

@@ -10,7 +10,7 @@ from aiohttp import web
 from engine.api.app import Route
 from engine.api.containers import size_of, stream_type
 from engine.api.decode import query_str
-from engine.api.relay import DetachScanner, parse_detach_keys, relay
+from engine.api.relay import DetachScanner, parse_detach_keys, relay, stdout_frame
 from engine.api.streams import Takeover, json_response, no_content
 from engine.containers.exec import Exec
 from engine.containers.live import StreamChoice
@@ -71,17 +71,18 @@ class ExecRoutes:
         stream = await self._execs.prepare(instance, choice, wish.console_size)
         assert stream is not None
         client = Takeover(request)
-        client.begin(request, stream_type(request, settings.tty), {})
+        client.begin(request, stream_type(request, wish.tty), {})
         try:
             await self._execs.start(instance)
         except EngineError as error:
             # The head has gone out: docker says it on the stream, and inspect has the exit code.
-            client.write(framed(f"{error.message}\r\n".encode(), settings.tty))
+            words = f"{error.message}\r\n".encode()
+            client.write(words if wish.tty else stdout_frame(words))
             stream.close()
         else:
             scanner = DetachScanner(parse_detach_keys(settings.detach_keys)) if settings.attach_stdin else None
             try:
-                if await relay(client, stream, scanner):
+                if await relay(client, stream, scanner, frame_output=settings.tty and not wish.tty):
                     self._service.detached(self._service.find(instance.container_id))
             except ConnectionError:
                 pass
@@ -112,11 +113,6 @@ async def loose_body(request: web.Request, kind: type[T]) -> T:
         return decode_loose(kind, await request.read())
     except ValueError as error:
         raise InvalidParameter(str(error)) from error
-
-
-def framed(data: bytes, tty: bool) -> bytes:
-    """Bytes as they go on a raw stream: with docker's frame around them unless it is a terminal's."""
-    return data if tty else b"\x01\x00\x00\x00" + len(data).to_bytes(4, "big") + data
 
 
 def exec_view(instance: Exec) -> dict[str, object]:

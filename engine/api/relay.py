@@ -56,8 +56,18 @@ class DetachScanner:
         return joined[: len(joined) - keep]
 
 
-async def relay(client: Takeover, stream: socket.socket, scanner: DetachScanner | None) -> bool:
-    """Carry bytes until the container's output ends, the client goes, or it detaches; True when it detached."""
+def stdout_frame(data: bytes) -> bytes:
+    """Bytes in docker's frame for standard output."""
+    return b"\x01\x00\x00\x00" + len(data).to_bytes(4, "big") + data
+
+
+async def relay(
+    client: Takeover, stream: socket.socket, scanner: DetachScanner | None, *, frame_output: bool = False
+) -> bool:
+    """Carry bytes until the container's output ends, the client goes, or it detaches; True when it detached.
+
+    ``frame_output`` puts docker's frames around a terminal's raw bytes, for a client that asked for frames.
+    """
     loop = asyncio.get_running_loop()
 
     async def inward() -> None:
@@ -78,7 +88,10 @@ async def relay(client: Takeover, stream: socket.socket, scanner: DetachScanner 
     async def outward() -> None:
         with contextlib.suppress(ConnectionError):
             while data := await loop.sock_recv(stream, CHUNK):
-                client.write(data)
+                if frame_output:
+                    client.write(stdout_frame(data))
+                else:
+                    client.write(data)
                 await client.drain()
 
     try:

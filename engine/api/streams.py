@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
+import termios
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
 HIGH_WATER = 1 << 20
+HEAD_POLLS = 20
 
 _encoder = msgspec.json.Encoder()
 
@@ -129,6 +132,17 @@ class Takeover:
         self._protocol.keep_alive(False)
         self._protocol.set_parser(self)  # type: ignore[arg-type]
         self.write("\r\n".join([*lines, "", ""]).encode())
+
+    async def head_taken(self) -> None:
+        """Wait a moment until the client has read the head alone.
+
+        Python's clients read ahead and would lose bytes that arrive together with it; dockerd is slow enough there.
+        """
+        descriptor = self._transport.get_extra_info("socket").fileno()
+        for _ in range(HEAD_POLLS):
+            if fcntl.ioctl(descriptor, termios.TIOCOUTQ, b"\0\0\0\0") == b"\0\0\0\0":
+                return
+            await asyncio.sleep(0.001)
 
     # What aiohttp calls as the connection's parser.
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:

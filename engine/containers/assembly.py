@@ -23,6 +23,7 @@ from engine.config import Config
 from engine.containers.accounts import Accounts
 from engine.containers.host import HostFacts
 from engine.containers.hostprobe import all_devices_sync, device_nodes_sync
+from engine.containers.links import link_environment
 from engine.containers.live import Live
 from engine.containers.merge import replace_env
 from engine.containers.model import Container
@@ -239,19 +240,34 @@ class Assembly:
             raise Conflict(f"cannot join {kind} of a non running container: {other.id}")
         return other.state.pid
 
-    def _links(self, container: Container) -> tuple[Link, ...]:
-        links = []
+    def _linked(self, container: Container) -> list[tuple[Container, str, str]]:
+        """The containers that ``--link`` names, each with its alias and address. Raises ``Conflict``."""
+        found = []
         for text in container.host_config.links or ():
             name, _, alias = text.partition(":")
             other = self._store.find(name)
+            alias = alias or other.name
             if not other.is_running:
-                raise Conflict(
-                    f"Cannot link to a non running container: /{other.name} AS /{container.name}/{alias or name}"
-                )
+                raise Conflict(f"Cannot link to a non running container: /{other.name} AS /{container.name}/{alias}")
             endpoint = other.sandbox.endpoints.get("bridge") if other.sandbox else None
             if endpoint is not None:
-                links.append(Link(other.name, alias or other.name, endpoint.ip_address, (other.config.hostname,)))
-        return tuple(links)
+                found.append((other, alias, endpoint.ip_address))
+        return found
+
+    def _links(self, container: Container) -> tuple[Link, ...]:
+        return tuple(
+            Link(other.name, alias, address, (other.config.hostname,))
+            for other, alias, address in self._linked(container)
+        )
+
+    def _link_environment(self, container: Container) -> list[str]:
+        return [
+            variable
+            for other, alias, address in self._linked(container)
+            for variable in link_environment(
+                container.name, alias, address, other.config.exposed_ports or (), other.config.env or ()
+            )
+        ]
 
     async def _spec(
         self, container: Container, sandbox: Sandbox, mounts: tuple[MountPoint, ...], rootfs: str, shm: str | None
@@ -290,6 +306,7 @@ class Assembly:
             default_ulimits=_ulimits(self._config),
             default_seccomp=self._config.seccomp_profile or "builtin",
             no_new_privileges=self._config.no_new_privileges,
+            link_env=self._link_environment(container),
         )
         try:
             check_propagation(mounts, await run_blocking(Path("/proc/self/mountinfo").read_text))

@@ -30,9 +30,7 @@ class Connector:
             record = self._records.store.require(known.id)
             self._check_mode(record)
             if record.state.status in (Status.REMOVING, Status.DEAD):
-                raise Conflict(
-                    f"container {record.id} is marked for removal and cannot be connected or disconnected"
-                )
+                raise Conflict(f"container {record.id} is marked for removal and cannot be connected or disconnected")
             if found.name in record.networks:
                 raise Forbidden(f"endpoint with name {record.name} already exists in network {found.name}")
             await self._networks.validate_wish(found.name, {found.name: settings})

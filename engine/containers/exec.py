@@ -6,6 +6,7 @@ process and its stdio belong to the shim, so a daemon restart does not end it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 from dataclasses import dataclass
@@ -158,7 +159,8 @@ class Execs:
             raise Conflict(f"cannot resize a stopped exec: {exec_id}")
         shim = self._live[instance.container_id].shim
         if shim is not None:
-            await shim.resize(rows, columns, exec_id=exec_id)
+            with contextlib.suppress(OSError):  # docker does not mind one that has no terminal
+                await shim.resize(rows, columns, exec_id=exec_id)
 
     async def kill(self, exec_id: str, signal_name: str) -> None:
         """Signal it (an extension of berth). Raises ``Conflict`` when it does not run."""

@@ -7,6 +7,7 @@ file named after it (create, lifecycle, removal, exec); this class only resolves
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
@@ -132,6 +133,18 @@ class ContainerService:
         """Remove it."""
         await self._remover.remove(self.find(reference).id, force=force, volumes=volumes)
 
+    async def remove_link(self, reference: str, alias: str) -> None:
+        """Take one ``--link`` away. Raises ``NotFound`` when there is none of that name."""
+        container = self.find(reference)
+        async with self._locks(container.id):
+            container = self._records.store.require(container.id)
+            links = container.host_config.links or ()
+            kept = tuple(link for link in links if link.rpartition(":")[2] != alias)
+            if len(kept) == len(links):
+                raise NotFound(f"Could not get parent container: no link {alias} of container {container.name}")
+            host = msgspec.structs.replace(container.host_config, links=kept or None)
+            await self._records.save(msgspec.structs.replace(container, host_config=host), durable=True)
+
     async def rename(self, reference: str, new_name: str) -> None:
         """Give it another name. Raises ``Conflict`` when the name is taken, ``InvalidParameter`` when it is none."""
         container = self.find(reference)
@@ -182,7 +195,8 @@ class ContainerService:
             if container.state.status is Status.CREATED:
                 live.console_size = (rows, columns)
             raise not_running(container.id)
-        await live.shim.resize(rows, columns)
+        with contextlib.suppress(OSError):  # docker does not mind one that has no terminal
+            await live.shim.resize(rows, columns)
         self._records.event(container, "resize", {"height": str(rows), "width": str(columns)})
 
     async def attach(self, container: Container, choice: StreamChoice) -> socket.socket | asyncio.Future[socket.socket]:

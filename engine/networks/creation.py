@@ -5,7 +5,6 @@ Pure; errors are those docker's clients know.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -16,7 +15,6 @@ from engine.networks.ipam import Subnet
 from engine.networks.model import DEFAULT_NETWORKS, IpamBlock, Network
 
 DRIVERS = ("bridge", "host", "null", "macvlan", "ipvlan")
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +44,6 @@ def check_name(request: CreateNetwork) -> None:
         raise InvalidParameter("invalid name: name is empty")
     if request.name in DEFAULT_NETWORKS or request.name == "default":
         raise Forbidden(f"operation is not permitted on predefined {request.name} network")
-    if not _NAME.fullmatch(request.name):
-        raise InvalidParameter(f"{request.name} includes invalid characters, only {_NAME.pattern} are allowed")
     if request.driver in ("host", "null"):
         shown = "host" if request.driver == "host" else "null"
         raise Forbidden(f'only one instance of "{shown}" network is allowed')
@@ -94,7 +90,8 @@ def plan_blocks(
         raise InvalidParameter(_no_match(orphans[0]))
     if request.has_ipv6 and 6 not in versions:
         found.append(IpamBlock(subnet=str(ipam.unique_local_subnet(network_id, [*taken, *host_subnets]))))
-    return tuple(_with_gateway(block) for block in found if request.has_ipv6 or block.network.version == 4)
+    wanted = [block for block in found if request.has_ipv6 or block.network.version == 4]
+    return tuple(_with_gateway(block) for block in sorted(wanted, key=lambda block: block.network.version))
 
 
 def _no_match(block: IpamBlock) -> str:
@@ -116,14 +113,7 @@ def _checked(block: IpamBlock) -> IpamBlock:
     try:
         subnet = ip_network(block.subnet)
     except ValueError as error:
-        hint = ""
-        try:
-            hint = f": it should be {ip_network(block.subnet, strict=False)}"
-        except ValueError:
-            pass
-        raise InvalidParameter(
-            f"invalid network config:\ninvalid subnet {block.subnet}{hint or ': ' + str(error)}"
-        ) from error
+        raise InvalidParameter(f"invalid network config:\ninvalid subnet {_why_not(block.subnet)}") from error
     if block.ip_range:
         try:
             inner = ip_network(block.ip_range)
@@ -144,6 +134,13 @@ def _checked(block: IpamBlock) -> IpamBlock:
     if problems:
         raise InvalidParameter("invalid network config:\n" + "\n".join(problems))
     return block
+
+
+def _why_not(subnet: str) -> str:
+    try:
+        return f"{subnet}: it should be {ip_network(subnet, strict=False)}"
+    except ValueError:
+        return f"{subnet}: invalid CIDR block notation"
 
 
 def _refuse_overlap(subnet: Subnet, networks: Sequence[tuple[Subnet, Network]], own: Sequence[Subnet]) -> None:

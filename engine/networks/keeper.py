@@ -469,9 +469,9 @@ class SandboxKeeper:
             sandbox = self._require(container_id)
             if network.name in sandbox.endpoints:
                 raise Forbidden(f"endpoint with name {sandbox.name} already exists in network {network.name}")
-            if not sandbox.owns_namespace or network.driver in ("host", "null"):
-                raise Forbidden("container cannot be connected to host network or to network of another container")
-            if "none" in sandbox.endpoints:
+            if not sandbox.owns_namespace or network.driver == "host":
+                raise Forbidden("container cannot be disconnected from host network or connected to host network")
+            if network.driver == "null" or "none" in sandbox.endpoints:
                 raise Forbidden(
                     "container cannot be connected to multiple networks with one of the networks in private (none) mode"
                 )

@@ -52,6 +52,8 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     ipam_driver: str = "default"
     ipam_options: dict[str, str] | None = None
     blocks: tuple[IpamBlock, ...] = ()
+    has_own_subnets: bool = False
+    """Whether the user chose a subnet: only then may a container ask for an address."""
     options: dict[str, str] = {}
     labels: dict[str, str] = {}
 
@@ -153,6 +155,8 @@ class EndpointWish(Protocol):
     def mac_address(self) -> str: ...
     @property
     def gw_priority(self) -> int: ...
+    @property
+    def driver_opts(self) -> Mapping[str, str] | None: ...
 
 
 class BindingWish(Protocol):

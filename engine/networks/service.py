@@ -359,7 +359,7 @@ class NetworkService:
         if request.config_from:
             source = self._store.by_name(request.config_from)
             if source is None or not source.is_config_only:
-                raise NotFound(f"network {request.config_from} not found")
+                raise NotFound(f'configuration network "{request.config_from}" does not exist')
         blocks: tuple[IpamBlock, ...] = tuple(request.blocks)
         if not request.is_config_only:
             wanted = request
@@ -369,7 +369,7 @@ class NetworkService:
         network = Network(
             id=network_id,
             name=request.name,
-            driver=request.driver,
+            driver="null" if request.is_config_only else request.driver,
             created_ns=now_ns(),
             is_internal=request.is_internal or (source is not None and source.is_internal),
             is_attachable=request.is_attachable,
@@ -380,6 +380,7 @@ class NetworkService:
             ipam_driver=request.ipam_driver or "default",
             ipam_options=dict(request.ipam_options) if request.ipam_options is not None else None,
             blocks=blocks,
+            has_own_subnets=bool(request.blocks or (source is not None and source.blocks)),
             options=dict(source.options if source is not None else request.options),
             labels=dict(request.labels),
         )
@@ -415,7 +416,7 @@ class NetworkService:
         """Remove every network of the user's that no running container uses; the names of those removed."""
         removed = []
         for network in self._store:
-            unused = not network.is_predefined and not self._keeper.on_network(network.id)
+            unused = not (network.is_predefined or network.is_config_only) and not self._keeper.on_network(network.id)
             wanted = filters.match_labels(network.labels) and not filters.excludes_labels(network.labels)
             if unused and wanted and (until_ns is None or network.created_ns < until_ns):
                 with contextlib.suppress(EngineError):
@@ -452,6 +453,10 @@ def _check_wish(network: Network, wish: EndpointWish) -> None:
             problems.append("user specified IP address is supported on user defined networks only")
         if wish.aliases:
             problems.append("network-scoped aliases are only supported for user-defined networks")
+    elif addresses and not network.has_own_subnets:
+        problems.append(
+            "user specified IP address is supported only when connecting to networks with user configured subnets"
+        )
     else:
         problems += [
             f"no configured subnet or ip-range contain the IP address {address}"

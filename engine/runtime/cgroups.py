@@ -6,6 +6,7 @@ it left behind is removed here, and never another's group.
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import time
@@ -174,8 +175,12 @@ class Cgroups:
             control, state_file = f"{folder}/cgroup.freeze", f"{folder}/cgroup.events"
             word, done = ("1", "frozen 1") if frozen else ("0", "frozen 0")
         deadline = time.monotonic() + FREEZE_SECONDS
-        while True:
-            # Written again each time: v1 may stay FREEZING while new processes are forked.
+        for attempt in itertools.count(1):
+            # Written again each time: v1 may stay FREEZING while new processes are forked. A task that is stopped in the
+            # kernel at the wrong moment stays unfrozen for ever; a thaw now and then lets it move on.
+            if frozen and self.version == 1 and attempt % 50 == 0:
+                _write(control, "THAWED")
+                time.sleep(0.01)
             _write(control, word)
             with open(state_file, encoding="ascii") as file:
                 if done in file.read():

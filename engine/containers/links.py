@@ -1,0 +1,38 @@
+"""The variables that ``--link`` puts in a container's environment: where the other one is, and what it was told. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+_PRIVATE = ("HOME", "PATH")
+
+
+def link_environment(name: str, alias: str, address: str, ports: Iterable[str], env: Sequence[str]) -> list[str]:
+    """Docker's variables for one link.
+
+    ``name`` is the linking container, ``ports`` and ``env`` are the linked one's exposed ports (``80/tcp``) and settings.
+    """
+    prefix = alias.replace("-", "_").upper()
+    variables = [f"{prefix}_NAME=/{name}/{alias}"]
+    sorted_ports = sorted((_split(port) for port in ports), key=lambda p: (p[1] != "tcp", p[0]))
+    if sorted_ports:
+        number, protocol = sorted_ports[0]
+        variables.append(f"{prefix}_PORT={protocol}://{address}:{number}")
+    for number, protocol in sorted_ports:
+        one = f"{prefix}_PORT_{number}_{protocol.upper()}"
+        variables += [
+            f"{one}={protocol}://{address}:{number}",
+            f"{one}_ADDR={address}",
+            f"{one}_PORT={number}",
+            f"{one}_PROTO={protocol}",
+        ]
+    for variable in env:
+        key, equals, value = variable.partition("=")
+        if equals and key not in _PRIVATE:
+            variables.append(f"{prefix}_ENV_{key}={value}")
+    return variables
+
+
+def _split(port: str) -> tuple[int, str]:
+    number, _, protocol = port.partition("/")
+    return int(number.partition("-")[0]), protocol or "tcp"
