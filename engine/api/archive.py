@@ -13,9 +13,8 @@ from engine.api.app import Route
 from engine.api.decode import query_bool, query_str
 from engine.api.streams import json_response
 from engine.clock import rfc3339
-from engine.containers.archive import Archiver
+from engine.containers.archive import Archiver, PathStat
 from engine.errors import EngineError, InvalidParameter
-from engine.snapshots.archive import PathStat
 
 log = logging.getLogger(__name__)
 

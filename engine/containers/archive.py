@@ -25,6 +25,8 @@ from engine.snapshots.base import BindMount, ByteSource, Change, LayerKey, RootV
 from engine.tasks import KeyedLocks, run_blocking
 from engine.volumes.service import VolumeService
 
+__all__ = ["Archiver", "PathStat", "worded"]
+
 _SPOOL_STEP = 1 << 20
 
 
