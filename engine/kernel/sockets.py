@@ -11,6 +11,7 @@ from engine.kernel.nft import Nft
 
 _SO_ATTACH_FILTER = 26
 _IPPROTO_SCTP = 132
+_RESOLVER_TABLE = "ip berth-resolver"
 
 
 def hold_sync(protocol: str, host_ip: str, port: int) -> socket.socket | None:
@@ -51,11 +52,12 @@ def _drop_everything(held: socket.socket) -> None:
     held.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(program))
 
 
-def resolver_sockets_sync(nft: Nft, netns: int, address: str) -> tuple[socket.socket, socket.socket]:
+def resolver_sockets_sync(nft: Nft, netns: int, address: str, *, is_fresh: bool) -> tuple[socket.socket, socket.socket]:
     """A UDP and a TCP socket inside a namespace that get what its processes send to port 53 of ``address``.
 
     They are bound to ports of the kernel's choice, and rules inside the namespace lead there: a container may run a
-    name server of its own on port 53. Raises ``OSError``.
+    name server of its own on port 53. Rules of an earlier call are replaced unless the namespace ``is_fresh``, because
+    looking for them costs the kernel a grace period of 10 ms. Raises ``OSError``.
     """
 
     def run() -> tuple[socket.socket, socket.socket]:
@@ -65,7 +67,8 @@ def resolver_sockets_sync(nft: Nft, netns: int, address: str) -> tuple[socket.so
             udp.bind((address, 0))
             tcp.bind((address, 0))
             tcp.listen(64)
-            nft.run_sync(_resolver_rules(address, udp.getsockname()[1], tcp.getsockname()[1]))
+            rules = _resolver_rules(address, udp.getsockname()[1], tcp.getsockname()[1])
+            nft.run_sync(rules if is_fresh else f"add table {_RESOLVER_TABLE}\ndelete table {_RESOLVER_TABLE}\n{rules}")
         except OSError:
             udp.close()
             tcp.close()
@@ -76,9 +79,9 @@ def resolver_sockets_sync(nft: Nft, netns: int, address: str) -> tuple[socket.so
 
 
 def _resolver_rules(address: str, udp_port: int, tcp_port: int) -> str:
-    table = "ip berth-resolver"
+    table = _RESOLVER_TABLE
     return (
-        f"add table {table}\ndelete table {table}\nadd table {table}\n"
+        f"add table {table}\n"
         f"add chain {table} output {{ type nat hook output priority -100; }}\n"
         f"add rule {table} output ip daddr {address} udp dport 53 dnat to {address}:{udp_port}\n"
         f"add rule {table} output ip daddr {address} tcp dport 53 dnat to {address}:{tcp_port}\n"

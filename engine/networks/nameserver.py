@@ -63,11 +63,11 @@ class NameServer:
             answer = await self._ask({"do": "keep", "ids": sorted(known)})
             return set(answer["have"])
 
-    async def open_sockets(self, netns: int) -> tuple[socket.socket, socket.socket]:
+    async def open_sockets(self, netns: int, *, is_fresh: bool) -> tuple[socket.socket, socket.socket]:
         """The resolver's sockets inside a namespace. Raises ``OSError``."""
         if self._nft is None:
             self._nft = await run_in("net", self._open_nft)
-        return await run_in("net", resolver_sockets_sync, self._nft, netns, EMBEDDED_SERVER)
+        return await run_in("net", resolver_sockets_sync, self._nft, netns, EMBEDDED_SERVER, is_fresh=is_fresh)
 
     async def put(self, member: Mapping[str, Any], sockets: Collection[socket.socket] = ()) -> None:
         """Add or change a container; its sockets go along the first time and are closed here. Raises ``OSError``."""

@@ -30,7 +30,7 @@ class Resolver:
     async def open(self, sandbox: Sandbox, namespace: NetworkNamespace) -> None:
         """Sockets inside the namespace and names in the zones. Raises ``OSError``."""
         if sandbox.resolves_names and not sandbox.has_resolver:
-            sockets = await self._server.open_sockets(namespace.fd)
+            sockets = await self._server.open_sockets(namespace.fd, is_fresh=not sandbox.init_pid)
             await self._server.put(member_of(sandbox), sockets)
             sandbox.has_resolver = True
 

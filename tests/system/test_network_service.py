@@ -61,6 +61,7 @@ class Wish:
     links: Sequence[str] | None = None
     mac_address: str = ""
     gw_priority: int = 0
+    driver_opts: Mapping[str, str] | None = None
 
 
 @dataclass
