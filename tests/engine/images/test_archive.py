@@ -25,7 +25,7 @@ OTHER = tar_of({"etc/b": b"other"})
 def docker_archive(config: bytes, layers: list[bytes], tags: list[str] | None, **entry: object) -> bytes:
     names = [f"{index}/layer.tar" for index in range(len(layers))]
     manifest = [{"Config": "c.json", "RepoTags": tags, "Layers": names, **entry}]
-    files = {name: data for name, data in zip(names, layers, strict=True)}
+    files = dict(zip(names, layers, strict=True))
     return tar_of({**files, "c.json": config, "manifest.json": msgspec.json.encode(manifest)})
 
 
@@ -43,7 +43,9 @@ def oci_archive(config: bytes, layer: bytes, name: str, platform: dict[str, str]
         "config": blob(config, OCI_CONFIG),
         "layers": [blob(layer, OCI_LAYER_GZIP)],
     }
-    inner = blob(msgspec.json.encode(manifest), OCI_MANIFEST, platform=platform or {"os": "linux", "architecture": "amd64"})
+    inner = blob(
+        msgspec.json.encode(manifest), OCI_MANIFEST, platform=platform or {"os": "linux", "architecture": "amd64"}
+    )
     nested = blob(msgspec.json.encode({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [inner]}), OCI_INDEX)
     nested["annotations"] = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": "1"}
     index = {"schemaVersion": 2, "manifests": [nested]}
@@ -52,7 +54,9 @@ def oci_archive(config: bytes, layer: bytes, name: str, platform: dict[str, str]
 
 
 @pytest.mark.parametrize(
-    "pack", [bytes, gzip.compress, bz2.compress, lzma.compress, zstandard.ZstdCompressor().compress], ids=lambda p: p.__name__
+    "pack",
+    [bytes, gzip.compress, bz2.compress, lzma.compress, zstandard.ZstdCompressor().compress],
+    ids=lambda p: p.__name__,
 )
 async def test_load_of_dockers_format(shop: Shop, pack: object) -> None:
     config = config_of(LAYER, OTHER, config={"Cmd": ["sh"]})
@@ -141,7 +145,13 @@ async def test_a_missing_member_is_named(shop: Shop) -> None:
 
 @pytest.mark.parametrize(
     ("pack", "stored"),
-    [(bytes, LAYER), (gzip.compress, None), (zstandard.ZstdCompressor().compress, None), (lzma.compress, LAYER), (bz2.compress, LAYER)],
+    [
+        (bytes, LAYER),
+        (gzip.compress, None),
+        (zstandard.ZstdCompressor().compress, None),
+        (lzma.compress, LAYER),
+        (bz2.compress, LAYER),
+    ],
     ids=["plain", "gzip", "zstd", "xz", "bzip2"],
 )
 async def test_import_keeps_what_a_push_can_use(shop: Shop, pack: object, stored: bytes | None) -> None:
@@ -179,7 +189,9 @@ async def test_saved_archives_hold_both_formats(shop: Shop) -> None:
         "docker.io/library/app:2",
     }
     assert all(Digest.of(files[n]).encoded == n.rpartition("/")[2] for n in files if n.startswith("blobs/"))
-    assert msgspec.json.decode(files["repositories"]) == {"app": {"1": Digest.of(OTHER).encoded, "2": Digest.of(OTHER).encoded}}
+    assert msgspec.json.decode(files["repositories"]) == {
+        "app": {"1": Digest.of(OTHER).encoded, "2": Digest.of(OTHER).encoded}
+    }
     assert data == await shop.save("app:1", "app:2")
     assert len(data) % 10240 == 0
 

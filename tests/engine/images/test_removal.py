@@ -78,7 +78,9 @@ async def test_used_by_a_stopped_container(shop: Shop) -> None:
         f'conflict: unable to remove repository reference "app" (must force) - container {"c" * 12} '
         f"is using its referenced image {short}"
     )
-    with pytest.raises(Conflict, match=rf"delete {short} \(must be forced\) - image is being used by stopped container c{{12}}"):
+    with pytest.raises(
+        Conflict, match=rf"delete {short} \(must be forced\) - image is being used by stopped container c{{12}}"
+    ):
         await shop.remover.remove(short)
     assert (await shop.remover.remove("app", force=True))[-1].deleted
 

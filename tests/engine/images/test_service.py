@@ -22,7 +22,15 @@ def filters(**values: str) -> Filters:
 async def test_found_by_every_name(shop: Shop) -> None:
     image = await shop.make("busybox", {"a": b"1"})
     encoded = image.id.encoded
-    for name in ("busybox", "busybox:latest", "docker.io/library/busybox", image.id, encoded, encoded[:12], f"sha256:{encoded[:8]}"):
+    for name in (
+        "busybox",
+        "busybox:latest",
+        "docker.io/library/busybox",
+        image.id,
+        encoded,
+        encoded[:12],
+        f"sha256:{encoded[:8]}",
+    ):
         assert shop.service.get(name).id == image.id
     assert shop.service.get(f"busybox@{image.id}").id == image.id
 

@@ -24,7 +24,9 @@ def test_header_round_trip() -> None:
     assert decode_auth_header(encode_auth_header(auth).rstrip("=")) == auth
 
 
-@pytest.mark.parametrize("value", ["", "!!!", base64.urlsafe_b64encode(b"[]").decode(), base64.b64encode(b"{").decode(), "e30="])
+@pytest.mark.parametrize(
+    "value", ["", "!!!", base64.urlsafe_b64encode(b"[]").decode(), base64.b64encode(b"{").decode(), "e30="]
+)
 def test_what_cannot_be_read_is_anonymous(value: str) -> None:
     assert decode_auth_header(value) == ANONYMOUS
     assert decode_auth_header(value).is_empty

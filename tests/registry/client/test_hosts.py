@@ -34,7 +34,9 @@ async def test_hub_and_its_mirrors() -> None:
     assert await bases(policy, "docker.io", for_push=True) == [("https://registry-1.docker.io", True)]
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:5000", "localhost:5000", "[::1]:5000", "reg.lan", "reg.lan:80", "10.1.2.3"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:5000", "localhost:5000", "[::1]:5000", "reg.lan", "reg.lan:80", "10.1.2.3"]
+)
 async def test_insecure_hosts_fall_back_to_plain_http(host: str) -> None:
     policy = HostPolicy((), ["reg.lan", "10.0.0.0/8"])
     assert await bases(policy, host) == [(f"https://{host}", False), (f"http://{host}", True)]
@@ -49,7 +51,7 @@ async def test_secure_hosts_do_not() -> None:
 
 def make_certificates(folder: Path) -> tuple[Path, Path, Path]:
     """A CA, and a certificate for 127.0.0.1 with its key."""
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test ca")])
 
@@ -69,9 +71,7 @@ def make_certificates(folder: Path) -> tuple[Path, Path, Path]:
     paths[0].write_bytes(ca.public_bytes(serialization.Encoding.PEM))
     paths[1].write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
     no_password = serialization.NoEncryption()
-    paths[2].write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, no_password)
-    )
+    paths[2].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, no_password))
     return paths
 
 

@@ -18,7 +18,9 @@ BASIC = "Basic " + base64.b64encode(b"joe:secret").decode()
 
 
 def test_challenges() -> None:
-    found = parse_challenges(['Bearer realm="https://a/t",service="s",scope="repository:x:pull,push"', "Basic realm=plain"])
+    found = parse_challenges(
+        ['Bearer realm="https://a/t",service="s",scope="repository:x:pull,push"', "Basic realm=plain"]
+    )
     assert [c.scheme for c in found] == ["bearer", "basic"]
     assert found[0].parameters == {"realm": "https://a/t", "service": "s", "scope": "repository:x:pull,push"}
     assert found[1].parameters == {"realm": "plain"}
