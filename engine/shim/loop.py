@@ -10,7 +10,9 @@ import os
 import select
 import signal
 import time
+import traceback
 from collections.abc import Callable
+from functools import partial
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -18,6 +20,7 @@ HANGUP = select.EPOLLHUP | select.EPOLLERR
 URGENT = select.EPOLLPRI
 
 IDLE_SECONDS = 1.0
+MOST_FAULTS = 10
 
 _malloc_trim = ctypes.CDLL(None).malloc_trim
 
@@ -53,6 +56,7 @@ class Loop:
         self._timers: list[Timer] = []
         self._on_child = on_child
         self._running = False
+        self._faults: dict[int, int] = {}
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.busy = False  # set by who moved much data: memory goes back to the kernel at the next pause
 
@@ -74,6 +78,7 @@ class Loop:
 
     def forget(self, descriptor: int) -> None:
         """Stop watching; call before closing. Unknown descriptors are fine."""
+        self._faults.pop(descriptor, None)
         if self._handlers.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
 
@@ -96,8 +101,8 @@ class Loop:
             for descriptor, mask in events:
                 # an earlier handler of this batch may have forgotten the descriptor
                 handler = self._handlers.get(descriptor)
-                if handler is not None:
-                    handler(mask)
+                if handler is not None and not self._survive(partial(handler, mask)):
+                    self._blame(descriptor)
             self._fire()
 
     def close(self) -> None:
@@ -123,7 +128,7 @@ class Loop:
         while self._due():
             timer = heapq.heappop(self._timers)
             if timer.call is not None:
-                timer.call()
+                self._survive(timer.call)
 
     def _reap(self, _events: int) -> None:
         try:
@@ -138,4 +143,19 @@ class Loop:
                 return
             if pid == 0:
                 return
-            self._on_child(pid, status)
+            self._survive(partial(self._on_child, pid, status))
+
+    def _survive(self, call: Callable[[], None]) -> bool:
+        """Call, and whether that went well: a fault in one conversation must not cost a container its parent."""
+        try:
+            call()
+        except Exception:
+            traceback.print_exc()
+            return False
+        return True
+
+    def _blame(self, descriptor: int) -> None:
+        """A descriptor whose handler keeps failing would keep the loop spinning: stop watching it."""
+        self._faults[descriptor] = self._faults.get(descriptor, 0) + 1
+        if self._faults[descriptor] >= MOST_FAULTS:
+            self.forget(descriptor)

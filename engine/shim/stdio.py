@@ -26,8 +26,8 @@ READ_SIZE = 256 * 1024
 INPUT_LIMIT = 128 * 1024
 # How long the end of a process waits for the end of its output, when something else still holds that open.
 DRAIN_SECONDS = 0.5
-# A dying daemon's connections end one after the other, within this time.
-HANG_UP_SECONDS = 0.1
+# A dying daemon's connections end one after the other, within this time even on a busy machine.
+HANG_UP_SECONDS = 1.0
 
 # The connections of the daemons there are now.
 Daemons = Callable[[], frozenset[socket.socket]]

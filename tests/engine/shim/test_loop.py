@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from engine.shim.loop import READ, Loop, wake_on_children
+from engine.shim.loop import MOST_FAULTS, READ, Loop, wake_on_children
 
 
 def test_timers_fire_in_order_and_not_when_cancelled() -> None:
@@ -39,6 +39,26 @@ def test_a_handler_forgotten_by_another_is_not_called() -> None:
     assert len(called) == 1
     for descriptor in (one, one_writer, two, two_writer):
         os.close(descriptor)
+    loop.close()
+
+
+def test_a_handler_that_keeps_failing_costs_only_its_own_descriptor(capsys: pytest.CaptureFixture[str]) -> None:
+    loop = Loop(lambda _pid, _status: None)
+    reader, writer = os.pipe()
+    os.write(writer, b"x")
+    calls: list[int] = []
+
+    def handler(_events: int) -> None:
+        calls.append(1)
+        raise TypeError("a fault")
+
+    loop.watch(reader, READ, handler)
+    loop.after(0.05, loop.stop)
+    loop.run()
+    assert len(calls) == MOST_FAULTS
+    assert "TypeError: a fault" in capsys.readouterr().err
+    os.close(reader)
+    os.close(writer)
     loop.close()
 
 
