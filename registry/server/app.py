@@ -19,6 +19,7 @@ from registry.config import Settings
 from registry.server.auth import Access, is_loopback
 from registry.server.blobs import BlobHandlers
 from registry.server.dispatch import Dispatcher, Handler
+from registry.server.jwt import Verifier
 from registry.server.logs import AccessLog
 from registry.server.manifests import ManifestHandlers
 from registry.server.notices import Notice, Notices
@@ -27,6 +28,7 @@ from registry.server.replies import Reply
 from registry.server.requests import Call
 from registry.server.tags import ListHandlers
 from registry.server.tls import TlsKeeper
+from registry.server.tokens import TokenService
 from registry.server.uploads import UploadHandlers
 from registry.store.blobs import BlobStore
 from registry.store.collector import Collector
@@ -36,10 +38,11 @@ from registry.store.opening import open_driver
 from registry.store.pulls import PullTimes
 from registry.store.repositories import Repositories
 from registry.store.uploads import Uploads
-from registry.tasks import Background
+from registry.tasks import Background, run_blocking
 
 log = logging.getLogger("berth.registry")
 
+_SERVICE = "berth registry"
 _READ_BUFFER = 128 * 1024
 _ABANDONED_AFTER_SECONDS = 86400.0
 _UPKEEP_SECONDS = 60.0
@@ -73,6 +76,7 @@ class RegistryServer:
         self.access = Access(settings)
         self.notices = Notices()
         self.tls = TlsKeeper(settings)
+        self.tokens = TokenService(self.driver, self.access, _SERVICE) if settings.tokens else None
         self.dispatcher = Dispatcher(settings, self.access, self._routes(), self._pages())
         self._server: web.Server | None = None
         self._listeners: list[asyncio.Server] = []
@@ -111,14 +115,15 @@ class RegistryServer:
         }
 
     def _pages(self) -> Mapping[str, Callable[[BaseRequest], Awaitable[Reply]]]:
-        async def alive(request: BaseRequest) -> Reply:
-            return Reply(200, {"Cache-Control": "no-cache"})
-
-        return {"/": alive}
+        pages: dict[str, Callable[[BaseRequest], Awaitable[Reply]]] = {"/": _alive}
+        if self.tokens is not None:
+            pages["/auth/token"] = self.tokens.answer
+        return pages
 
     async def start(self) -> None:
         """Check who may come in, then listen."""
         await self.access.refresh()
+        await self._trust_tokens()
         host, port = self.settings.listen_on()
         if self.access.is_open and not self.settings.anonymous and not is_loopback(host):
             raise PermissionError(
@@ -149,6 +154,14 @@ class RegistryServer:
         if self.settings.collect_interval_seconds > 0 and not self.settings.read_only:
             self._background.start(self._collect(), "collect")
         log.info("registry listening on %s", ", ".join(f"{h}:{p}" for h, p in self.addresses()))
+
+    async def _trust_tokens(self) -> None:
+        foreign = self.settings.token_auth
+        if foreign is not None:
+            self.access.verifier = await run_blocking(Verifier.load_sync, foreign.jwks, foreign.root_certificates)
+            self.access.issuer, self.access.audience = foreign.issuer, foreign.service
+        elif self.tokens is not None:
+            await self.tokens.prepare()
 
     def addresses(self) -> list[tuple[str, int]]:
         """Where it listens, with the real port when port 0 was asked for."""
@@ -207,3 +220,7 @@ class RegistryServer:
 
 async def _base(call: Call) -> Reply:
     return Reply(200, {"Content-Type": "application/json"}, b"{}")
+
+
+async def _alive(request: BaseRequest) -> Reply:
+    return Reply(200, {"Cache-Control": "no-cache"})

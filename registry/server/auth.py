@@ -1,4 +1,4 @@
-"""Who is calling, and may they? Passwords, identities, and the one decision every request goes through.
+"""Who is calling, and may they? Passwords, tokens, identities, and the one decision every request goes through.
 
 Clients of the HTTP server and the engine's own pushes to the embedded registry ask the same two questions here:
 `authenticate` and `authorize`.
@@ -17,16 +17,20 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import bcrypt
 
 from registry import errors
 from registry.config import Settings
 from registry.errors import RegistryError
+from registry.server.grants import Grants
+from registry.server.jwt import InvalidToken, Verifier
 from registry.tasks import run_blocking
 from registry.users import read_users_sync
 
 log = logging.getLogger("berth.registry.auth")
+audit = logging.getLogger("berth.registry.audit")
 
 _REMEMBER_SECONDS = 300.0
 _REMEMBERED = 1024
@@ -34,18 +38,27 @@ _REMEMBERED = 1024
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Somebody. The empty name is the anonymous caller."""
+    """Somebody. The empty name is the anonymous caller. `access` is what a token allows, None without token."""
 
     name: str
-    groups: tuple[str, ...] = ()
+    access: frozenset[tuple[str, str, str]] | None = None
 
     @property
     def is_anonymous(self) -> bool:
         """Whether no credentials were shown."""
-        return not self.name
+        return not self.name and self.access is None
 
 
 ANONYMOUS = Identity("")
+
+
+class Unauthorized(RegistryError):
+    """401. `scope` says what was wanted, `reason` what was wrong with a token; the dispatcher adds the challenge."""
+
+    def __init__(self, detail: Any = None, scope: str = "", reason: str = "") -> None:
+        super().__init__(errors.UNAUTHORIZED, detail)
+        self.scope = scope
+        self.reason = reason
 
 
 class Htpasswd:
@@ -67,21 +80,33 @@ class Htpasswd:
         await run_blocking(self.load_sync)
 
     def load_sync(self) -> None:
-        """Read the file if it changed; a missing file is one without users."""
+        """Read the file if it changed. A file that has gone or is broken leaves the users in force as they were."""
         try:
             status = self.path.stat()
         except FileNotFoundError:
-            self._mark, self._hashes = None, {}
+            if self._hashes:
+                log.error("the user file %s has gone; its users stay until it is back", self.path)
             return
         mark = (status.st_mtime_ns, status.st_ino)
         if mark == self._mark:
             return
-        hashes = read_users_sync(self.path)
+        try:
+            hashes = read_users_sync(self.path)
+        except ValueError as error:
+            if self._mark is None:
+                raise
+            log.error("cannot use the user file: %s", error)
+            return
         self._mark, self._hashes = mark, hashes
 
     def users(self) -> list[str]:
         """The names in the file."""
         return sorted(self._hashes)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no user was ever defined: an emptied file does not open the registry."""
+        return not self._hashes and self._mark is None
 
     def hash_of(self, user: str) -> bytes | None:
         """The stored hash."""
@@ -99,7 +124,7 @@ class Htpasswd:
 
 
 class Access:
-    """The gate. Without users it is open; `RegistryServer` makes sure that this happens on loopback only."""
+    """The gate. Without users and tokens it is open; `RegistryServer` makes sure that this happens on loopback only."""
 
     # Compared against when the user is unknown, so that the answer takes as long as for a known one.
     _decoy = bcrypt.hashpw(secrets.token_bytes(16), bcrypt.gensalt(10))
@@ -107,78 +132,145 @@ class Access:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.htpasswd = Htpasswd(settings.htpasswd) if settings.htpasswd is not None else None
-        self._known: OrderedDict[bytes, tuple[float, bytes, Identity]] = OrderedDict()
+        self.grants = Grants(settings)
+        # Whoever issues the tokens we believe: our own service, or the configured one. Set before serving.
+        self.verifier: Verifier | None = None
+        self.issuer = self.audience = ""
+        self._passwords: OrderedDict[bytes, tuple[float, bytes, Identity]] = OrderedDict()
+        self._tokens: OrderedDict[bytes, tuple[float, Identity]] = OrderedDict()
         self._checks = asyncio.Semaphore(4)
         self._salt = secrets.token_bytes(16)
 
     @property
     def is_open(self) -> bool:
         """Whether everybody may do everything: no users are defined, and the settings or the address allow that."""
-        return self.htpasswd is None or not self.htpasswd.users()
+        if self._settings.token_auth is not None:
+            return False
+        return (self.htpasswd is None or self.htpasswd.is_empty) and self.grants.is_empty
 
     async def refresh(self) -> None:
-        """Notice changes of the user file."""
+        """Notice changes of the user file and the grants."""
         if self.htpasswd is not None:
             await self.htpasswd.refresh()
+        await self.grants.refresh()
 
     async def authenticate(self, username: str, password: str) -> Identity | None:
         """The identity behind a name and password, or None. Right answers are remembered for five minutes."""
         await self.refresh()
         if self.is_open:
             return Identity(username)
-        assert self.htpasswd is not None
-        stored = self.htpasswd.hash_of(username)
+        stored = self.htpasswd.hash_of(username) if self.htpasswd is not None else None
         key = hashlib.sha256(self._salt + username.encode() + b"\0" + password.encode()).digest()
-        known = self._known.get(key)
+        known = self._passwords.get(key)
         if known is not None and known[0] > time.monotonic() and known[1] == stored:
             return known[2]
         async with self._checks:
             matches = await run_blocking(Htpasswd.check_sync, password.encode(), stored or self._decoy)
         if not matches or stored is None:
-            log.info("login refused for user %r", username)
+            audit.warning("login refused user=%r", username)
             return None
         identity = Identity(username)
-        self._known[key] = (time.monotonic() + _REMEMBER_SECONDS, stored, identity)
-        if len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
+        self._passwords[key] = (time.monotonic() + _REMEMBER_SECONDS, stored, identity)
+        if len(self._passwords) > _REMEMBERED:
+            self._passwords.popitem(last=False)
         return identity
 
     def authorize(self, identity: Identity, repository: str, action: str) -> bool:
         """Whether `identity` may `pull`, `push` or `delete` in `repository`."""
-        return self.is_open or not identity.is_anonymous
+        if self.is_open:
+            return True
+        if identity.access is not None:
+            granted = identity.access
+            return ("repository", repository, action) in granted or ("repository", repository, "*") in granted
+        return self.grants.allows(identity.name, repository, action)
 
     async def identify(self, authorization: str | None) -> Identity:
-        """Who sends this `Authorization` header; 401 when it is wrong, anonymous when there is none."""
+        """Who sends this `Authorization` header; `Unauthorized` when it is wrong, anonymous when there is none."""
         await self.refresh()
         if self.is_open or authorization is None:
             return ANONYMOUS
         scheme, _, value = authorization.partition(" ")
-        if scheme.lower() != "basic":
-            raise self.challenge()
-        try:
-            text = base64.b64decode(value.strip(), validate=True).decode("utf-8", "surrogateescape")
-        except (binascii.Error, ValueError):
-            raise self.challenge() from None
-        username, _, password = text.partition(":")
-        identity = await self.authenticate(username, password)
+        if scheme.lower() == "bearer" and self.verifier is not None:
+            return self._identify_token(value.strip())
+        if scheme.lower() != "basic" or self._settings.token_auth is not None:
+            raise Unauthorized()
+        credentials = parse_basic(value)
+        identity = await self.authenticate(*credentials) if credentials is not None else None
         if identity is None:
-            raise self.challenge()
+            raise Unauthorized()
         return identity
 
-    def challenge(self, detail: object = None) -> RegistryError:
-        """The 401 that tells a client how to log in."""
-        realm = self._settings.realm.replace('"', "'")
-        return RegistryError(errors.UNAUTHORIZED, detail, headers={"WWW-Authenticate": f'Basic realm="{realm}"'})
+    def _identify_token(self, token: str) -> Identity:
+        assert self.verifier is not None
+        key = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        known = self._tokens.get(key)
+        if known is not None and known[0] > time.time():
+            return known[1]
+        try:
+            claims = self.verifier.verify(token, self.issuer, self.audience)
+            access = read_access(claims.get("access"))
+        except InvalidToken as error:
+            audit.warning("token refused: %s", error)
+            raise Unauthorized(reason="invalid_token") from error
+        identity = Identity(str(claims.get("sub", "")), access)
+        self._tokens[key] = (float(claims["exp"]), identity)
+        if len(self._tokens) > _REMEMBERED:
+            self._tokens.popitem(last=False)
+        return identity
 
     def require(self, identity: Identity, repository: str, actions: tuple[str, ...]) -> None:
-        """401 for an anonymous caller, 403 for a known one, unless every action is allowed."""
+        """401 for a caller who could show more, 403 for a known one, unless every action is allowed."""
         refused = [action for action in actions if not self.authorize(identity, repository, action)]
+        who = identity.name or "anonymous"
         if not refused:
+            if actions != ("pull",):
+                audit.info("allowed user=%r repository=%s actions=%s", who, repository, ",".join(actions))
             return
+        audit.warning("refused user=%r repository=%s actions=%s", who, repository, ",".join(refused))
         detail = [{"Type": "repository", "Class": "", "Name": repository, "Action": action} for action in refused]
-        if identity.is_anonymous:
-            raise self.challenge(detail)
+        if identity.is_anonymous or identity.access is not None:
+            reason = "" if identity.is_anonymous else "insufficient_scope"
+            raise Unauthorized(detail, f"repository:{repository}:{','.join(actions)}", reason)
         raise RegistryError(errors.DENIED, detail)
+
+    def challenge(self, base: str, error: Unauthorized) -> str:
+        """The `WWW-Authenticate` header that tells a client how to come back; `base` is where it thinks we are."""
+        token = self._settings.token_auth
+        if token is None and not self._settings.tokens:
+            realm = self._settings.realm.replace('"', "'")
+            return f'Basic realm="{realm}"'
+        if token is not None:
+            service = token.service
+            realm = base + token.auto_redirect_path if token.auto_redirect else token.realm
+        else:
+            realm, service = base + "/auth/token", self.audience
+        header = f'Bearer realm="{realm}",service="{service}"'
+        if error.scope:
+            header += f',scope="{error.scope}"'
+        if error.reason:
+            header += f',error="{error.reason}"'
+        return header
+
+
+def read_access(value: Any) -> frozenset[tuple[str, str, str]]:
+    """The `access` claim as triples of type, name and action."""
+    found = set()
+    for entry in value if isinstance(value, list) else ():
+        if not isinstance(entry, dict) or not isinstance(entry.get("actions"), list):
+            raise InvalidToken("unusable access claim")
+        for action in entry["actions"]:
+            found.add((str(entry.get("type")), str(entry.get("name")), str(action)))
+    return frozenset(found)
+
+
+def parse_basic(value: str) -> tuple[str, str] | None:
+    """Name and password of a Basic header's value, or None."""
+    try:
+        text = base64.b64decode(value.strip(), validate=True).decode("utf-8", "surrogateescape")
+    except (binascii.Error, ValueError):
+        return None
+    username, colon, password = text.partition(":")
+    return (username, password) if colon else None
 
 
 def is_loopback(host: str) -> bool:

@@ -28,10 +28,10 @@ from registry.errors import (
     SeveralErrors,
 )
 from registry.reference import is_repository_path
-from registry.server.auth import ANONYMOUS, Access
+from registry.server.auth import Access, Unauthorized
 from registry.server.manifests import is_manifest_reference
 from registry.server.replies import Reply, as_response, json_reply
-from registry.server.requests import Call
+from registry.server.requests import Call, base_url
 from registry.store.uploads import UploadBusy, UploadUnknown
 
 log = logging.getLogger("berth.registry")
@@ -133,8 +133,8 @@ class Dispatcher:
         )
         if repository:
             self._access.require(identity, repository, _ACTIONS[method])
-        elif identity is ANONYMOUS and not self._access.is_open:
-            raise self._access.challenge()
+        elif identity.is_anonymous and not self._access.is_open:
+            raise Unauthorized(scope="registry:catalog:*" if kind == "catalog" else "")
         if method in _WRITES:
             self._check_writable(method)
         reply = await handler(call)
@@ -152,6 +152,9 @@ class Dispatcher:
         if known is None:
             log.exception("unexpected error in %s %s", request.method, request._message.path[:500], exc_info=error)
             known = RegistryError(errors.UNKNOWN)
+        if isinstance(known, Unauthorized):
+            base = base_url(request, self._settings)
+            known.headers["WWW-Authenticate"] = self._access.challenge(base, known)
         reply = json_reply(known.status, {"errors": known.entries()}, known.headers)
         if known.status in (413, 507):
             reply.keep_alive = False
