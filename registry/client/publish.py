@@ -74,11 +74,16 @@ class RemoteTarget:
 
     async def _send(self, location: str, path: Path, offset: int, progress: Callable[[int], None]) -> str:
         headers = {"Content-Type": "application/octet-stream"}
-        data = _read(path, offset, progress)
-        async with self.session.request(
-            "PATCH", location, scope=self._scope, headers=headers, data=data, accept=(202, 204)
-        ) as response:
-            return self._location(response.headers.get("Location", "")) or location
+        file = await asyncio.get_running_loop().run_in_executor(None, path.open, "rb")
+        try:
+            data = _read(file, offset, progress)
+            async with self.session.request(
+                "PATCH", location, scope=self._scope, headers=headers, data=data, accept=(202, 204)
+            ) as response:
+                return self._location(response.headers.get("Location", "")) or location
+        finally:
+            # aiohttp leaves the iterator as it is when the connection breaks.
+            file.close()
 
     async def _finish(self, location: str, digest: Digest) -> None:
         url = f"{location}{'&' if '?' in location else '?'}digest={quote(digest, safe='')}"
@@ -119,14 +124,10 @@ class RemoteTarget:
         return urljoin(f"{self.session.endpoint.base}/v2/", header) if header else ""
 
 
-async def _read(path: Path, offset: int, progress: Callable[[int], None]) -> AsyncIterator[bytes]:
+async def _read(file: IO[bytes], offset: int, progress: Callable[[int], None]) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
-    file: IO[bytes] = await loop.run_in_executor(None, path.open, "rb")
-    try:
-        file.seek(offset)
-        while chunk := await loop.run_in_executor(None, file.read, _CHUNK):
-            yield chunk
-            offset += len(chunk)
-            progress(offset)
-    finally:
-        file.close()
+    file.seek(offset)
+    while chunk := await loop.run_in_executor(None, file.read, _CHUNK):
+        yield chunk
+        offset += len(chunk)
+        progress(offset)
