@@ -85,7 +85,8 @@ class RouteTable:
         exact = self._exact.get((method, path))
         if exact is not None:
             return exact, {}
-        for pattern, route in self._patterns.get((method, path.split("/", 2)[1]), ()):
+        _, _, rest = path.partition("/")
+        for pattern, route in self._patterns.get((method, rest.partition("/")[0]), ()):
             match = pattern.fullmatch(path)
             if match is not None:
                 return route, match.groupdict()
@@ -114,7 +115,7 @@ class Api:
         }
 
     async def __call__(self, base: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request; never raises but for cancellation."""
+        """Answer one request; raises only when the client left or what it is told cannot be said any more."""
         assert isinstance(base, EngineRequest)
         started = time.perf_counter()
         try:
@@ -125,12 +126,18 @@ class Api:
             response = error_response(error.status, error.message)
         except web.HTTPException as error:
             response = error_response(error.status, error.text or error.reason)
-        except (ConnectionError, asyncio.CancelledError):
+        except asyncio.CancelledError:
             raise
         except Exception as error:
+            if isinstance(error, ConnectionError) and _has_left(base):
+                raise
             log.exception("%s %s failed", base.method, base.path)
             response = error_response(500, str(error) or type(error).__name__)
         if not response.prepared:
+            if base.writer.output_size > 0:
+                # A second head would be read as part of the first answer's body: end the connection instead.
+                log.warning("%s %s failed after its answer had begun", base.method, base.path)
+                raise ConnectionAbortedError("the answer had begun")
             response.headers.update(self._headers)
         if log.isEnabledFor(logging.DEBUG):
             elapsed = (time.perf_counter() - started) * 1000
@@ -156,6 +163,10 @@ class Api:
         if route.streams or request.method in ("GET", "HEAD"):
             return await route.handler(request)
         return await self._nursery.shielded(_run(route.handler, request), name=f"{request.method} {route.path}")
+
+
+def _has_left(request: web.BaseRequest) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 async def _run(handler: Handler, request: web.Request) -> web.StreamResponse:

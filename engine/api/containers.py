@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from typing import Any
 
@@ -189,8 +190,9 @@ class ContainerRoutes:
         response = web.StreamResponse(headers={"Content-Type": content_type})
         response.enable_chunked_encoding()
         await response.prepare(request)
-        async for chunk in chunks:
-            await response.write(chunk)
+        async with contextlib.aclosing(chunks):
+            async for chunk in chunks:
+                await response.write(chunk)
         return response
 
     async def attach(self, request: web.Request) -> web.StreamResponse:
@@ -211,7 +213,9 @@ class ContainerRoutes:
             if query_bool(request, "logs"):
                 await self._replay(client, container, choice)
             if pending is not None:
-                await self._carry(client, container, pending, scanner if query_bool(request, "stdin") else None)
+                # Only what is typed at a terminal can detach: the same bytes in a piped file are the file's.
+                typed = choice.stdin and container.config.tty
+                await self._carry(client, container, pending, scanner if typed else None)
         except ConnectionError:
             pass
         finally:
@@ -222,9 +226,10 @@ class ContainerRoutes:
 
     async def _replay(self, client: Takeover, container: Container, choice: StreamChoice) -> None:
         query = LogQuery(stdout=choice.stdout, stderr=choice.stderr)
-        async for chunk in self._service.logs(container, query):
-            client.write(chunk)
-            await client.drain()
+        async with contextlib.aclosing(self._service.logs(container, query)) as chunks:
+            async for chunk in chunks:
+                client.write(chunk)
+                await client.drain()
 
     async def _carry(
         self,
@@ -261,7 +266,7 @@ def size_of(request: web.Request) -> tuple[int, int]:
     values: dict[str, Any] = {}
     for key in ("h", "w"):
         text = query_str(request, key)
-        if not text.isdigit():
+        if not (text.isascii() and text.isdigit()):
             raise InvalidParameter(f'invalid resize {"height" if key == "h" else "width"} "{text}": invalid syntax')
         values[key] = int(text)
     return values["h"], values["w"]
@@ -273,7 +278,7 @@ def log_query(request: web.Request) -> LogQuery:
     if not (stdout or stderr):
         raise InvalidParameter("Bad parameters: you must choose at least one stream")
     tail_text = query_str(request, "tail", "all")
-    tail = int(tail_text) if tail_text.isdigit() else None
+    tail = int(tail_text) if tail_text.isascii() and tail_text.isdigit() else None
     now = now_ns()
     return LogQuery(
         stdout=stdout,
@@ -281,7 +286,7 @@ def log_query(request: web.Request) -> LogQuery:
         timestamps=query_bool(request, "timestamps"),
         details=query_bool(request, "details"),
         since_ns=timestamp_ns(query_str(request, "since"), now),
-        until_ns=timestamp_ns(query_str(request, "until"), now),
+        until_ns=timestamp_ns(query_str(request, "until"), now) or None,
         tail=tail,
         follow=query_bool(request, "follow"),
     )

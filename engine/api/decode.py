@@ -17,7 +17,6 @@ from engine.filters import Filters
 T = TypeVar("T")
 
 VERSION = web.RequestKey("api_version", tuple)
-MAX_JSON_BODY = 16 * 1024 * 1024
 
 
 def api_version(request: web.Request) -> tuple[int, int]:
@@ -45,10 +44,9 @@ def query_int(request: web.Request, name: str, default: int | None = None) -> in
     value = request.query.get(name, "")
     if value == "":
         return default
-    try:
-        return int(value, 10)
-    except ValueError as error:
-        raise InvalidParameter(f'strconv.ParseInt: parsing "{value}": invalid syntax') from error
+    if not re.fullmatch(r"[+-]?[0-9]+", value):
+        raise InvalidParameter(f'strconv.ParseInt: parsing "{value}": invalid syntax')
+    return int(value)
 
 
 def query_filters(request: web.Request, allowed: Collection[str]) -> Filters:
@@ -90,16 +88,16 @@ def decode_json(raw: bytes, kind: type[T]) -> T:
 
 
 def timestamp_ns(value: str, now_ns: int) -> int | None:
-    """``since`` and ``until``: Unix seconds (fraction allowed), RFC 3339, or a duration before now. None for empty or
-    ``0``.
+    """``since`` and ``until``: Unix seconds (fraction allowed), RFC 3339, or a duration before now. None for empty.
 
     Raises ``InvalidParameter`` for anything else.
     """
-    if value in ("", "0"):
+    if not value:
         return None
-    if re.fullmatch(r"-?\d+(\.\d{1,9})?", value):
-        seconds, _, fraction = value.partition(".")
-        return int(seconds) * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))
+    if re.fullmatch(r"-?[0-9]+(\.[0-9]{1,9})?", value):
+        seconds, _, fraction = value.removeprefix("-").partition(".")
+        instant = int(seconds) * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))
+        return -instant if value.startswith("-") else instant
     try:
         return now_ns - duration_ns(value)
     except ValueError:

@@ -80,7 +80,8 @@ class ExecRoutes:
             client.write(words if wish.tty else stdout_frame(words))
             stream.close()
         else:
-            scanner = DetachScanner(parse_detach_keys(settings.detach_keys)) if settings.attach_stdin else None
+            typed = settings.attach_stdin and settings.tty
+            scanner = DetachScanner(parse_detach_keys(settings.detach_keys)) if typed else None
             try:
                 if await relay(client, stream, scanner, frame_output=settings.tty and not wish.tty):
                     self._service.detached(self._service.find(instance.container_id))

@@ -23,12 +23,12 @@ def parse_detach_keys(text: str) -> bytes:
     keys = bytearray()
     for part in (text or DEFAULT_DETACH_KEYS).split(","):
         name = part.lower()
-        if len(part) == 1:
-            keys += part.encode("latin-1", "replace")
+        if len(part) == 1 and part.isascii():
+            keys.append(ord(part))
         elif name.startswith("ctrl-") and len(name) == 6 and name[5] in "abcdefghijklmnopqrstuvwxyz@[\\]^_":
             keys.append(ord(name[5].upper()) & 0x1F)
         else:
-            raise InvalidParameter(f"Invalid detach keys ({text}) provided: Unknown character: '{part}'")
+            raise InvalidParameter(f"Invalid detach keys ({text}) provided")
     return bytes(keys)
 
 

@@ -239,7 +239,7 @@ class SystemRoutes:
                 if since is not None:
                     for event in self._events.past(filters, since, until):
                         await out.send(event.document())
-                if since is None and until is not None and until <= now:
+                if until is not None and until <= now:
                     return out.response
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(None if until is None else max(0.0, (until - now_ns()) / 1e9)):

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import io
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -70,10 +70,10 @@ class Renderer:
         for line in lines:
             try:
                 entry = _decode(line)
-            except (msgspec.DecodeError, msgspec.ValidationError):
+                if self._wanted(entry):
+                    self._append(out, entry)
+            except (msgspec.DecodeError, ValueError):  # ValueError: a time that is none
                 continue
-            if self._wanted(entry):
-                self._append(out, entry)
         return b"".join(out)
 
     def _wanted(self, entry: Entry) -> bool:
@@ -122,21 +122,18 @@ def _open(path: Path) -> IO[bytes]:
 
 def start_of_tail(file: IO[bytes], lines: int) -> tuple[int, int]:
     """The offset at which the last ``lines`` whole lines begin, and how many there are (fewer in a short file)."""
-    end = file.seek(0, io.SEEK_END)
-    position, found = end, 0
+    position, found = file.seek(0, io.SEEK_END), -1  # the newline that ends the last line begins no other
     while position > 0:
         size = min(BLOCK_BYTES, position)
         position -= size
         file.seek(position)
         block = file.read(size)
         at = len(block)
-        if position + at == end and block.endswith(b"\n"):
-            at -= 1  # the newline that ends the last line does not begin another
         while (at := block.rfind(b"\n", 0, at)) >= 0:
             found += 1
             if found == lines:
                 return position + at + 1, found
-    return 0, found + (1 if end else 0)
+    return 0, found + 1
 
 
 class LogCursor:
@@ -182,17 +179,26 @@ class LogCursor:
             self._file = None
             return True
         if not self._rotated_sync():
-            self._restart_if_truncated_sync()
-            return False
+            return self._restarted_sync()
         more = self._file.read(1)
         if more:  # written between our last read and the rotation
             self._file.seek(-1, io.SEEK_CUR)
             return True
+        self._queue = self._newer_sync(os.fstat(self._file.fileno()).st_ino)
         self._file.close()
         self._file = None
-        with contextlib.suppress(FileNotFoundError):
-            self._queue = [_open(self._path)]
         return bool(self._queue)
+
+    def _newer_sync(self, inode: int) -> list[IO[bytes]]:
+        """The files after the one with this inode; only the current one where that one is gone (or compressed)."""
+        paths = log_files(self._path)
+        inodes = [_inode_sync(path) for path in paths]
+        after = inodes.index(inode) + 1 if inode in inodes else len(paths) - 1
+        newer: list[IO[bytes]] = []
+        for path in paths[after:]:
+            with contextlib.suppress(FileNotFoundError):
+                newer.append(_open(path))
+        return newer
 
     def _rotated_sync(self) -> bool:
         assert self._file is not None
@@ -202,16 +208,30 @@ class LogCursor:
             return False
         return os.fstat(self._file.fileno()).st_ino != current.st_ino
 
-    def _restart_if_truncated_sync(self) -> None:
+    def _restarted_sync(self) -> bool:
+        """Whether the file was truncated; then it is read from its start."""
         assert self._file is not None
-        if os.fstat(self._file.fileno()).st_size < self._file.tell():
-            self._file.seek(0)
-            self._rest = b""
+        if not isinstance(self._file, io.BufferedReader) or _size_sync(self._file) >= self._file.tell():
+            return False
+        self._file.seek(0)
+        self._rest = b""
+        return True
 
     def close_sync(self) -> None:
         """Close every file."""
         for file in [*self._queue, *([self._file] if self._file else [])]:
             file.close()
+
+
+def _size_sync(file: IO[bytes]) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+def _inode_sync(path: Path) -> int | None:
+    try:
+        return os.stat(path).st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _seek_tail(files: list[IO[bytes]], tail: int) -> list[IO[bytes]]:
@@ -234,7 +254,7 @@ def _seek_tail(files: list[IO[bytes]], tail: int) -> list[IO[bytes]]:
 
 async def read_log(
     path: Path, query: LogQuery, *, framed: bool, ended: Callable[[], bool], end_event: asyncio.Event
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Wire-ready chunks of a container's log. With ``follow`` it goes on until the container has ended."""
     cursor, renderer = LogCursor(path), Renderer(query, framed=framed)
     watch = FolderWatch(path.parent) if query.follow and path.parent.is_dir() else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 
 import msgspec
@@ -224,7 +224,7 @@ class ContainerService:
         """A client left by the detach keys."""
         self._records.event(container, "detach")
 
-    def logs(self, container: Container, query: LogQuery) -> AsyncIterator[bytes]:
+    def logs(self, container: Container, query: LogQuery) -> AsyncGenerator[bytes, None]:
         """The log, ready for the wire. Raises ``InvalidParameter`` when the driver keeps none."""
         if container.host_config.log_config.type == "none":
             raise InvalidParameter("configured logging driver does not support reading")
