@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import uuid
 from asyncio import TaskGroup
 from collections import Counter
@@ -23,7 +24,7 @@ from isal import isal_zlib
 from engine.errors import SystemFailure
 from engine.images.model import Image, LayerBlob, parse_document
 from engine.images.store import ImageStore, merge_blobs
-from engine.snapshots.base import LayerKey, Progress
+from engine.snapshots.base import Layer, LayerKey, Progress
 from engine.snapshots.layers import BlobSource
 from engine.tasks import KeyedLocks, run_in
 from registry.digest import Digest
@@ -33,6 +34,8 @@ from registry.store.blobs import BlobStore
 from registry.store.leases import Leases
 
 PLAIN_TYPES = frozenset({OCI_LAYER, DOCKER_LAYER})
+# How the names of our unfinished files in the blob store's folder begin.
+TEMPORARY = ("load-", "import-", "pack-", "commit-")
 _CHUNK = 1 << 20
 # isal's level 1: half the time of level 2 for two per cent more bytes on system trees.
 _LEVEL = 1
@@ -55,6 +58,7 @@ class LayerFolders(Protocol):
         self, source: BlobSource, diff_id: str, parents: Sequence[str] = (), progress: Progress | None = None
     ) -> LayerKey: ...
     async def remove(self, key: LayerKey) -> None: ...
+    def all(self) -> list[Layer]: ...
 
 
 class ImageContent:
@@ -99,6 +103,14 @@ class ImageContent:
             self._held.subtract(held)
             self._held += Counter()
             await (self.reclaim() if self._garbage else self._sweep())
+
+    async def sweep(self) -> None:
+        """Remove what a killed daemon left half done; for its start, before any operation."""
+        await run_in("disk", _sweep_temporary_sync, self.blobs.temp_dir())
+        used = self.store.layer_keys()
+        for layer in self.folders.all():
+            if layer.key not in used:
+                await self.folders.remove(layer.key)
 
     async def register(
         self,
@@ -305,6 +317,16 @@ async def one_error() -> AsyncIterator[None]:
         yield
     except ExceptionGroup as group:
         raise group.exceptions[0] from group
+
+
+def _sweep_temporary_sync(folder: Path) -> None:
+    for path in folder.iterdir():
+        if not path.name.startswith(TEMPORARY):
+            continue  # the registry's own, which other processes may be writing
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _digest_sync(path: Path) -> str:

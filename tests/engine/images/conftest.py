@@ -26,7 +26,7 @@ from engine.images.service import ImageService
 from engine.images.store import ImageStore
 from engine.images.transfers import Transfers
 from engine.journal import Journal
-from engine.snapshots.base import LayerKey
+from engine.snapshots.base import Layer, LayerKey
 from engine.snapshots.layers import BlobSource
 from engine.tasks import Nursery, run_blocking
 from registry.manifest import Platform
@@ -78,6 +78,9 @@ class FakeLayers:
         self.known[key] = size
         self.unpacked.append(diff_id)
         return key
+
+    def all(self) -> list[Layer]:
+        return [Layer(key, f"sha256:{key}", key[:16], size, False, False) for key, size in self.known.items()]
 
     async def remove(self, key: LayerKey) -> None:
         self.known.pop(key, None)
