@@ -1,0 +1,235 @@
+"""Networks as a whole, without a kernel: what exists after a start, what may be made, found, removed, adopted."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import Config
+from engine.errors import Conflict, Forbidden, InvalidParameter, NotFound, SystemFailure
+from engine.events import EventBus
+from engine.filters import Filters
+from engine.journal import Journal
+from engine.kernel.netlink import Route
+from engine.networks.model import EndpointState, IpamBlock, PortState, SandboxDocument
+from engine.networks.ports import HostPorts
+from engine.networks.service import CreateNetwork, NetworkService, table_name
+from engine.tasks import run_blocking
+from tests.support.played_networks import PlayedDriver, PlayedLinks, absent_firewall
+
+
+@dataclass
+class Stage:
+    """A service, what it stands on, and a way to start it again."""
+
+    config: Config
+    journal: Journal
+    events: EventBus
+    driver: PlayedDriver
+    links: PlayedLinks
+    service: NetworkService
+
+    def build(self) -> NetworkService:
+        self.service = NetworkService(
+            self.config,
+            self.journal,
+            self.events,
+            links=self.links,
+            firewall=absent_firewall(),
+            drivers=dict.fromkeys(("bridge", "macvlan", "ipvlan", "host", "null"), self.driver),
+            host_ports=HostPorts((40000, 41000)),
+        )
+        return self.service
+
+    async def again(self, **changes: Any) -> NetworkService:
+        await self.service.aclose()
+        self.config = replace(self.config, **changes)
+        await self.build().start()
+        return self.service
+
+
+@pytest.fixture
+async def stage(short_root: Path) -> AsyncIterator[Stage]:
+    config = Config(data_root=short_root, exec_root=short_root)
+    journal = Journal(short_root / "journal")
+    await run_blocking(journal.open_sync)
+    made = Stage(config, journal, EventBus(), PlayedDriver(), PlayedLinks(), None)  # type: ignore[arg-type]
+    await made.build().start()
+    yield made
+    await made.service.aclose()
+    await journal.aclose()
+
+
+async def test_three_networks_always_exist_and_keep_their_identity(stage: Stage) -> None:
+    before = {network.name: network.id for network in stage.service.networks()}
+    assert set(before) == {"bridge", "host", "none"}
+    bridge = stage.service.find("bridge")
+    assert (bridge.blocks[0].subnet, bridge.blocks[0].gateway) == ("172.17.0.0/16", "172.17.0.1")
+    assert bridge.options["com.docker.network.bridge.name"] == "docker0"
+    assert {n.name: n.id for n in (await stage.again()).networks()} == before
+
+
+async def test_the_default_bridge_follows_the_configuration(stage: Stage) -> None:
+    service = await stage.again(bip="10.1.2.3/24", fixed_cidr="10.1.2.128/25", mtu=1400, icc=False)
+    bridge = service.find("bridge")
+    assert bridge.blocks[0] == IpamBlock(subnet="10.1.2.0/24", ip_range="10.1.2.128/25", gateway="10.1.2.3")
+    assert bridge.mtu == 1400 and not bridge.option("enable_icc", True)
+    service = await stage.again(ipv6=True)
+    assert service.find("bridge").blocks[1].subnet.startswith("fd")
+    with pytest.raises(SystemFailure, match="bip must be an IPv4 address"):
+        await stage.again(bip="fd00::1/64")
+
+
+async def test_the_default_bridge_takes_the_interfaces_address_or_avoids_routes(stage: Stage) -> None:
+    stage.links = PlayedLinks(bridge_address="192.168.7.1/24")
+    assert (await stage.again()).find("bridge").blocks[0].subnet == "192.168.7.0/24"
+    stage.links = PlayedLinks(
+        routes=[Route(ip_network("192.168.0.0/16"), 1, ""), Route(ip_network("172.17.0.0/16"), 1, "")]
+    )
+    assert (await stage.again()).find("bridge").blocks[0].subnet == "172.18.0.0/16"
+
+
+async def test_without_a_bridge_containers_have_no_network(stage: Stage) -> None:
+    service = await stage.again(bridge="none")
+    with pytest.raises(NotFound, match="network bridge not found"):
+        service.find("bridge")
+    assert list(await service.validate_wish("default", {}, EndpointWish())) == ["none"]
+
+
+@dataclass(frozen=True)
+class EndpointWish:
+    ipam_config: Any = None
+    aliases: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+    mac_address: str = ""
+    gw_priority: int = 0
+    driver_opts: Any = None
+
+
+def test_daemons_side_by_side_have_tables_of_their_own() -> None:
+    assert table_name(Config()) == table_name(Config(bridge="none")) == "berth"
+    assert table_name(Config(bridge="br7")) == "berth-br7"
+
+
+async def test_a_network_is_made_found_and_removed(stage: Stage) -> None:
+    made, warning = await stage.service.create(CreateNetwork(name="town", labels={"a": "b"}))
+    assert warning == "" and stage.driver.networks["town"] == made
+    for reference in ("town", made.id, made.id[:12]):
+        assert stage.service.find(reference) == made
+    assert (await stage.again()).find("town") == made
+    with pytest.raises(Conflict, match="network with name town already exists"):
+        await stage.service.create(CreateNetwork(name="town"))
+    assert (await stage.service.remove("town")).id == made.id
+    assert "town" not in stage.driver.networks
+    with pytest.raises(NotFound, match="network town not found"):
+        stage.service.find("town")
+    with pytest.raises(Forbidden, match="host is a pre-defined network and cannot be removed"):
+        await stage.service.remove("host")
+
+
+async def test_events_tell_what_happened(stage: Stage) -> None:
+    with stage.events.subscribe(Filters()) as seen:
+        made, _ = await stage.service.create(CreateNetwork(name="town"))
+        await stage.service.remove("town")
+        actions = []
+        async for event in seen:
+            actions.append((event.action, event.actor_id, event.attributes["name"], event.attributes["type"]))
+            if len(actions) == 2:
+                break
+    assert actions == [("create", made.id, "town", "bridge"), ("destroy", made.id, "town", "bridge")]
+
+
+async def test_a_network_that_cannot_be_made_leaves_nothing(stage: Stage) -> None:
+    stage.driver.failing.add("town")
+    with pytest.raises(SystemFailure, match="cannot create network town: the kernel says no"):
+        await stage.service.create(CreateNetwork(name="town"))
+    with pytest.raises(InvalidParameter, match="bad option"):
+        await stage.service.create(CreateNetwork(name="town", options={"bad": "1"}))
+    assert stage.service.networks(Filters({"name": ("town",)})) == []
+    stage.driver.failing.clear()
+    await stage.service.create(CreateNetwork(name="town"))
+
+
+async def test_configuration_networks(stage: Stage) -> None:
+    block = IpamBlock(subnet="10.6.0.0/24")
+    await stage.service.create(CreateNetwork(name="cfg", is_config_only=True, blocks=(block,)))
+    assert "cfg" not in stage.driver.networks
+    made, _ = await stage.service.create(CreateNetwork(name="town", config_from="cfg"))
+    assert made.blocks[0].subnet == "10.6.0.0/24" and made.config_from == "cfg"
+    with pytest.raises(Forbidden, match="is in use"):
+        await stage.service.remove("cfg")
+    with pytest.raises(NotFound, match='configuration network "nope" does not exist'):
+        await stage.service.create(CreateNetwork(name="x", config_from="nope"))
+    assert await stage.service.prune(Filters()) == ["town"]
+
+
+@pytest.mark.parametrize(
+    ("filters", "names"),
+    [
+        ({"name": ("ow",)}, {"town"}),
+        ({"driver": ("host",)}, {"host"}),
+        ({"label": ("a=b",)}, {"town"}),
+        ({"type": ("custom",)}, {"town"}),
+        ({"type": ("builtin",)}, {"bridge", "host", "none"}),
+        ({"scope": ("swarm",)}, set()),
+        ({"dangling": ("true",)}, {"town"}),
+        ({"dangling": ("false",)}, {"bridge", "host", "none"}),
+    ],
+)
+async def test_filters(stage: Stage, filters: dict[str, tuple[str, ...]], names: set[str]) -> None:
+    await stage.service.create(CreateNetwork(name="town", labels={"a": "b"}))
+    assert {network.name for network in stage.service.networks(Filters(filters))} == names
+
+
+async def test_unknown_types_are_refused(stage: Stage) -> None:
+    with pytest.raises(InvalidParameter, match="invalid filter"):
+        stage.service.networks(Filters({"type": ("odd",)}))
+
+
+async def test_prune_respects_labels_age_and_running_containers(stage: Stage) -> None:
+    old, _ = await stage.service.create(CreateNetwork(name="old"))
+    await stage.service.create(CreateNetwork(name="kept", labels={"keep": ""}))
+    await adopt(stage, "old")
+    assert await stage.service.prune(Filters({"label!": ("keep",)})) == []
+    await stage.service.close_sandbox("c" * 64)
+    assert await stage.service.prune(Filters({"label!": ("keep",)}), until_ns=old.created_ns) == []
+    assert await stage.service.prune(Filters({"label!": ("keep",)})) == ["old"]
+
+
+async def adopt(stage: Stage, name: str) -> None:
+    network = stage.service.find(name)
+    endpoint = EndpointState(
+        network_id=network.id, network_name=name, endpoint_id="e", gateway="172.18.0.1", ip_address="172.18.0.2"
+    )
+    document = SandboxDocument(
+        sandbox_id="s",
+        container_id="c" * 64,
+        name="web",
+        mode=name,
+        endpoints={name: endpoint},
+        ports=(PortState(port="80/tcp", host_ip="0.0.0.0", host_port=8080),),
+        exposed=("80/tcp", "90/udp"),
+    )
+    state = stage.service.to_document(stage.service._keeper.adopt(77, document))
+    await stage.service.close_sandbox("c" * 64)
+    sandbox = await stage.service.adopt_sandbox("c" * 64, 77, state)
+    assert sandbox.sandbox_key == "/proc/77/ns/net"
+    assert sandbox.ports == {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}], "90/udp": None}
+
+
+async def test_an_adopted_container_holds_its_address_port_and_network(stage: Stage) -> None:
+    await stage.service.create(CreateNetwork(name="town"))
+    await adopt(stage, "town")
+    assert [s.name for s, _ in stage.service.endpoints(stage.service.find("town")).values()] == ["web"]
+    with pytest.raises(Forbidden, match='network town has active endpoints \\(name:"web"'):
+        await stage.service.remove("town")
+    await stage.service.rename_container("c" * 64, "shop")
+    sandbox = stage.service.sandbox("c" * 64)
+    assert sandbox is not None and sandbox.name == "shop"
+    await stage.service.close_sandbox("c" * 64)
+    await stage.service.remove("town")
