@@ -1,20 +1,19 @@
 """docker cp, export and diff: a container's files, whether it runs or not, with the words clients expect.
 
 A running container's own mount namespace is entered, so that volumes are seen as it sees them. For any other, a worker
-mounts its root, volumes and binds for itself. Reading takes no lock; writing to the root of a container that does not
-run holds the container's lock, lest it be started over the same files meanwhile, and never while waiting for a client:
-the upload is spooled first.
+mounts its root, volumes and binds for itself. Reading takes no lock. Writing to the root of a container that does not
+run holds the container's lock, lest it be started over the same files meanwhile; an upload that stalls ends, so that
+a client can hold the lock only while it really sends.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
 from engine.containers.accounts import Accounts
 from engine.containers.journalist import Journalist
@@ -27,7 +26,7 @@ from engine.volumes.service import VolumeService
 
 __all__ = ["Archiver", "PathStat", "worded"]
 
-_SPOOL_STEP = 1 << 20
+STALL_SECONDS = 30
 
 
 class Archiver:
@@ -41,7 +40,7 @@ class Archiver:
         volumes: VolumeService,
         accounts: Accounts,
         locks: KeyedLocks,
-        spool_dir: Path,
+        _root: Path | None = None,
     ) -> None:
         self._records = journalist
         self._archives = archives
@@ -49,7 +48,6 @@ class Archiver:
         self._volumes = volumes
         self._accounts = accounts
         self._locks = locks
-        self._spool_dir = spool_dir
 
     async def stat(self, reference: str, path: str) -> PathStat:
         """The path as it is, a link at its end not followed. Raises ``NotFound``."""
@@ -80,22 +78,14 @@ class Archiver:
         container = self._records.store.find(reference)
         owner = await self._owner(container) if take_owner else None
         with worded(path, reference):
-            if container.is_running:
-                async with self._view(container) as view:
-                    await self._archives.put(view, path, body, keep_kinds=keep_kinds, owner=owner)
-            else:
-                with await run_blocking(_temporary_sync, self._spool_dir) as spool:
-                    await _spool(body, spool)
-                    await self._put_spooled(container, path, spool.fileno(), keep_kinds, owner)
+            async with contextlib.AsyncExitStack() as stack:
+                if not container.is_running:
+                    await stack.enter_async_context(self._locks(container.id))
+                    container = self._records.store.require(container.id)
+                    body = _moving(body)
+                view = await stack.enter_async_context(self._view(container, writable=True))
+                await self._archives.put(view, path, body, keep_kinds=keep_kinds, owner=owner)
         self._records.event(container, "extract-to-dir")
-
-    async def _put_spooled(
-        self, container: Container, path: str, archive: int, keep_kinds: bool, owner: tuple[int, int] | None
-    ) -> None:
-        async with self._locks(container.id):
-            container = self._records.store.require(container.id)
-            async with self._view(container, writable=True) as view:
-                await self._archives.put_file(view, path, archive, keep_kinds=keep_kinds, owner=owner)
 
     async def _owner(self, container: Container) -> tuple[int, int] | None:
         if not container.config.user:
@@ -155,20 +145,18 @@ def _layers(container: Container) -> tuple[LayerKey, ...]:
     return tuple(LayerKey(key) for key in container.layers)
 
 
-def _temporary_sync(folder: Path) -> IO[bytes]:
-    return tempfile.TemporaryFile(dir=folder, buffering=0)
-
-
-async def _spool(body: ByteSource, spool: IO[bytes]) -> None:
-    """The whole upload to a file, in large steps, and back to its beginning."""
-    pending = bytearray()
-    async for chunk in body:
-        pending += chunk
-        if len(pending) >= _SPOOL_STEP:
-            await run_blocking(spool.write, pending)
-            pending = bytearray()
-    await run_blocking(spool.write, pending)
-    spool.seek(0)
+async def _moving(body: ByteSource) -> AsyncIterator[bytes]:
+    """The body, or an error when nothing of it arrives for a while."""
+    iterator = aiter(body)
+    while True:
+        try:
+            async with asyncio.timeout(STALL_SECONDS):
+                chunk = await anext(iterator, None)
+        except TimeoutError as error:
+            raise SystemFailure(f"the upload stalled for {STALL_SECONDS} seconds") from error
+        if chunk is None:
+            return
+        yield chunk
 
 
 @contextlib.contextmanager

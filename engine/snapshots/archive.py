@@ -88,7 +88,7 @@ class Archives:
 
         ``keep_kinds`` refuses to replace a folder by something else and the reverse; ``owner`` overrides the archive's.
         """
-        args = _put_args(view, path, keep_kinds, owner)
+        args = {"view": view_data(view), "path": path, "keep_kinds": keep_kinds, "owner": owner}
         read_end, write_end = pipes.make_pipe()
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             ours.callback(os.close, write_end)
@@ -98,13 +98,6 @@ class Archives:
                 await _feed(job, write_end, body)
                 ours.close()
                 await job.result()
-
-    async def put_file(
-        self, view: RootView, path: str, archive: int, *, keep_kinds: bool = False, owner: tuple[int, int] | None = None
-    ) -> None:
-        """The same from an open file, read from its present place."""
-        args = _put_args(view, path, keep_kinds, owner)
-        await self._workers.run("path_put", args, fds=[archive], lane="stream")
 
     async def copy_up(self, key: str, layers: Sequence[LayerKey], folder: str, volume: Path) -> None:
         """Fill the empty folder ``volume`` with what the snapshot has at ``folder``, its own owner and mode included.
@@ -128,10 +121,6 @@ class Archives:
                     found = await packing.result()
                     if found:
                         await filling.result()
-
-
-def _put_args(view: RootView, path: str, keep_kinds: bool, owner: tuple[int, int] | None) -> dict[str, Any]:
-    return {"view": view_data(view), "path": path, "keep_kinds": keep_kinds, "owner": owner}
 
 
 async def _checked(job: Job, fd: int) -> AsyncIterator[bytes]:
