@@ -136,7 +136,7 @@ class ImageContent:
             await self.blobs.put(config, image_id)
             unpacked = await self.unpack(diff_ids, {d: self._place(b) for d, b in blobs.items()}, progress)
             image = Image(
-                image_id,
+                str(image_id),
                 document,
                 tuple(unpacked),
                 tuple(self.folders.size(key) for key in unpacked),
@@ -285,7 +285,7 @@ class ImageContent:
 
     def discard(self, image: Image, orphans: Mapping[str, Sequence[LayerBlob]]) -> None:
         """Note what a removed image leaves behind; ``reclaim`` takes it away."""
-        self._garbage.add(image.id)
+        self._garbage.add(image.digest)
         self._garbage.update(Digest.parse(m.digest) for m in image.manifests)
         for forms in orphans.values():
             self._garbage.update(form.digest for form in forms)

@@ -131,7 +131,7 @@ class Image:
     first; ``size`` counts file content of all layers; ``parent`` is the local image this one was committed from.
     """
 
-    id: Digest
+    id: str
     document: ImageDocument
     layers: tuple[LayerKey, ...]
     layer_sizes: tuple[int, ...]
@@ -139,6 +139,11 @@ class Image:
     parent: str = ""
     last_tag_ns: int = 0
     config_size: int = 0
+
+    @property
+    def digest(self) -> Digest:
+        """The ID as the digest of the configuration blob."""
+        return Digest(self.id)
 
     @property
     def diff_ids(self) -> tuple[str, ...]:

@@ -101,16 +101,18 @@ class Pusher:
         if kept is not None and any(form.media_type in PLAIN_TYPES for form in kept[1]):
             kept = None
         forms: Sequence[LayerBlob | None] = kept[1] if kept is not None else [None] * len(image.diff_ids)
-        async with self._content.hold(image.diff_ids, (image.id, *(form.digest for form in forms if form is not None))):
+        async with self._content.hold(
+            image.diff_ids, (image.digest, *(form.digest for form in forms if form is not None))
+        ):
             push = _Push(target, reference, image, forms, report)
             sent = await self._layers(push)
             if kept is not None:
                 data, media_type = kept[0].data, kept[0].media_type
             else:
                 data, media_type = describe(image, sent)
-            if not await target.has(image.id):
-                path = self._content.blobs.local_path(image.id)
-                await target.upload(image.id, path, image.config_size, lambda _: None)
+            if not await target.has(image.digest):
+                path = self._content.blobs.local_path(image.digest)
+                await target.upload(image.digest, path, image.config_size, lambda _: None)
             digest = await target.put_manifest(reference.tag or "latest", data, media_type)
             await self._remember(
                 push, sent, digest, Descriptor(media_type=media_type, digest=str(digest), size=len(data)), data

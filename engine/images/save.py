@@ -96,17 +96,17 @@ class ImageSaver:
     async def _collect(self, saved: _Saved, contents: _Contents) -> None:
         image = saved.image
         descriptor, forms = await self._manifest(image, contents)
-        contents.stored[image.id] = image.config_size
+        contents.stored[image.digest] = image.config_size
         contents.stored.update({form.digest: form.size for form in forms})
         contents.index += [_named(descriptor, name, image) for name in saved.names or (None,)]
         contents.entries.append(
             {
-                "Config": _path(image.id),
+                "Config": _path(image.digest),
                 "RepoTags": [name.familiar for name in saved.names] or None,
                 "Layers": [_path(form.digest) for form in forms],
             }
         )
-        top = forms[-1].digest.encoded if forms else image.id.encoded
+        top = forms[-1].digest.encoded if forms else image.digest.encoded
         for name in saved.names:
             contents.repositories.setdefault(name.familiar_name, {})[name.tag or "latest"] = top
 

@@ -70,7 +70,7 @@ class ImageStore:
             record = msgspec.json.decode(body, type=_ImageRecord)
             self._remember(
                 Image(
-                    Digest.parse(key),
+                    key,
                     record.document,
                     tuple(LayerKey(k) for k in record.layers),
                     tuple(record.layer_sizes),
@@ -199,7 +199,7 @@ class ImageStore:
         """Every digest the engine's images need."""
         needed: set[Digest] = set()
         for image in self._images.values():
-            needed.add(image.id)
+            needed.add(image.digest)
             needed.update(Digest.parse(m.digest) for m in image.manifests)
         needed.update(blob.digest for forms in self._layers.values() for blob in forms)
         return frozenset(needed)
@@ -215,14 +215,14 @@ class ImageStore:
         if image.id not in self._images:
             for diff_id in set(image.diff_ids):
                 self._users[diff_id] = self._users.get(diff_id, 0) + 1
-            self._index.add(image.id.encoded)
+            self._index.add(image.digest.encoded)
         self._images[image.id] = image
         if image.parent:
             self._children.setdefault(image.parent, set()).add(image.id)
 
     def _forget(self, image: Image, orphans: Iterable[str]) -> None:
         del self._images[image.id]
-        self._index.discard(image.id.encoded)
+        self._index.discard(image.digest.encoded)
         for name in tuple(self._names_of.get(image.id, ())):
             self._unname(name)
         for diff_id in set(image.diff_ids):

@@ -26,7 +26,7 @@ async def test_sweep_removes_leftovers_only(shop: Shop) -> None:
 
 async def test_what_is_held_stays_until_it_is_let_go(shop: Shop) -> None:
     image = await shop.make("app", {"a": b"1"})
-    async with shop.content.hold(image.diff_ids, (image.id, Digest.parse(image.diff_ids[0]))):
+    async with shop.content.hold(image.diff_ids, (image.digest, Digest.parse(image.diff_ids[0]))):
         await shop.remover.remove("app")
         assert set(shop.layers.known) == set(image.layers)
         assert image.id in await shop.digests()

@@ -17,7 +17,7 @@ LAYER = tar_of({"a": b"1"})
 
 def image() -> Image:
     config = config_of(LAYER)
-    return Image(Digest.of(config), parse_document(config), (), (), config_size=len(config))
+    return Image(str(Digest.of(config)), parse_document(config), (), (), config_size=len(config))
 
 
 @pytest.mark.parametrize(

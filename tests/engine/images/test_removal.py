@@ -60,7 +60,7 @@ async def test_a_digest_goes_with_the_last_tag_of_its_repository(shop: Shop) -> 
 async def test_several_names_need_force(shop: Shop) -> None:
     image = await shop.make("app", {"a": b"1"})
     await shop.service.tag(image, "other", "1")
-    short = image.id.encoded[:12]
+    short = image.digest.encoded[:12]
     words = rf"conflict: unable to delete {short} \(must be forced\) - image is referenced in multiple repositories"
     with pytest.raises(Conflict, match=words):
         await shop.remover.remove(short)
@@ -71,7 +71,7 @@ async def test_several_names_need_force(shop: Shop) -> None:
 async def test_used_by_a_stopped_container(shop: Shop) -> None:
     image = await shop.make("app", {"a": b"1"})
     shop.service.users = Users(image.id, ("c" * 64, False))
-    short = image.id.encoded[:12]
+    short = image.digest.encoded[:12]
     with pytest.raises(Conflict) as refusal:
         await shop.remover.remove("app")
     assert refusal.value.message == (
@@ -134,7 +134,7 @@ async def test_prune(shop: Shop) -> None:
 async def test_shared_blobs_and_linked_blobs_stay(shop: Shop) -> None:
     one = await shop.make("one", {"a": b"1"})
     two = await shop.make("two", {"a": b"1"}, changes=["ENV A=1"])
-    await shop.repositories.link_blob("repo", two.id)
+    await shop.repositories.link_blob("repo", two.digest)
     shop.leases._until.clear()
     await shop.remover.remove("two")
     assert await shop.digests() == {one.id, one.diff_ids[0], two.id}

@@ -21,7 +21,7 @@ def filters(**values: str) -> Filters:
 
 async def test_found_by_every_name(shop: Shop) -> None:
     image = await shop.make("busybox", {"a": b"1"})
-    encoded = image.id.encoded
+    encoded = image.digest.encoded
     for name in (
         "busybox",
         "busybox:latest",
@@ -59,8 +59,8 @@ async def test_no_reference_at_all(shop: Shop) -> None:
 async def test_a_name_wins_over_an_id(shop: Shop) -> None:
     image = await shop.make("", {"a": b"1"})
     other = await shop.make("", {"b": b"2"})
-    await shop.service.tag(other, image.id.encoded[:8], "latest")
-    assert shop.service.get(image.id.encoded[:8]).id == other.id
+    await shop.service.tag(other, image.digest.encoded[:8], "latest")
+    assert shop.service.get(image.digest.encoded[:8]).id == other.id
 
 
 async def test_list_filters(shop: Shop) -> None:
