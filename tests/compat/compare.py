@@ -13,6 +13,7 @@ import difflib
 import json
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,9 @@ import yaml
 from tests.support.daemons import Berth, Dockerd, Engine
 
 API_VERSION = "1.41"
+_ENVIRONMENT = {"DOCKER_API_VERSION": API_VERSION}
 _SHOWN_LINES = 60
+_STEP_SECONDS = 40
 _COMMANDS = Path(__file__).with_name("commands.yaml")
 
 _TIME = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?( ?(Z|[+-]\d\d:?\d\d)( \w+)?)?"
@@ -64,6 +67,8 @@ _LATER_KEYS = (
     ".CDISpecDirs",
     ".KernelMemory",
 )
+# The same for a document that is only a part, such as `{{json .HostConfig}}`.
+_LATER_KEYS_ALONE = (".KernelMemory", ".ConsoleSize")
 _COMPILED = [(re.compile(pattern, re.MULTILINE), to) for pattern, to in _RULES]
 
 
@@ -71,12 +76,14 @@ _COMPILED = [(re.compile(pattern, re.MULTILINE), to) for pattern, to in _RULES]
 class Step:
     """One docker command.
 
-    `shape`: compare JSON keys instead of text; `sort`: lines in any order; `skip`: why it is run but not compared.
+    `shape`: compare JSON keys instead of text; `values`: keys and what they hold; `sort`: lines in any order; `skip`:
+    why it is run but not compared.
     """
 
     command: tuple[str, ...]
     stdin: str = ""
     shape: bool = False
+    values: bool = False
     sort: bool = False
     stdout: bool = True
     stderr: bool = True
@@ -135,7 +142,11 @@ def run_case(engine: Engine, case: Case) -> list[Outcome]:
     outcomes = []
     for step in case.steps:
         command = [part.replace("{root}", str(engine.root)) for part in step.command]
-        done = engine.docker(*command, stdin=step.stdin.encode(), env={"DOCKER_API_VERSION": API_VERSION}, seconds=90)
+        try:
+            done = engine.docker(*command, stdin=step.stdin.encode(), env=_ENVIRONMENT, seconds=_STEP_SECONDS)
+        except subprocess.TimeoutExpired:
+            outcomes.append(Outcome(124, "", f"did not end within {_STEP_SECONDS} s"))
+            continue
         outcomes.append(Outcome(done.returncode, done.stdout, done.stderr))
     return outcomes
 
@@ -193,6 +204,29 @@ def _shape_differences(step: Step, ours: str, theirs: str) -> Iterator[str]:
             yield f"type of {path}: dockerd {sorted(their_types[path])}, berth {sorted(our_types[path])}"
 
 
+def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{path}.{key}")
+    elif isinstance(value, list) and value:
+        # The command line sends binds in the order of a hash map.
+        for number, inner in enumerate(sorted(value) if path.endswith(".Binds") else value):
+            yield from _flatten(inner, f"{path}[{number}]")
+    else:
+        yield path, value
+
+
+def _value_differences(step: Step, ours: str, theirs: str) -> Iterator[str]:
+    left = dict(_flatten(json.loads(theirs)))
+    right = dict(_flatten(json.loads(ours)))
+    for path in sorted(left.keys() | right.keys()):
+        generic = re.sub(r"\[\d+\]", "[]", path)
+        if generic.startswith((*step.absent, *_LATER_KEYS)) or generic.startswith(_LATER_KEYS_ALONE):
+            continue
+        if left.get(path, "absent") != right.get(path, "absent"):
+            yield f"{path}: dockerd {left.get(path, 'absent')!r}, berth {right.get(path, 'absent')!r}"
+
+
 def _text_differences(step: Step, what: str, ours: str, theirs: str) -> Iterator[str]:
     left, right = theirs.splitlines(), ours.splitlines()
     if step.sort:
@@ -216,9 +250,11 @@ def differences(
         expected = their.code if step.code is None else step.code
         if our.code != expected:
             lines.append(f"exit code: dockerd {expected}, berth {our.code}")
-        if step.shape and our.code == their.code == 0:
+        if step.values and our.code == their.code == 0:
+            lines += _value_differences(step, normalise(our.stdout, berth), normalise(their.stdout, dockerd))
+        elif step.shape and our.code == their.code == 0:
             lines += _shape_differences(step, our.stdout, their.stdout)
-        elif step.stdout and not step.shape:
+        elif step.stdout and not step.shape and not step.values:
             lines += _text_differences(step, "stdout", normalise(our.stdout, berth), normalise(their.stdout, dockerd))
         if step.stderr:
             lines += _text_differences(step, "stderr", _complaint(our.stderr, berth), _complaint(their.stderr, dockerd))
