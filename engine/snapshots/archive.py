@@ -50,7 +50,7 @@ class Archives:
 
     async def stat(self, view: RootView, path: str) -> PathStat:
         """The path as it is; a link at its end is not followed unless a slash ends the path."""
-        return PathStat(**await self._workers.run("path_stat", {"view": view_data(view), "path": path}, lane="stream"))
+        return PathStat(**await self._workers.run("path_stat", {"view": view_data(view), "path": path}, lane="prompt"))
 
     @contextlib.asynccontextmanager
     async def get(self, view: RootView, path: str) -> AsyncIterator[tuple[PathStat, AsyncIterator[bytes]]]:
@@ -71,7 +71,7 @@ class Archives:
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             ours.callback(os.close, read_end)
             theirs.callback(os.close, write_end)
-            async with self._workers.job(name, args, fds=[write_end], lane="stream") as job:
+            async with self._workers.job(name, args, fds=[write_end], lane="prompt") as job:
                 theirs.close()
                 yield job, _checked(job, read_end)
 
@@ -93,7 +93,7 @@ class Archives:
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             ours.callback(os.close, write_end)
             theirs.callback(os.close, read_end)
-            async with self._workers.job("path_put", args, fds=[read_end], lane="stream") as job:
+            async with self._workers.job("path_put", args, fds=[read_end], lane="prompt") as job:
                 theirs.close()
                 await _feed(job, write_end, body)
                 ours.close()
@@ -114,8 +114,8 @@ class Archives:
                 ends.callback(os.close, write_end)
                 out = {"view": view_data(view), "path": folder}
                 async with (
-                    self._workers.job("folder_out", out, fds=[write_end], lane="stream") as packing,
-                    self._workers.job("folder_in", {"folder": str(volume)}, fds=[read_end], lane="stream") as filling,
+                    self._workers.job("folder_out", out, fds=[write_end], lane="prompt") as packing,
+                    self._workers.job("folder_in", {"folder": str(volume)}, fds=[read_end], lane="prompt") as filling,
                 ):
                     ends.close()
                     found = await packing.result()

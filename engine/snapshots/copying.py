@@ -105,7 +105,7 @@ class CopyingSnapshotter:
 
     async def usages(self, *keys: str) -> list[Usage]:
         folders = [str(self.root / key / "root") for key in keys]
-        found = await self._workers.run("usage", {"folders": folders}) if keys else ()
+        found = await self._workers.run("usage", {"folders": folders}, lane="prompt") if keys else ()
         return [Usage(size, inodes) for size, inodes in found]
 
     @contextlib.asynccontextmanager

@@ -358,6 +358,7 @@ class Layers:
                     "target": str(target),
                     "like_root": str(self.root_like(keys) if keys else tmp / "fs"),
                 },
+                lane="prompt",
             )
             await run_blocking(self._publish_init_sync, tmp, place, keys)
         except BaseException:

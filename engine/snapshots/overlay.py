@@ -45,7 +45,7 @@ class OverlaySnapshotter:
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._view.mkdir(exist_ok=True, mode=0o700)
         self._quota = quota.probe_sync(self.root)
-        return [path for path in self.root.iterdir() if path.suffix == ".new"]
+        return [*self.root.glob("*.new"), *self.root.glob("*/view-*")]
 
     async def prepare(self, key: str, layers: Sequence[LayerKey], size_limit: int | None = None) -> None:
         if size_limit is not None and self._quota is None:
@@ -104,6 +104,7 @@ class OverlaySnapshotter:
         batches = await self._workers.run(
             "changes",
             {"upper": str(self.root / key / "diff"), "steps": step_data((step,)), "lower": str(self._view)},
+            lane="prompt",
         )
         return [Change(path, ChangeKind(kind)) for batch in batches for path, kind in batch]
 
@@ -116,7 +117,7 @@ class OverlaySnapshotter:
 
     async def usages(self, *keys: str) -> list[Usage]:
         folders = [str(self.root / key / "diff") for key in keys]
-        found = await self._workers.run("usage", {"folders": folders}) if keys else ()
+        found = await self._workers.run("usage", {"folders": folders}, lane="prompt") if keys else ()
         return [Usage(size, inodes) for size, inodes in found]
 
     @contextlib.asynccontextmanager

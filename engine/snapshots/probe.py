@@ -40,6 +40,8 @@ async def open_snapshots(
     if driver not in ("", *NAMES):
         raise ValueError(f"error initializing graphdriver: driver not supported: {driver}")
     await trash.start()
+    for leftover in await run_blocking(lambda: list(data_root.glob("probe-*"))):
+        await trash.take(leftover)
     problem = await overlay_problem(data_root, workers) if driver != "vfs" else "not asked for"
     if problem and driver == "overlay2":
         raise ValueError(f"error initializing graphdriver: overlay2 does not work on {data_root}: {problem}")

@@ -1,7 +1,7 @@
 """The pool of workers, seen from the daemon: one job is one forked child of the foundry process.
 
-Promises: at most as many CPU jobs at a time as there are processors, whatever is asked (streaming jobs, whose pace a
-client sets, have a lane of their own); a cancelled job's worker is killed at once; a worker that dies is an error that
+Promises: at most as many CPU jobs at a time as there are processors, whatever is asked (prompt jobs, which are short or
+whose pace a client sets, have a lane of their own and wait for no unpacking); a cancelled job's worker is killed at once; a worker that dies is an error that
 says so, never a hang; the foundry ends after some idle seconds, so that a quiet daemon holds no memory for it; nothing
 survives the daemon.
 """
@@ -27,7 +27,7 @@ from engine.tasks import run_blocking
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 10.0
-STREAM_JOBS = 64
+PROMPT_JOBS = 64
 _MESSAGE_LIMIT = 256 * 1024
 
 
@@ -144,7 +144,7 @@ class Workers:
 
     def __init__(self, cpu_jobs: int | None = None, idle_seconds: float = IDLE_SECONDS) -> None:
         self._cpu = asyncio.Semaphore(cpu_jobs or os.cpu_count() or 2)
-        self._stream = asyncio.Semaphore(STREAM_JOBS)
+        self._prompt = asyncio.Semaphore(PROMPT_JOBS)
         self._idle_seconds = idle_seconds
         self._foundry: _Foundry | None = None
         self._starting = asyncio.Lock()
@@ -174,7 +174,7 @@ class Workers:
         self, job: str, args: Mapping[str, Any], *, fds: Sequence[int] = (), lane: str = "cpu"
     ) -> AsyncIterator[Job]:
         """A running job; leaving the context kills it if it still runs, and waits until its process is gone."""
-        async with self._cpu if lane == "cpu" else self._stream:
+        async with self._cpu if lane == "cpu" else self._prompt:
             running = await self._start(job, args, fds)
             try:
                 yield running
