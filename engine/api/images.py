@@ -16,7 +16,7 @@ from engine.api.shapes import images as shapes
 from engine.api.streams import json_lines, json_response
 from engine.errors import InvalidParameter
 from engine.images.archive import ImageLoader
-from engine.images.progress import Line, Report
+from engine.images.progress import Line, Report, status
 from engine.images.pull import Puller
 from engine.images.push import Pusher
 from engine.images.removal import PRUNE_FILTERS, ImageRemover
@@ -140,6 +140,8 @@ class ImageRoutes:
         body: AsyncIterator[bytes] = request.content.iter_any() if source == "-" else self._puller.download(source)
 
         async def operation(report: Report) -> None:
+            if source != "-":
+                report(status(f"Downloading from {source}"))
             await self._loader.import_tar(
                 body, report, reference=reference, changes=changes, message=message, platform=platform
             )

@@ -125,6 +125,9 @@ def pull_error(error: Exception, reference: Reference) -> Exception:
         if error.code == "NAME_UNKNOWN":
             return NotFound(f"repository {reference.familiar_name} not found: {error}")
         return SystemFailure(str(error))
+    if isinstance(error, NoCredentials):
+        url = error.url or f"https://{reference.domain}/v2/{reference.path}/manifests/{reference.object_name}"
+        return SystemFailure(f'Head "{url}": {error}')
     return _other(error)
 
 

@@ -91,8 +91,9 @@ class ConnectionFailed(Exception):
 class NoCredentials(Exception):
     """The registry wants a password and none was given."""
 
-    def __init__(self) -> None:
+    def __init__(self, url: str = "") -> None:
         super().__init__("no basic auth credentials")
+        self.url = url
 
 
 def connection_failed(method: str, url: str, error: Exception) -> ConnectionFailed:

@@ -151,7 +151,7 @@ class RegistrySession:
         if response.status == 401 and 401 not in accept:
             challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
             body = await _error_body(response)
-            if not await self._answer(challenges, scope):
+            if not await self._answer(challenges, scope, url):
                 raise RemoteError.of(method, url, 401, body)
             response = await self._send(method, url, scope, headers, data)
         try:
@@ -187,7 +187,7 @@ class RegistrySession:
     def _covers(self, scope: str) -> bool:
         return set(scope.split()) <= self._scopes and time.monotonic() < self._header_until
 
-    async def _answer(self, challenges: list[Challenge], scope: str) -> bool:
+    async def _answer(self, challenges: list[Challenge], scope: str, url: str) -> bool:
         """Log in as asked; False when there is nothing more to try."""
         before = self._header
         async with self._login:
@@ -202,7 +202,7 @@ class RegistrySession:
                 if challenge.scheme == "basic":
                     pair = self.auth.basic()
                     if pair is None:
-                        raise NoCredentials
+                        raise NoCredentials(url)
                     header = _basic(*pair)
                     tried, self._header, self._scopes = self._header == header, header, frozenset()
                     return not tried
