@@ -1,9 +1,9 @@
 """The pool of workers, seen from the daemon: one job is one forked child of the foundry process.
 
 Promises: at most as many CPU jobs at a time as there are processors, whatever is asked (prompt jobs, which are short or
-whose pace a client sets, have a lane of their own and wait for no unpacking); a cancelled job's worker is killed at once; a worker that dies is an error that
-says so, never a hang; the foundry ends after some idle seconds, so that a quiet daemon holds no memory for it; nothing
-survives the daemon.
+whose pace a client sets, have a lane of their own and wait for no unpacking); a cancelled job's worker is killed at
+once; a worker that dies is an error that says so, never a hang; the foundry ends after some idle seconds, so that a
+quiet daemon holds no memory for it; nothing survives the daemon.
 """
 
 from __future__ import annotations
