@@ -30,7 +30,7 @@ _NESTED = 0x8000
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
 _IFLA_NET_NS_FD, _IFLA_IFALIAS = 28, 20
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
-_VETH_PEER, _BRPORT_HAIRPIN, _MACVLAN_MODE, _IPVLAN_MODE = 1, 4, 1, 1
+_VETH_PEER, _BRPORT_HAIRPIN, _BRPORT_ISOLATED, _MACVLAN_MODE, _IPVLAN_MODE = 1, 4, 33, 1, 1
 _MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
 _IPVLAN_MODES = {"l2": 0, "l3": 1, "l3s": 2}
 _VLAN_ID = 1
@@ -170,13 +170,16 @@ def add_child(name: str, kind: str, mode: str, *, parent: int, mac: str, netns: 
     return _new_link(f"create interface {name}", attributes + info, up=False)
 
 
-def set_hairpin(name: str) -> Request:
-    """Let a bridge port send a frame back where it came from: a container that calls its own published port."""
-    slave = _attr(_INFO_SLAVE_DATA | _NESTED, _attr(_BRPORT_HAIRPIN, b"\1"))
+def configure_port(name: str, *, is_isolated: bool = False) -> Request:
+    """Let a bridge port send a frame back where it came from: a container that calls its own published port.
+
+    An isolated port exchanges frames with no other isolated one, only with the host.
+    """
+    flags = _attr(_BRPORT_HAIRPIN, b"\1") + (_attr(_BRPORT_ISOLATED, b"\1") if is_isolated else b"")
+    slave = _attr(_INFO_SLAVE_DATA | _NESTED, flags)
     info = _attr(_IFLA_LINKINFO | _NESTED, _text(_INFO_SLAVE_KIND, "bridge") + slave)
-    return Request(
-        _NEWLINK, 0, _IFINFO.pack(0, 0, 0, 0, 0) + _text(_IFLA_IFNAME, name) + info, f"configure port {name}"
-    )
+    body = _IFINFO.pack(0, 0, 0, 0, 0) + _text(_IFLA_IFNAME, name) + info
+    return Request(_NEWLINK, 0, body, f"configure port {name}")
 
 
 def set_up(index: int) -> Request:

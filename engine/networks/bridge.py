@@ -68,6 +68,11 @@ class BridgeDriver:
         write_sysctl_sync(f"ipv4/conf/{name}/route_localnet", "1")
         if self._forwards:
             write_sysctl_sync("ipv4/ip_forward", "1")
+        if not network.option("enable_icc", True):
+            # What one container may say to another (a link) goes through the host's rules: the host answers ARP for
+            # all of them, and does not tell them that they are neighbours.
+            write_sysctl_sync(f"ipv4/conf/{name}/proxy_arp_pvlan", "1")
+            write_sysctl_sync(f"ipv4/conf/{name}/send_redirects", "0")
         if network.has_ipv6:
             write_sysctl_sync(f"ipv6/conf/{name}/disable_ipv6", "0")
             write_sysctl_sync(f"ipv6/conf/{name}/accept_dad", "0")
@@ -106,7 +111,8 @@ class BridgeDriver:
                 peer_mac=endpoint.mac_address,
                 peer_netns=namespace.fd,
             )
-            route.send_sync(pair, netlink.set_hairpin(endpoint.link))
+            is_isolated = not network.option("enable_icc", True) and not _filters_frames_sync()
+            route.send_sync(pair, netlink.configure_port(endpoint.link, is_isolated=is_isolated))
             configure_inside_sync(endpoint, namespace)
 
         await self._links.call(attach_sync)
@@ -133,6 +139,14 @@ def configure_inside_sync(endpoint: EndpointState, namespace: NetworkNamespace) 
     )
     requests = [netlink.add_address(link.index, ip_interface(f"{ip}/{prefix}")) for ip, prefix in given if ip]
     inside.send_sync(*requests, netlink.set_up(link.index))
+
+
+def _filters_frames_sync() -> bool:
+    """Whether this host takes frames between ports of one bridge through the firewall: then ports need no isolation."""
+    try:
+        return Path("/proc/sys/net/bridge/bridge-nf-call-iptables").read_text().strip() == "1"
+    except FileNotFoundError:
+        return False
 
 
 def _forward_ipv6_sync() -> None:

@@ -374,13 +374,7 @@ class SandboxKeeper:
         self._resolver.started(sandbox)
         if sandbox.owns_namespace:
             sandbox.sandbox_key = f"/proc/{init_pid}/ns/net"
-        if sandbox.namespace is not None:
-            sandbox.namespace.close()
-            sandbox.namespace = None
-        for held in sandbox.held:
-            if held.socket is not None:
-                held.socket.close()
-        sandbox.held, sandbox.hold_fds = [], ()
+        sandbox.let_go()
 
     def adopt(self, init_pid: int, document: SandboxDocument) -> Sandbox:
         """Take over a container that ran while the daemon did not. Addresses and ports become taken again."""
@@ -427,12 +421,7 @@ class SandboxKeeper:
         sandbox = self._sandboxes.pop(container_id, None)
         if sandbox is None:
             return
-        if sandbox.namespace is not None:
-            sandbox.namespace.close()
-            sandbox.namespace = None
-        for held in sandbox.held:
-            if held.socket is not None:
-                held.socket.close()
+        sandbox.let_go()
         for port in sandbox.published:
             self._host_ports.forget(port.port.partition("/")[2], port.host_ip, port.host_port)
         task = self._nursery.start(self._clear(sandbox), name=f"clear-{short(container_id)}")
@@ -543,6 +532,8 @@ class SandboxKeeper:
             await asyncio.wait(tuple(self._clearing))
         await self._nursery.aclose()
         await self._resolver.aclose()
+        for sandbox in self._sandboxes.values():
+            sandbox.let_go()
         await self._pool.aclose()
 
 

@@ -58,6 +58,16 @@ class Sandbox:
         """Whether it is on a network whose containers find each other by name."""
         return any(endpoint.dns_names for endpoint in self.endpoints.values())
 
+    def let_go(self) -> None:
+        """Close our own copies of what its processes hold."""
+        if self.namespace is not None:
+            self.namespace.close()
+            self.namespace = None
+        for held in self.held:
+            if held.socket is not None:
+                held.socket.close()
+        self.held, self.hold_fds = [], ()
+
     def document(self) -> SandboxDocument:
         """What the container's record keeps for ``adopt``."""
         return SandboxDocument(
