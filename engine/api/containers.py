@@ -22,7 +22,6 @@ from engine.api.decode import (
 from engine.api.relay import DetachScanner, parse_detach_keys, relay
 from engine.api.shapes.containers import decode_create
 from engine.api.shapes.inspect import inspect_view
-from engine.api.shapes.summary import summary
 from engine.api.streams import MULTIPLEXED_STREAM, RAW_STREAM, Takeover, json_response, no_content
 from engine.api.views import ContainerViews
 from engine.clock import now_ns
@@ -72,19 +71,7 @@ class ContainerRoutes:
         query = ListQuery(query_bool(request, "all"), max(0, limit), query_filters(request, ALLOWED))
         chosen = self._service.select(query)
         sizes = await self._views.sizes(chosen) if query_bool(request, "size") else None
-        now = now_ns()
-        rows = [
-            summary(
-                c,
-                now,
-                self._service.image_name(c),
-                self._views.endpoints(c),
-                self._views.ports(c),
-                (lambda c: sizes[c.id]) if sizes is not None else None,
-            )
-            for c in chosen
-        ]
-        return json_response(rows)
+        return json_response(self._views.rows(chosen, sizes))
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Make a container; nothing runs yet."""

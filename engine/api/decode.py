@@ -81,9 +81,7 @@ def decode_json(raw: bytes, kind: type[T]) -> T:
     """Decode one JSON document into ``kind``; the error is a sentence for the client."""
     try:
         return msgspec.json.decode(raw, type=kind, strict=True)
-    except msgspec.ValidationError as error:
-        raise InvalidParameter(f"invalid JSON: {error}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidParameter(f"invalid JSON: {error}") from error
 
 

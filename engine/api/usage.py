@@ -6,10 +6,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from engine.api.shapes import images as image_shapes
-from engine.api.shapes.summary import summary
 from engine.api.shapes.volumes import volume_json
 from engine.api.views import ContainerViews
-from engine.clock import now_ns
 from engine.containers.listing import ListQuery
 from engine.containers.service import ContainerService
 from engine.filters import Filters
@@ -55,16 +53,4 @@ class DiskUsageReport:
 
     async def _container_rows(self) -> list[dict[str, Any]]:
         chosen = self._containers.select(ListQuery(all=True))
-        sizes = await self._views.sizes(chosen)
-        now = now_ns()
-        return [
-            summary(
-                c,
-                now,
-                self._containers.image_name(c),
-                self._views.endpoints(c),
-                self._views.ports(c),
-                lambda c: sizes[c.id],
-            )
-            for c in chosen
-        ]
+        return self._views.rows(chosen, await self._views.sizes(chosen))

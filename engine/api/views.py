@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.api.shapes.inspect import InspectFacts
+from engine.api.shapes.summary import summary
+from engine.clock import now_ns
 from engine.containers.model import Container, Status
 from engine.containers.service import ContainerService
 from engine.containers.settings import EndpointSettings
@@ -46,6 +48,23 @@ class ContainerViews:
         """``NetworkSettings.Ports`` of a running container."""
         sandbox = container.sandbox
         return port_map(sandbox.exposed, sandbox.ports) if sandbox is not None else {}
+
+    def rows(
+        self, containers: Sequence[Container], sizes: Mapping[str, Mapping[str, int]] | None = None
+    ) -> list[dict[str, Any]]:
+        """The elements of ``GET /containers/json``."""
+        now, names = now_ns(), self._service.image_names(containers)
+        return [
+            summary(
+                container,
+                now,
+                names[container.image, container.image_id],
+                self.endpoints(container),
+                self.ports(container),
+                sizes[container.id] if sizes is not None else None,
+            )
+            for container in containers
+        ]
 
     async def sizes(self, containers: Iterable[Container]) -> dict[str, dict[str, int]]:
         """``SizeRw`` and ``SizeRootFs`` by container id."""

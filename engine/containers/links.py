@@ -1,4 +1,4 @@
-"""The variables that ``--link`` puts in a container's environment: where the other one is, and what it was told. Pure."""
+"""The variables that ``--link`` puts in an environment: where the other container is, and what it was told. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PRIVATE = ("HOME", "PATH")
 def link_environment(name: str, alias: str, address: str, ports: Iterable[str], env: Sequence[str]) -> list[str]:
     """Docker's variables for one link.
 
-    ``name`` is the linking container, ``ports`` and ``env`` are the linked one's exposed ports (``80/tcp``) and settings.
+    ``name`` is the linking container; ``ports`` (``80/tcp``) and ``env`` are the linked one's.
     """
     prefix = alias.replace("-", "_").upper()
     variables = [f"{prefix}_NAME=/{name}/{alias}"]

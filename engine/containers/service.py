@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -87,10 +87,16 @@ class ContainerService:
         except NotFound:
             return {reference}
 
-    def image_name(self, container: Container) -> str:
-        """The image as given at create, or its id when that name now means another image or none."""
-        image = self._images.find(container.image) if container.image else None
-        return container.image if image is not None and str(image.id) == container.image_id else container.image_id
+    def image_names(self, containers: Iterable[Container]) -> dict[tuple[str, str], str]:
+        """What to call the image of each, by ``(image, image_id)``: the name given at create while it still means that
+        image, else the id. Many containers share few images, so each name is looked up once.
+        """
+        pairs = {(container.image, container.image_id) for container in containers}
+        return {pair: self._image_name(*pair) for pair in pairs}
+
+    def _image_name(self, name: str, image_id: str) -> str:
+        image = self._images.find(name) if name else None
+        return name if image is not None and str(image.id) == image_id else image_id
 
     async def create(self, request: CreateRequest) -> tuple[Container, list[str]]:
         """See ``Creator.create``."""

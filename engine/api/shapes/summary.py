@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -113,7 +113,7 @@ def summary(
     image: str,
     networks: Mapping[str, Any],
     ports: Mapping[str, Any] | None,
-    size: Callable[[Container], Mapping[str, int]] | None = None,
+    size: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """One element of the list. ``image`` is the name to show, ``networks`` the endpoint documents by network name."""
     host = container.host_config
@@ -136,7 +136,7 @@ def summary(
         "Mounts": mount_summaries(container),
     }
     if size is not None:
-        shown.update(size(container))
+        shown.update(size)
     return shown
 
 
