@@ -126,10 +126,12 @@ class ImageLoader:
             if diff_id in blobs:
                 continue
             media_type, source = await run_blocking(_layer_file_sync, member)
-            blobs[diff_id] = LayerBlob(member.digest, member.size, media_type)
             sources[diff_id] = source
+            # A plain layer that a push has compressed before need not come back.
+            packed = await self._content.packed_already(diff_id) if media_type == OCI_LAYER else None
+            blobs[diff_id] = packed or LayerBlob(member.digest, member.size, media_type)
         by_digest = {member.digest: member for member in members}
-        adopted = {blob.digest: by_digest[blob.digest] for blob in blobs.values()}
+        adopted = {b.digest: by_digest[b.digest] for b in blobs.values() if b.digest in by_digest}
         async with one_error(), TaskGroup() as group:
             for digest, member in adopted.items():
                 group.create_task(self._adopt(digest, member))

@@ -88,21 +88,19 @@ class ImageContent:
     ) -> AsyncIterator[None]:
         """Keep layers and blobs from removal inside the context; afterwards what no image names goes.
 
-        Of a body that failed the blobs go too, unless ``keep_blobs`` spares them for the next attempt.
+        ``keep_blobs`` spares the blobs, so that the next attempt of what failed finds them.
         """
         held, leased = tuple(diff_ids), tuple(digests)
         self._held.update(held)
         try:
             async with self.leases.hold(*leased):
                 yield
-        except BaseException:
-            if not keep_blobs:
-                self._garbage.update(leased)
-            raise
         finally:
             self._held.subtract(held)
             self._held += Counter()
-            await (self.reclaim() if self._garbage else self._sweep())
+            if not keep_blobs:
+                self._garbage.update(leased)
+            await self.reclaim()
 
     async def sweep(self) -> None:
         """Remove what a killed daemon left half done; for its start, before any operation."""
@@ -263,6 +261,13 @@ class ImageContent:
                 return form
         raise SystemFailure(f"the content of layer {diff_id} is not stored here")
 
+    async def packed_already(self, diff_id: str) -> LayerBlob | None:
+        """A compressed form of the layer, if one is stored."""
+        for form in self.store.forms(diff_id):
+            if form.media_type not in PLAIN_TYPES and await self.blobs.stat(form.digest) == form.size:
+                return form
+        return None
+
     async def packed(self, diff_id: str) -> LayerBlob:
         """A compressed form of the layer, made now if only the plain one is stored; the plain one is given back."""
         async with self._packing(diff_id):
@@ -294,6 +299,8 @@ class ImageContent:
     async def reclaim(self) -> None:
         """Remove layers nobody stands on and give back blobs that no image needs."""
         await self._sweep()
+        if not self._garbage:
+            return
         needed = self.store.blobs()
         garbage = [d for d in self._garbage if d not in needed and not self.leases.protects(d)]
         self._garbage.clear()

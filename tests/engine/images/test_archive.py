@@ -221,3 +221,13 @@ async def test_packing_replaces_the_plain_layer(shop: Shop) -> None:
     assert blob == again and blob.size < 1000
     assert gzip.decompress(await shop.blobs.read(blob.digest)) == tar_of({"a": b"1" * 10_000})
     assert await shop.digests() == {image.id, blob.digest}
+
+
+async def test_a_packed_layer_does_not_come_back_plain(shop: Shop) -> None:
+    archive = docker_archive(config_of(LAYER), [LAYER], ["app:1"])
+    await shop.load(archive)
+    image = shop.service.get("app:1")
+    blob = await shop.content.packed(image.diff_ids[0])
+    await shop.load(archive)
+    assert await shop.digests() == {image.id, blob.digest}
+    assert shop.store.forms(image.diff_ids[0]) == (blob,)
