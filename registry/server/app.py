@@ -15,21 +15,28 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
-from registry.config import Settings
+from registry.client.hosts import HostPolicy
+from registry.client.session import Transport
+from registry.config import Settings, split_address
+from registry.proxy import PullThrough
 from registry.server.auth import Access, is_loopback
 from registry.server.blobs import BlobHandlers
 from registry.server.dispatch import Dispatcher, Handler
+from registry.server.health import Health
 from registry.server.jwt import Verifier
 from registry.server.logs import AccessLog
 from registry.server.manifests import ManifestHandlers
+from registry.server.metrics import Metrics
 from registry.server.notices import Notice, Notices
+from registry.server.pushrules import PushRules
 from registry.server.referrers import ReferrerHandlers, ReferrerIndex
-from registry.server.replies import Reply
+from registry.server.replies import Reply, as_response, json_reply
 from registry.server.requests import Call
 from registry.server.tags import ListHandlers
 from registry.server.tls import TlsKeeper
 from registry.server.tokens import TokenService
 from registry.server.uploads import UploadHandlers
+from registry.server.webhooks import Webhooks
 from registry.store.blobs import BlobStore
 from registry.store.collector import Collector
 from registry.store.driver import StorageDriver
@@ -46,6 +53,7 @@ _SERVICE = "berth registry"
 _READ_BUFFER = 128 * 1024
 _ABANDONED_AFTER_SECONDS = 86400.0
 _UPKEEP_SECONDS = 60.0
+_EXPIRY_SECONDS = 6 * 3600.0
 
 
 class RegistryServer:
@@ -70,27 +78,39 @@ class RegistryServer:
         self.repositories = Repositories(self.blobs, self.leases)
         self.uploads = Uploads(self.blobs, self.repositories)
         self.pulls = PullTimes(self.driver)
+        self.proxy = PullThrough(settings, self.blobs, self.repositories) if settings.upstreams else None
+        expiry = self.proxy.retention() if self.proxy is not None else ()
         self.collector = Collector(
-            self.blobs, self.repositories, self.leases, retention=settings.retention, pulls=self.pulls
+            self.blobs, self.repositories, self.leases, retention=(*settings.retention, *expiry), pulls=self.pulls
         )
         self.access = Access(settings)
         self.notices = Notices()
         self.tls = TlsKeeper(settings)
+        self.transport = Transport(HostPolicy())
+        self.webhooks = Webhooks(settings.webhooks, self.driver, self.transport, settings.address)
+        self.metrics = Metrics(self.webhooks)
+        self.health = Health(settings, self.driver)
         self.tokens = TokenService(self.driver, self.access, _SERVICE) if settings.tokens else None
-        self.dispatcher = Dispatcher(settings, self.access, self._routes(), self._pages())
-        self._server: web.Server | None = None
+        self.dispatcher = Dispatcher(settings, self.access, self._routes(), self._pages(), self.proxy, self.health)
+        self._servers: list[web.Server] = []
         self._listeners: list[asyncio.Server] = []
         self._background = Background()
         self._context: ssl.SSLContext | None = None
         self.notices.listen(self._note_pull)
+        if settings.webhooks:
+            self.notices.listen(self.webhooks.note)
+        if settings.metrics:
+            self.notices.listen(self.metrics.note)
+            self.dispatcher.observers.append(self.metrics.observe)
         if settings.access_log:
             self.dispatcher.observers.append(AccessLog(settings.log_format))
 
     def _routes(self) -> Mapping[str, Mapping[str, Handler]]:
-        manifests = ManifestHandlers(self.repositories, self.notices)
-        blobs = BlobHandlers(self.blobs, self.repositories)
-        uploads = UploadHandlers(self.blobs, self.repositories, self.uploads, self.access, self.notices)
-        lists = ListHandlers(self.repositories, self.access)
+        rules = PushRules(self.settings, self.repositories)
+        manifests = ManifestHandlers(self.repositories, self.notices, rules, self.proxy)
+        blobs = BlobHandlers(self.blobs, self.repositories, self.proxy)
+        uploads = UploadHandlers(self.repositories, self.uploads, self.access, self.notices, rules)
+        lists = ListHandlers(self.repositories, self.access, self.proxy)
         referrers = ReferrerHandlers(ReferrerIndex(self.repositories))
         return {
             "base": {"GET": _base, "HEAD": _base},
@@ -115,16 +135,27 @@ class RegistryServer:
         }
 
     def _pages(self) -> Mapping[str, Callable[[BaseRequest], Awaitable[Reply]]]:
-        pages: dict[str, Callable[[BaseRequest], Awaitable[Reply]]] = {"/": _alive}
+        pages: dict[str, Callable[[BaseRequest], Awaitable[Reply]]] = {
+            "/": _alive,
+            "/healthz": _alive,
+            "/readyz": self._ready,
+        }
         if self.tokens is not None:
             pages["/auth/token"] = self.tokens.answer
         return pages
 
     async def start(self) -> None:
-        """Check who may come in, then listen."""
+        """Check who may come in, then listen. What was begun is ended when something fails."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
         await self.access.refresh()
         await self._trust_tokens()
-        host, port = self.settings.listen_on()
+        host, _ = self.settings.listen_on()
         if self.access.is_open and not self.settings.anonymous and not is_loopback(host):
             raise PermissionError(
                 f"refusing to serve everybody on {self.settings.address}: add a user (berth registry user add), "
@@ -134,7 +165,7 @@ class RegistryServer:
         self._context = context = await self.tls.context()
         # Threads hash and sync beside the loop; at the default of 5 ms each of them can hold up every answer that long.
         sys.setswitchinterval(0.0005)
-        self._server = web.Server(
+        server = web.Server(
             self.dispatcher.handle,
             access_log=None,
             read_bufsize=_READ_BUFFER,
@@ -142,18 +173,45 @@ class RegistryServer:
             lingering_time=2.0,
             auto_decompress=False,
         )
-        loop = asyncio.get_running_loop()
-        listener = await loop.create_server(
-            self._server, host or None, port, ssl=context, backlog=1024, reuse_address=True
-        )
-        self._listeners.append(listener)
+        await self._listen(server, self.settings.address, context)
         await self.pulls.load()
+        self._start_background(context)
+        if self.settings.debug_address:
+            await self._listen(web.Server(self._debug, access_log=None), self.settings.debug_address, None)
+        log.info("registry listening on %s", ", ".join(f"{h}:{p}" for h, p in self.addresses()))
+
+    def _start_background(self, context: ssl.SSLContext | None) -> None:
         self._background.start(self._keep_up(context), "upkeep")
+        self.webhooks.start(self._background)
+        if self.health.has_checks:
+            self._background.start(self.health.run(), "health")
         if self.settings.purge_uploads and not self.settings.read_only:
             self._background.start(self._purge(), "purge")
-        if self.settings.collect_interval_seconds > 0 and not self.settings.read_only:
-            self._background.start(self._collect(), "collect")
-        log.info("registry listening on %s", ", ".join(f"{h}:{p}" for h, p in self.addresses()))
+        interval = self.settings.collect_interval_seconds or (_EXPIRY_SECONDS if self.proxy is not None else 0.0)
+        if interval > 0 and not self.settings.read_only:
+            self._background.start(self._collect(interval), "collect")
+
+    async def _listen(self, server: web.Server, address: str, context: ssl.SSLContext | None) -> None:
+        host, port = split_address(address)
+        listener = await asyncio.get_running_loop().create_server(
+            server, host or None, port, ssl=context, backlog=1024, reuse_address=True
+        )
+        self._servers.append(server)
+        self._listeners.append(listener)
+
+    async def _debug(self, request: BaseRequest) -> web.StreamResponse:
+        """The second listener: health and metrics, for this machine or a private network."""
+        path = request._message.path.partition("?")[0]
+        if path == "/debug/health":
+            return as_response(json_reply(503 if self.health.failing else 200, self.health.failing))
+        if path == self.settings.metrics_path and self.settings.metrics:
+            return as_response(Reply(200, {"Content-Type": "text/plain; version=0.0.4"}, self.metrics.text()))
+        return as_response(Reply(404))
+
+    async def _ready(self, request: BaseRequest) -> Reply:
+        """Whether the storage answers: what a load balancer should ask before it sends anybody here."""
+        problem = await self.health.probe() if not self.settings.read_only else ""
+        return json_reply(503 if problem or self.health.failing else 200, {"storage": problem, **self.health.failing})
 
     async def _trust_tokens(self) -> None:
         foreign = self.settings.token_auth
@@ -172,11 +230,15 @@ class RegistryServer:
         for listener in self._listeners:
             listener.close()
         await self._background.aclose()
-        if self._server is not None:
-            self._server.pre_shutdown()
-            await self._server.shutdown(self.settings.drain_seconds)
-            self._server = None
+        await self.webhooks.save()
+        for server in self._servers:
+            server.pre_shutdown()
+            await server.shutdown(self.settings.drain_seconds)
+        self._servers.clear()
         self._listeners.clear()
+        if self.proxy is not None:
+            await self.proxy.aclose()
+        await self.transport.aclose()
         await self.pulls.save()
         await self.driver.close()
 
@@ -197,9 +259,9 @@ class RegistryServer:
                 log.info("purged %d abandoned uploads", len(purged))
             await asyncio.sleep(self.settings.purge_interval_seconds)
 
-    async def _collect(self) -> None:
+    async def _collect(self, interval_seconds: float) -> None:
         while True:
-            await asyncio.sleep(self.settings.collect_interval_seconds)
+            await asyncio.sleep(interval_seconds)
             await self.pulls.save()
             await self.collector.collect(
                 grace_seconds=self.settings.collect_grace_seconds, untagged=self.settings.collect_untagged
@@ -214,8 +276,8 @@ class RegistryServer:
                 await self.tls.refresh(context)
 
     def _note_pull(self, notice: Notice) -> None:
-        if notice.action == "pull" and notice.tag:
-            self.pulls.note(notice.repository, notice.tag)
+        if notice.action == "pull" and notice.is_manifest:
+            self.pulls.note(notice.repository, notice.tag or notice.digest)
 
 
 async def _base(call: Call) -> Reply:

@@ -8,6 +8,7 @@ import re
 from registry import errors
 from registry.digest import Digest, InvalidDigest
 from registry.errors import RegistryError
+from registry.proxy import PullThrough, Route
 from registry.server.replies import FileReply, Reply, StreamReply
 from registry.server.requests import Call
 from registry.store import paths
@@ -21,9 +22,10 @@ _PRESIGNED_SECONDS = 1200
 class BlobHandlers:
     """Answers under `/v2/<name>/blobs/<digest>`."""
 
-    def __init__(self, blobs: BlobStore, repositories: Repositories) -> None:
+    def __init__(self, blobs: BlobStore, repositories: Repositories, proxy: PullThrough | None = None) -> None:
         self._blobs = blobs
         self._repositories = repositories
+        self._proxy = proxy
 
     async def get(self, call: Call) -> Reply:
         """GET and HEAD."""
@@ -31,9 +33,24 @@ class BlobHandlers:
         found = self._repositories.hot_blob(call.repository, digest)
         if found is None:
             found = await self._repositories.blob(call.repository, digest)
+        if found is None and self._proxy is not None:
+            route = self._proxy.route(call.repository)
+            if route is not None:
+                return await self._through(call, digest, self._proxy, route)
         if found is None:
             raise RegistryError(errors.BLOB_UNKNOWN, str(digest))
-        stored, size = found
+        return await self._serve(call, digest, *found)
+
+    async def _through(self, call: Call, digest: Digest, proxy: PullThrough, route: Route) -> Reply:
+        """A blob that has to be brought in first: streamed while it is stored, in whole; a client may take less."""
+        if call.method == "HEAD":
+            return Reply(200, blob_headers(digest), content_length=await proxy.blob_size(digest, route))
+        size, chunks = await proxy.blob(call.repository, digest, route)
+        if chunks is None:
+            return await self._serve(call, digest, digest, size)
+        return StreamReply(200, blob_headers(digest), chunks, size)
+
+    async def _serve(self, call: Call, digest: Digest, stored: Digest, size: int) -> Reply:
         headers = blob_headers(digest)
         if matches_etag(call.header("If-None-Match"), digest):
             return Reply(304, headers)

@@ -27,8 +27,10 @@ from registry.errors import (
     RegistryError,
     SeveralErrors,
 )
+from registry.proxy import PullThrough, UpstreamFailed
 from registry.reference import is_repository_path
 from registry.server.auth import Access, Unauthorized
+from registry.server.health import Health
 from registry.server.manifests import is_manifest_reference
 from registry.server.replies import Reply, as_response, json_reply
 from registry.server.requests import Call, base_url
@@ -48,6 +50,8 @@ _ACTIONS = {
     "PATCH": ("pull", "push"),
     "DELETE": ("delete",),
 }
+# Answered even while a health check fails: a page for those who look after us.
+_ALWAYS = frozenset({"/healthz", "/readyz"})
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 # Request ids tell requests of one process apart and mark the process; nothing secret hangs on them.
 _REQUESTS = secrets.token_hex(10)
@@ -67,7 +71,11 @@ class Dispatcher:
         access: Access,
         routes: Mapping[str, Mapping[str, Handler]],
         pages: Mapping[str, Callable[[BaseRequest], Awaitable[Reply]]],
+        proxy: PullThrough | None = None,
+        health: Health | None = None,
     ) -> None:
+        self._proxy = proxy
+        self._failing: Mapping[str, str] = health.failing if health is not None else {}
         self._settings = settings
         self._access = access
         self._routes = routes
@@ -88,6 +96,8 @@ class Dispatcher:
         kind = "base"
         try:
             path, query = self._path(request)
+            if self._failing and path not in _ALWAYS:
+                raise RegistryError(errors.UNAVAILABLE, dict(self._failing))
             page = self._pages.get(path)
             if page is not None:
                 return kind, await page(request)
@@ -115,7 +125,7 @@ class Dispatcher:
         handlers = self._routes[kind]
         method = request.method
         if method == "OPTIONS":
-            return Reply(200, {"Allow": ", ".join((*handlers, "OPTIONS"))})
+            return self._preflight(request, ", ".join((*handlers, "OPTIONS")))
         handler = handlers.get(method)
         if handler is None:
             raise RegistryError(errors.UNSUPPORTED, headers={"Allow": ", ".join(handlers)})
@@ -131,17 +141,31 @@ class Dispatcher:
             identity,
             f"{_REQUESTS}{next(_numbers):012x}",
         )
+        if self._proxy is not None and repository:
+            # Rights are asked for the name content has here, also when the client used the upstream's name.
+            call.repository = repository = self._proxy.local_name(repository, call.argument("ns") or "")
         if repository:
             self._access.require(identity, repository, _ACTIONS[method])
         elif identity.is_anonymous and not self._access.is_open:
             raise Unauthorized(scope="registry:catalog:*" if kind == "catalog" else "")
         if method in _WRITES:
-            self._check_writable(method)
+            self._check_writable(method, repository)
         reply = await handler(call)
         reply.user = identity.name
         return reply
 
-    def _check_writable(self, method: str) -> None:
+    def _preflight(self, request: BaseRequest, methods: str) -> Reply:
+        """OPTIONS needs no credentials: browsers ask it before they may send any. Configured headers win."""
+        headers = {"Allow": methods}
+        if "Access-Control-Allow-Origin" in self._settings.headers and "Origin" in request.headers:
+            headers["Access-Control-Allow-Methods"] = methods
+            headers["Access-Control-Allow-Headers"] = "Authorization, Accept, Cache-Control, Content-Type, Range"
+            headers["Access-Control-Expose-Headers"] = "Docker-Content-Digest, Link, WWW-Authenticate"
+        return Reply(200, headers)
+
+    def _check_writable(self, method: str, repository: str) -> None:
+        if method != "DELETE" and self._proxy is not None and self._proxy.is_read_only(repository):
+            raise RegistryError(errors.UNSUPPORTED, "this repository is a cache of another registry's")
         if self._settings.read_only:
             raise RegistryError(errors.UNSUPPORTED, "the registry is read-only")
         if method == "DELETE" and not self._settings.delete_enabled:
@@ -176,6 +200,8 @@ def translate(error: Exception) -> RegistryError | None:
             return RegistryError(errors.BLOB_UNKNOWN, error.digest)
         case ManifestInvalid():
             return RegistryError(errors.MANIFEST_INVALID, str(error))
+        case UpstreamFailed():
+            return RegistryError(errors.UNAVAILABLE, str(error))
         case BlobsMissing():
             return SeveralErrors([RegistryError(errors.MANIFEST_BLOB_UNKNOWN, digest) for digest in error.digests])
         case UploadUnknown():

@@ -5,9 +5,11 @@ from __future__ import annotations
 from registry import errors
 from registry.errors import RegistryError
 from registry.manifest import MAX_MANIFEST_BYTES, parse_manifest
+from registry.proxy import PullThrough
 from registry.reference import is_tag
 from registry.server.blobs import matches_etag, parse_digest
 from registry.server.notices import Notices
+from registry.server.pushrules import PushRules
 from registry.server.replies import Reply
 from registry.server.requests import Call, read_body
 from registry.store.hot import StoredManifest
@@ -18,22 +20,35 @@ from registry.tasks import carry_through
 class ManifestHandlers:
     """Answers under `/v2/<name>/manifests/<reference>`."""
 
-    def __init__(self, repositories: Repositories, notices: Notices) -> None:
+    def __init__(
+        self,
+        repositories: Repositories,
+        notices: Notices,
+        rules: PushRules,
+        proxy: PullThrough | None = None,
+    ) -> None:
         self._repositories = repositories
         self._notices = notices
+        self._rules = rules
+        self._proxy = proxy
 
     async def get(self, call: Call) -> Reply:
         """GET and HEAD, whatever `Accept` says: the type is in the answer, and only schema 2 and OCI are stored."""
         if ":" in call.reference:
             parse_digest(call.reference)
-        stored = self._repositories.hot_manifest(call.repository, call.reference)
-        if stored is None:
-            stored = await self._repositories.manifest(call.repository, call.reference)
+        stored = await self._find(call.repository, call.reference)
         if call.method == "GET":
             self._notices.manifest("pull", call, stored)
         if matches_etag(call.header("If-None-Match"), stored.digest):
             return Reply(304, manifest_headers(stored))
         return Reply(200, manifest_headers(stored), stored.data, len(stored.data))
+
+    async def _find(self, repository: str, reference: str) -> StoredManifest:
+        route = self._proxy.route(repository) if self._proxy is not None else None
+        if self._proxy is not None and route is not None:
+            return await self._proxy.manifest(repository, reference, route)
+        hot = self._repositories.hot_manifest(repository, reference)
+        return hot or await self._repositories.manifest(repository, reference)
 
     async def put(self, call: Call) -> Reply:
         """PUT under a tag or a digest; `?tag=` adds tags to a push by digest."""
@@ -45,6 +60,8 @@ class ManifestHandlers:
                 raise RegistryError(errors.TAG_INVALID, tag[:200])
         data = await read_body(call.request, MAX_MANIFEST_BYTES)
         content_type = call.header("Content-Type") or ""
+        manifest = parse_manifest(data, content_type)
+        await self._rules.check_push(call.repository, (*_tag_of(call), *tags), manifest)
         # Once the body is here the push is carried through, whether or not the client waits.
         digest = await carry_through(
             self._repositories.put_manifest(
@@ -52,11 +69,11 @@ class ManifestHandlers:
                 call.reference,
                 data,
                 content_type,
+                check=call.settings.validate_manifests,
                 sparse_index=call.settings.sparse_indexes,
                 tags=tags,
             )
         )
-        manifest = parse_manifest(data, content_type)
         self._notices.manifest("push", call, StoredManifest(digest, manifest.media_type, data))
         headers = {"Location": call.manifest_url(str(digest)), "Docker-Content-Digest": str(digest)}
         if manifest.subject is not None:
@@ -67,6 +84,7 @@ class ManifestHandlers:
 
     async def delete(self, call: Call) -> Reply:
         """DELETE of a tag, or of a manifest with all tags that name it."""
+        await self._rules.check_delete(call.repository, call.reference)
         if ":" in call.reference:
             digest = parse_digest(call.reference)
             await self._repositories.delete_manifest(call.repository, digest)
@@ -75,6 +93,10 @@ class ManifestHandlers:
             await self._repositories.delete_tag(call.repository, call.reference)
             self._notices.deleted(call, tag=call.reference)
         return Reply(202)
+
+
+def _tag_of(call: Call) -> tuple[str, ...]:
+    return () if ":" in call.reference else (call.reference,)
 
 
 def manifest_headers(stored: StoredManifest) -> dict[str, str]:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from registry import errors
 from registry.errors import RegistryError
+from registry.proxy import PullThrough
 from registry.server.auth import Access
 from registry.server.replies import Reply, json_reply
 from registry.server.requests import Call
@@ -20,7 +21,8 @@ _CATALOG_FRESH_SECONDS = 2.0
 class ListHandlers:
     """Answers `/v2/<name>/tags/list` and `/v2/_catalog`."""
 
-    def __init__(self, repositories: Repositories, access: Access) -> None:
+    def __init__(self, repositories: Repositories, access: Access, proxy: PullThrough | None = None) -> None:
+        self._proxy = proxy
         self._repositories = repositories
         self._access = access
         self._catalog: list[str] = []
@@ -29,7 +31,11 @@ class ListHandlers:
 
     async def tags(self, call: Call) -> Reply:
         """GET: all tags, or `n` of them after `last`."""
-        names = await self._repositories.tags(call.repository)
+        route = self._proxy.route(call.repository) if self._proxy is not None else None
+        if self._proxy is not None and route is not None:
+            names = await self._proxy.tags(call.repository, route)
+        else:
+            names = await self._repositories.tags(call.repository)
         if names is None:
             raise RegistryError(errors.NAME_UNKNOWN, {"name": call.repository})
         wanted = page_size(call)

@@ -16,9 +16,9 @@ from registry.errors import RegistryError
 from registry.server.auth import Access
 from registry.server.blobs import parse_digest
 from registry.server.notices import Notices
+from registry.server.pushrules import PushRules
 from registry.server.replies import Reply
 from registry.server.requests import Body, Call
-from registry.store.blobs import BlobStore
 from registry.store.repositories import Repositories
 from registry.store.uploads import Upload, Uploads
 from registry.tasks import begin, carry_through
@@ -36,9 +36,14 @@ class UploadHandlers:
     """Answers under `/v2/<name>/blobs/uploads/`."""
 
     def __init__(
-        self, blobs: BlobStore, repositories: Repositories, uploads: Uploads, access: Access, notices: Notices
+        self,
+        repositories: Repositories,
+        uploads: Uploads,
+        access: Access,
+        notices: Notices,
+        rules: PushRules,
     ) -> None:
-        self._blobs = blobs
+        self._rules = rules
         self._repositories = repositories
         self._uploads = uploads
         self._access = access
@@ -106,8 +111,15 @@ class UploadHandlers:
             if call.content_length != 0:
                 self._check_position(call, upload)
                 await self._receive(call, upload)
+            try:
+                await self._rules.check_quota(call.repository, upload.offset, expected)
+            except RegistryError:
+                await upload.close(sync=False)
+                await self._uploads.forget(call.repository, upload.upload_id)
+                raise
             # A client that leaves now must not tear the commit in two.
             await carry_through(self._uploads.commit(upload, expected))
+        self._rules.note_blob(call.repository, expected, upload.offset)
         self._notices.blob("push", call, expected, upload.offset)
         return self._created(call, expected)
 

@@ -144,6 +144,11 @@ class BlobWriter:
         """Bytes taken so far."""
         return self._size
 
+    @property
+    def local_path(self) -> Path | None:
+        """Where the unfinished bytes lie, for whoever reads along; None where the driver has no local files."""
+        return self._driver.local_path(self._name)
+
     async def write(self, data: bytes) -> None:
         """Take the next bytes; they are hashed and written in order."""
         self._batch.append(data)

@@ -107,7 +107,7 @@ class Collector:
         manifests = {digest: await self._read(digest) for digest in revisions}
         keep = set(revisions)
         if untagged or rules:
-            keep = await self._tagged(repository, manifests, dropped, limit)
+            keep = await self._tagged(repository, manifests, dropped, limit, rules)
         needed: set[str] = set()
         for digest in keep:
             self._mark(digest, manifests.get(digest), needed)
@@ -138,7 +138,12 @@ class Collector:
             return []
 
     async def _tagged(
-        self, repository: str, manifests: dict[Digest, Manifest | None], dropped: set[str], limit: float
+        self,
+        repository: str,
+        manifests: dict[Digest, Manifest | None],
+        dropped: set[str],
+        limit: float,
+        rules: list[Retention],
     ) -> set[Digest]:
         """The manifests to keep: tagged, young, leased, children of kept ones, and referrers of kept ones."""
         keep: set[Digest] = set()
@@ -153,6 +158,11 @@ class Collector:
         for digest, stat in zip(manifests, await self._driver.stat_all(links), strict=True):
             if (stat is not None and stat.modified > limit) or self._leases.protects(digest):
                 keep.add(digest)
+            elif self._pulls is not None and rules:
+                # Pulled by digest, as clusters do: such manifests need no tag to be in use.
+                idle = self._clock() - self._pulls.last(repository, str(digest))
+                if any(idle < rule.keep_pulled_seconds for rule in rules):
+                    keep.add(digest)
         pending = list(keep)
         subjects: dict[str, list[Digest]] = {}
         for digest, manifest in manifests.items():

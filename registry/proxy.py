@@ -1,0 +1,327 @@
+"""Pull-through cache: repositories below a prefix (or asked for with `ns=`, as containerd does) come from other
+registries.
+
+What is fetched is stored like anything pushed, and streamed to the client while it is stored; concurrent pulls of the
+same thing fetch it once. A tag is checked with its upstream; while that is down, the cached tag serves. Expiry is
+retention: it drops tags nobody pulled for the upstream's time to live and leaves blobs to the collector, so nothing
+that is shared can break.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from registry.client.credentials import AuthConfig
+from registry.client.failures import ConnectionFailed, NoCredentials, RemoteError
+from registry.client.fetch import RemoteSource
+from registry.client.hosts import Endpoint, HostPolicy
+from registry.client.session import RegistrySession, Transport
+from registry.config import Retention, Settings, Upstream
+from registry.digest import Digest
+from registry.errors import BlobUnknown, DigestMismatch, ManifestUnknown
+from registry.manifest import ACCEPTED, Descriptor
+from registry.store.blobs import BlobStore, BlobWriter
+from registry.store.driver import STREAM_CHUNK
+from registry.store.hot import StoredManifest
+from registry.store.repositories import Repositories
+from registry.tasks import Background, run_blocking
+
+log = logging.getLogger("berth.registry.proxy")
+
+T = TypeVar("T")
+_HUB_HOSTS = ("registry-1.docker.io", "index.docker.io", "docker.io")
+_FRESH_SECONDS = 5.0
+_SOURCES_REMEMBERED = 512
+
+
+class UpstreamFailed(Exception):
+    """The upstream gave no usable answer, and nothing is cached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A repository that comes from elsewhere: its upstream and its name there."""
+
+    upstream: Upstream
+    remote: str
+
+
+class Download:
+    """One blob on its way in; any number of clients read along."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.path: str | None = None
+        self.finished = False
+        self.failure: BaseException | None = None
+        self._progress = asyncio.Event()
+
+    def advance(self) -> None:
+        """There is more to read, or the end was reached."""
+        self._progress.set()
+        self._progress = asyncio.Event()
+
+    def finish(self, failure: BaseException | None = None) -> None:
+        """No more comes."""
+        self.failure = failure
+        self.finished = True
+        self.advance()
+
+    async def read(self, descriptor: int) -> AsyncIterator[bytes]:
+        """The bytes as they arrive; ends early, with the failure, when the download fails."""
+        position = 0
+        try:
+            while position < self.size:
+                finished, progress = self.finished, self._progress
+                data = await run_blocking(os.pread, descriptor, min(STREAM_CHUNK, self.size - position), position)
+                if data:
+                    position += len(data)
+                    yield data
+                elif finished:
+                    raise ConnectionResetError("the upstream's blob ended early") from self.failure
+                else:
+                    await progress.wait()
+        finally:
+            os.close(descriptor)
+
+    async def wait(self) -> None:
+        """Until it is over; raises its failure."""
+        while not self.finished:
+            await self._progress.wait()
+        if self.failure is not None:
+            raise self.failure
+
+
+class PullThrough:
+    """Finds upstreams for names, and brings in what is asked for."""
+
+    def __init__(self, settings: Settings, blobs: BlobStore, repositories: Repositories) -> None:
+        self._settings = settings
+        self._blobs = blobs
+        self._repositories = repositories
+        self._upstreams = sorted(settings.upstreams, key=lambda upstream: -len(upstream.prefix))
+        self._transport = Transport(HostPolicy())
+        self._sources: dict[tuple[str, str], RemoteSource] = {}
+        self._checked: dict[tuple[str, str], float] = {}
+        self._flights: dict[tuple[str, str], asyncio.Future[StoredManifest]] = {}
+        self._downloads: dict[str, Download] = {}
+        self._background = Background()
+
+    async def aclose(self) -> None:
+        """Cancel downloads, close connections."""
+        await self._background.aclose()
+        await self._transport.aclose()
+
+    def retention(self) -> tuple[Retention, ...]:
+        """The rules that make cached content expire."""
+        return tuple(
+            Retention(
+                (f"{upstream.prefix}/**" if upstream.prefix else "**",),
+                keep_seconds=upstream.ttl_seconds,
+                keep_pulled_seconds=upstream.ttl_seconds,
+            )
+            for upstream in self._upstreams
+            if upstream.ttl_seconds > 0 and (upstream.prefix or self._settings.proxy_only)
+        )
+
+    def local_name(self, repository: str, namespace: str) -> str:
+        """The name a repository has here when a client asks for it as a mirror of `namespace`."""
+        for upstream in self._upstreams:
+            if namespace in (*upstream.namespaces, urlsplit(upstream.url).netloc) and upstream.prefix:
+                inside = repository == upstream.prefix or repository.startswith(upstream.prefix + "/")
+                return repository if inside else f"{upstream.prefix}/{repository}"
+        return repository
+
+    def route(self, repository: str) -> Route | None:
+        """Where a repository comes from; None for one that is pushed to us."""
+        for upstream in self._upstreams:
+            if not upstream.prefix:
+                remote = repository
+            elif repository.startswith(upstream.prefix + "/"):
+                remote = repository[len(upstream.prefix) + 1 :]
+            else:
+                continue
+            if "/" not in remote and urlsplit(upstream.url).hostname in _HUB_HOSTS:
+                remote = f"library/{remote}"
+            return Route(upstream, remote)
+        return None
+
+    def is_read_only(self, repository: str) -> bool:
+        """Whether pushes are refused: the name belongs to an upstream."""
+        route = self.route(repository)
+        return route is not None and (bool(route.upstream.prefix) or self._settings.proxy_only)
+
+    async def manifest(self, repository: str, reference: str, route: Route) -> StoredManifest:
+        """The manifest, fetched or refreshed where needed. `ManifestUnknown`, `UpstreamFailed`."""
+        local = await self._local(repository, reference)
+        key = (repository, reference)
+        if local is not None and (":" in reference or self._checked.get(key, 0.0) > time.monotonic() - _FRESH_SECONDS):
+            return local
+        if local is not None and not route.upstream.prefix and not self._settings.proxy_only:
+            return local
+        return await self._once(key, lambda: self._refresh(repository, reference, route, local))
+
+    async def _local(self, repository: str, reference: str) -> StoredManifest | None:
+        try:
+            return self._repositories.hot_manifest(repository, reference) or await self._repositories.manifest(
+                repository, reference
+            )
+        except ManifestUnknown:
+            return None
+
+    async def _once(self, key: tuple[str, str], work: Callable[[], Awaitable[StoredManifest]]) -> StoredManifest:
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = asyncio.get_running_loop().create_future()
+            self._flights[key] = flight
+            self._background.start(self._fly(key, flight, work), f"fetch {key[0]}:{key[1]}")
+        return await asyncio.shield(flight)
+
+    async def _fly(
+        self,
+        key: tuple[str, str],
+        flight: asyncio.Future[StoredManifest],
+        work: Callable[[], Awaitable[StoredManifest]],
+    ) -> None:
+        try:
+            result = await work()
+        except asyncio.CancelledError:
+            flight.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - handed to everybody who waits
+            flight.set_exception(error)
+            flight.exception()
+        else:
+            flight.set_result(result)
+        finally:
+            self._flights.pop(key, None)
+
+    async def _refresh(
+        self, repository: str, reference: str, route: Route, local: StoredManifest | None
+    ) -> StoredManifest:
+        source = self._source(route)
+        try:
+            if local is not None and await self._current_digest(source, reference) == local.digest:
+                self._checked[(repository, reference)] = time.monotonic()
+                return local
+            remote = await source.manifest(reference)
+        except (RemoteError, ConnectionFailed, NoCredentials, DigestMismatch, OSError) as error:
+            if isinstance(error, RemoteError) and error.status == 404:
+                raise ManifestUnknown(repository, reference) from error
+            if local is not None:
+                log.warning(
+                    "upstream %s: %s; %s:%s serves from cache", route.upstream.url, error, repository, reference
+                )
+                return local
+            if isinstance(error, RemoteError) and error.status in (401, 403):
+                raise ManifestUnknown(repository, reference) from error
+            raise UpstreamFailed(f"{route.upstream.url}: {error}") from error
+        await self._repositories.put_manifest(repository, reference, remote.data, remote.media_type, check=False)
+        self._checked[(repository, reference)] = time.monotonic()
+        return await self._repositories.manifest(repository, reference)
+
+    async def _current_digest(self, source: RemoteSource, tag: str) -> str | None:
+        """What the tag names upstream now, asked with HEAD, which registries do not count as a pull."""
+        path = f"{source.path}/manifests/{tag}"
+        scope = f"repository:{source.path}:pull"
+        async with source.session.request("HEAD", path, scope=scope, headers={"Accept": ", ".join(ACCEPTED)}) as answer:
+            return answer.headers.get("Docker-Content-Digest")
+
+    def _source(self, route: Route) -> RemoteSource:
+        key = (route.upstream.url, route.remote)
+        source = self._sources.get(key)
+        if source is None:
+            parts = urlsplit(route.upstream.url)
+            endpoint = Endpoint(route.upstream.url, parts.netloc)
+            auth = AuthConfig(username=route.upstream.username, password=route.upstream.password)
+            source = RemoteSource(RegistrySession(self._transport, endpoint, auth), route.remote)
+            if len(self._sources) >= _SOURCES_REMEMBERED:
+                self._sources.pop(next(iter(self._sources)))
+            self._sources[key] = source
+        return source
+
+    async def blob_size(self, digest: Digest, route: Route) -> int:
+        """The size of a blob upstream. `BlobUnknown`, `UpstreamFailed`."""
+        source = self._source(route)
+        scope = f"repository:{source.path}:pull"
+        try:
+            async with source.session.request("HEAD", f"{source.path}/blobs/{digest}", scope=scope) as answer:
+                return int(answer.headers.get("Content-Length", ""))
+        except RemoteError as error:
+            if error.status in (401, 403, 404):
+                raise BlobUnknown(digest) from error
+            raise UpstreamFailed(f"{route.upstream.url}: {error}") from error
+        except (ConnectionFailed, NoCredentials, ValueError) as error:
+            raise UpstreamFailed(f"{route.upstream.url}: {error}") from error
+
+    async def blob(self, repository: str, digest: Digest, route: Route) -> tuple[int, AsyncIterator[bytes] | None]:
+        """Bring a blob in: its size, and its bytes as they arrive, or None when it is in the store already."""
+        download = self._downloads.get(digest)
+        if download is None:
+            # The store may have it from another repository; this one gets its link without asking for the bytes, but
+            # only after the upstream said that this repository has it.
+            size = await self.blob_size(digest, route)
+            if await self._blobs.stat(digest) == size:
+                await self._repositories.link_blob(repository, digest)
+                return size, None
+            download = self._downloads.get(digest)
+            if download is None:
+                download = await self._begin(repository, digest, route, size)
+        elif await self.blob_size(digest, route) != download.size:
+            raise BlobUnknown(digest)
+        if download.path is None:
+            await download.wait()
+            await self._repositories.link_blob(repository, digest)
+            return download.size, None
+        try:
+            descriptor = await run_blocking(os.open, download.path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            await download.wait()
+            return download.size, None
+        return download.size, download.read(descriptor)
+
+    async def _begin(self, repository: str, digest: Digest, route: Route, size: int) -> Download:
+        download = self._downloads[digest] = Download(size)
+        try:
+            writer = await self._blobs.writer(digest.algorithm)
+        except BaseException:
+            self._downloads.pop(digest, None)
+            raise
+        local = writer.local_path
+        download.path = os.fspath(local) if local is not None else None
+        self._background.start(self._download(repository, digest, route, download, writer), f"download {digest}")
+        return download
+
+    async def _download(
+        self, repository: str, digest: Digest, route: Route, download: Download, writer: BlobWriter
+    ) -> None:
+        descriptor = Descriptor(digest=str(digest), size=download.size)
+        try:
+            async with self._repositories.leases.hold(digest), writer:
+                await self._source(route).fetch(descriptor, writer, lambda _: download.advance())
+                await writer.commit(digest)
+                await self._repositories.link_blob(repository, digest)
+        except asyncio.CancelledError:
+            download.finish(ConnectionResetError("the registry is shutting down"))
+            raise
+        except Exception as error:  # noqa: BLE001 - told to every reader; the upstream can fail in any way
+            log.warning("blob %s from %s: %s", digest, route.upstream.url, error)
+            download.finish(error)
+        else:
+            download.finish()
+        finally:
+            self._downloads.pop(digest, None)
+
+    async def tags(self, repository: str, route: Route) -> list[str] | None:
+        """The upstream's tags, or the cached ones while it cannot be asked."""
+        try:
+            return sorted(await self._source(route).tags())
+        except (RemoteError, ConnectionFailed, NoCredentials, OSError):
+            return await self._repositories.tags(repository)

@@ -1,0 +1,170 @@
+"""Webhooks: registry:2's event documents, posted to whoever is configured, kept on disk until they were taken.
+
+Each endpoint has a queue of its own, so a dead one delays nobody. Events are written down in batches before the first
+attempt, delivered in order, and given up after many tries or when too many wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import platform
+import time
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from aiohttp import ClientError
+
+from registry.client.session import Transport
+from registry.config import Webhook
+from registry.server.notices import Notice
+from registry.store import paths
+from registry.store.driver import StorageDriver
+from registry.tasks import Background
+
+log = logging.getLogger("berth.registry.webhooks")
+
+CONTENT_TYPE = "application/vnd.docker.distribution.events.v1+json"
+_MAX_WAITING = 10_000
+_MAX_ATTEMPTS = 50
+_MAX_BACKOFF_SECONDS = 300.0
+_GATHER_SECONDS = 0.2
+
+
+class WebhookQueue:
+    """Everything one endpoint has not taken yet."""
+
+    def __init__(self, hook: Webhook, driver: StorageDriver, transport: Transport, source: dict[str, str]) -> None:
+        self._hook = hook
+        self._driver = driver
+        self._transport = transport
+        self._source = source
+        self._folder = paths.state(f"notices/{hashlib.sha256(hook.url.encode()).hexdigest()[:16]}")
+        self._fresh: list[dict[str, Any]] = []
+        self._wake = asyncio.Event()
+        self.delivered = self.failed = self.dropped = 0
+
+    def note(self, notice: Notice) -> None:
+        """Take a notice; called on the loop, returns at once."""
+        hook = self._hook
+        if notice.action in hook.ignored_actions or notice.media_type in hook.ignored_media_types:
+            return
+        if len(self._fresh) >= _MAX_WAITING:
+            self.dropped += 1
+            return
+        self._fresh.append(event_of(notice, self._source))
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Deliver for ever."""
+        while True:
+            for name in await self._driver.names(self._folder):
+                await self._deliver_file(f"{self._folder}/{name}")
+            if not self._fresh:
+                self._wake.clear()
+                await self._wake.wait()
+                await asyncio.sleep(_GATHER_SECONDS)
+            await self.write_down()
+
+    async def write_down(self) -> None:
+        """Put what is only in memory on disk."""
+        if self._fresh:
+            events, self._fresh = self._fresh, []
+            await self._driver.write(f"{self._folder}/{time.time_ns():020d}.json", msgspec.json.encode(events))
+
+    async def _deliver_file(self, path: str) -> None:
+        try:
+            events = msgspec.json.decode(await self._driver.read(path), type=list[dict[str, Any]])
+        except (FileNotFoundError, msgspec.MsgspecError):
+            events = []
+        for event in events:
+            await self._deliver(event)
+        await self._driver.remove(path)
+
+    async def _deliver(self, event: dict[str, Any]) -> None:
+        body = msgspec.json.encode({"events": [event]})
+        pause = max(self._hook.backoff_seconds, 0.01)
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
+            if await self._post(body):
+                self.delivered += 1
+                return
+            self.failed += 1
+            # The first `threshold` tries come quickly, later ones ever more slowly.
+            if attempt >= self._hook.threshold:
+                pause = min(pause * 2, _MAX_BACKOFF_SECONDS)
+            await asyncio.sleep(pause if attempt >= self._hook.threshold else min(pause, 1.0))
+            await self.write_down()
+        self.dropped += 1
+        log.error("webhook %s: giving up on an event after %d attempts", self._hook.name, _MAX_ATTEMPTS)
+
+    async def _post(self, body: bytes) -> bool:
+        headers = {"Content-Type": CONTENT_TYPE, **self._hook.headers}
+        try:
+            async with asyncio.timeout(self._hook.timeout_seconds):
+                async with self._transport.session().post(
+                    self._hook.url, data=body, headers=headers, allow_redirects=False
+                ) as answer:
+                    return 200 <= answer.status < 400
+        except (ClientError, OSError, TimeoutError, ValueError) as error:
+            log.info("webhook %s: %s", self._hook.name, error or type(error).__name__)
+            return False
+
+
+class Webhooks:
+    """All endpoints. `note` listens to notices."""
+
+    def __init__(self, hooks: tuple[Webhook, ...], driver: StorageDriver, transport: Transport, address: str) -> None:
+        source = {"addr": f"{platform.node()}:{address.rpartition(':')[2]}", "instanceID": str(uuid.uuid4())}
+        self.queues = [WebhookQueue(hook, driver, transport, source) for hook in hooks]
+
+    def note(self, notice: Notice) -> None:
+        """Hand a notice to every queue."""
+        for queue in self.queues:
+            queue.note(notice)
+
+    def start(self, background: Background) -> None:
+        """Begin to deliver."""
+        for number, queue in enumerate(self.queues):
+            background.start(queue.run(), f"webhook {number}")
+
+    async def save(self) -> None:
+        """Lose nothing at shutdown."""
+        for queue in self.queues:
+            await queue.write_down()
+
+
+def event_of(notice: Notice, source: dict[str, str]) -> dict[str, Any]:
+    """registry:2's event."""
+    target: dict[str, Any] = {"repository": notice.repository}
+    if notice.media_type:
+        target["mediaType"] = notice.media_type
+    if notice.digest:
+        target["digest"] = notice.digest
+    if notice.size:
+        target["size"] = target["length"] = notice.size
+    if notice.from_repository:
+        target["fromRepository"] = notice.from_repository
+    if notice.digest and notice.action != "delete":
+        kind = "manifests" if notice.is_manifest else "blobs"
+        target["url"] = f"{notice.origin.base_url}/v2/{notice.repository}/{kind}/{notice.digest}"
+    if notice.tag:
+        target["tag"] = notice.tag
+    origin = notice.origin
+    return {
+        "id": str(uuid.uuid4()),
+        "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        "action": notice.action,
+        "target": target,
+        "request": {
+            "id": origin.request_id,
+            "addr": origin.address,
+            "host": origin.host,
+            "method": origin.method,
+            "useragent": origin.user_agent,
+        },
+        "actor": {"name": notice.actor} if notice.actor else {},
+        "source": source,
+    }
