@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from tests.compat.later_versions import LATER_KEYS, LATER_KEYS_ALONE, LATER_WORDS
 from tests.support.daemons import Berth, Dockerd, Engine
 
 API_VERSION = "1.41"
@@ -47,28 +48,6 @@ _RULES: tuple[tuple[str, str], ...] = (
     (r"[ \t]+$", ""),
     (r" {2,}", "  "),
 )
-# dockerd 20.10 says some things in words that later versions changed; berth says what the later ones say.
-_LATER_WORDS: tuple[tuple[str, str], ...] = (
-    (
-        r'error looking up logging plugin (\S+): plugin "\S+" not found',
-        r"logger: no log driver named '\1' is registered",
-    ),
-    (r"unknown runtime specified (\S+)", r"unknown or invalid runtime name: \1"),
-    (r"no such image: \S+: no such image: ", "no such image: "),
-)
-# Keys that came or went with a later API, whatever version the client asks for.
-_LATER_KEYS = (
-    "[].GraphDriver.Data",
-    "[].HostConfig.KernelMemory",
-    "[].NetworkSettings.Networks.bridge.DNSNames",
-    "[].NetworkSettings.Networks.bridge.GwPriority",
-    "[].EnableIPv4",
-    "[].IPAM.Config[].Gateway",
-    ".CDISpecDirs",
-    ".KernelMemory",
-)
-# The same for a document that is only a part, such as `{{json .HostConfig}}`.
-_LATER_KEYS_ALONE = (".KernelMemory", ".ConsoleSize")
 _COMPILED = [(re.compile(pattern, re.MULTILINE), to) for pattern, to in _RULES]
 
 
@@ -132,7 +111,7 @@ def normalise(text: str, engine: Engine) -> str:
 def _complaint(text: str, engine: Engine) -> str:
     """What was said on stderr, in the words of today's dockerd; its capital letters come and go with the versions."""
     text = normalise(text, engine).lower()
-    for pattern, replacement in _LATER_WORDS:
+    for pattern, replacement in LATER_WORDS:
         text = re.sub(pattern, replacement, text)
     return text
 
@@ -191,7 +170,7 @@ def _types_by_path(text: str) -> dict[str, set[str]]:
 def _shape_differences(step: Step, ours: str, theirs: str) -> Iterator[str]:
     our_types, their_types = _types_by_path(ours), _types_by_path(theirs)
     for path in sorted(our_types.keys() | their_types.keys()):
-        if path.startswith(step.absent) or path.startswith(_LATER_KEYS):
+        if path.startswith((*step.absent, *LATER_KEYS)):
             continue
         if path not in our_types:
             # What lies inside something that is null or empty here cannot be there either.
@@ -221,7 +200,7 @@ def _value_differences(step: Step, ours: str, theirs: str) -> Iterator[str]:
     right = dict(_flatten(json.loads(ours)))
     for path in sorted(left.keys() | right.keys()):
         generic = re.sub(r"\[\d+\]", "[]", path)
-        if generic.startswith((*step.absent, *_LATER_KEYS)) or generic.startswith(_LATER_KEYS_ALONE):
+        if generic.startswith((*step.absent, *LATER_KEYS, *LATER_KEYS_ALONE)):
             continue
         if left.get(path, "absent") != right.get(path, "absent"):
             yield f"{path}: dockerd {left.get(path, 'absent')!r}, berth {right.get(path, 'absent')!r}"
