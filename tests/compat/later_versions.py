@@ -21,8 +21,9 @@ LATER_WORDS: tuple[tuple[str, str], ...] = (
     (r"(invalid subnet \S+): invalid cidr block notation", r"\1: …"),
     (
         r"daemon: invalid address (\S+): it does not belong to any of this network's subnets",
-        r"daemon: invalid config for network un: invalid endpoint settings:\nno configured subnet or ip-range contain the ip address \1",
+        r"daemon: … no configured subnet or ip-range contain the ip address \1",
     ),
+    (r"daemon: invalid config for network un: invalid endpoint settings:\n(no configured)", r"daemon: … \1"),
     (
         r"daemon: (user specified ip address is supported on user defined networks only)",
         r"daemon: invalid config for network bridge: invalid endpoint settings:\n\1",
