@@ -37,11 +37,17 @@ _PARAMETERS = Path("/sys/module/overlay/parameters")
 
 @dataclass(slots=True)
 class _Shared:
-    """One unpack job and how many wait for it."""
+    """One unpack job and who waits for it. ``outcome`` belongs to the waiters: a failure is theirs to tell."""
 
-    task: asyncio.Task[LayerKey | None]
+    outcome: asyncio.Future[LayerKey | None]
+    task: asyncio.Task[None] | None = None
     waiters: int = 0
     listeners: list[Progress] = field(default_factory=list)
+
+    def tell(self, count: int) -> None:
+        """Pass progress on to all waiters."""
+        for listener in self.listeners:
+            listener(count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,33 +181,39 @@ class Layers:
     ) -> LayerKey | None:
         shared = self._jobs.get(name)
         if shared is None:
-            listeners: list[Progress] = []
-
-            def tell_all(count: int) -> None:
-                for tell in listeners:
-                    tell(count)
-
-            async def run() -> LayerKey | None:
-                try:
-                    return await work(tell_all)
-                finally:
-                    self._jobs.pop(name, None)
-
-            shared = _Shared(self._nursery.start(run(), name=f"unpack {name[0][:19]}"), 0, listeners)
-            shared.task.add_done_callback(lambda task: task.cancelled() or task.exception())
-            self._jobs[name] = shared
+            shared = self._jobs[name] = _Shared(asyncio.get_running_loop().create_future())
+            shared.task = self._nursery.start(self._perform(shared, name, work), name=f"unpack {name[0][:19]}")
         shared.waiters += 1
         if progress is not None:
             shared.listeners.append(progress)
         try:
-            return await asyncio.shield(shared.task)
+            return await asyncio.shield(shared.outcome)
         finally:
             shared.waiters -= 1
             if progress is not None:
                 shared.listeners.remove(progress)
-            if not shared.waiters and not shared.task.done():
+            if not shared.waiters and shared.task is not None and not shared.outcome.done():
+                self._forget(name, shared)
                 shared.task.cancel()
-                self._jobs.pop(name, None)
+
+    async def _perform(
+        self, shared: _Shared, name: tuple[str, bool], work: Callable[[Progress], Awaitable[LayerKey | None]]
+    ) -> None:
+        try:
+            shared.outcome.set_result(await work(shared.tell))
+        except asyncio.CancelledError:
+            shared.outcome.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - raised by every waiter
+            shared.outcome.set_exception(error)
+            shared.outcome.exception()  # the waiters may all have gone by now
+        finally:
+            self._forget(name, shared)
+
+    def _forget(self, name: tuple[str, bool], shared: _Shared) -> None:
+        """The job takes no more waiters; one that was started anew under its name stays."""
+        if self._jobs.get(name) is shared:
+            del self._jobs[name]
 
     async def _unpack_shared(
         self, source: BlobSource, diff_id: str, has_parents: bool, tell: Progress
