@@ -7,7 +7,7 @@ authorisation that any client needs, with the same words when it is refused.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,8 +15,9 @@ from registry.client.credentials import AuthConfig
 from registry.client.failures import NoCredentials, RemoteError
 from registry.client.fetch import RemoteManifest
 from registry.digest import Digest, InvalidDigest
-from registry.errors import BlobUnknown, ManifestUnknown
-from registry.manifest import Descriptor
+from registry.errors import BlobUnknown, ManifestUnknown, RegistryError
+from registry.manifest import Descriptor, Manifest, parse_manifest
+from registry.reference import Reference
 from registry.store.blobs import BlobWriter
 from registry.store.repositories import Repositories
 
@@ -31,10 +32,25 @@ class Gate(Protocol):
     def authorize(self, identity: Any, repository: str, action: str) -> bool: ...
 
 
+class Rules(Protocol):
+    """What the registry refuses although the caller may push: immutable tags, quotas."""
+
+    async def check_push(self, repository: str, tags: tuple[str, ...], manifest: Manifest) -> None: ...
+    async def check_quota(self, repository: str, added_bytes: int, digest: Digest | None = None) -> None: ...
+    def note_blob(self, repository: str, digest: Digest, size: int) -> None: ...
+
+
+class Upstreams(Protocol):
+    """The registry's pull-through cache: ``route`` is None for a repository that is pushed to it."""
+
+    def route(self, repository: str) -> object | None: ...
+
+
 class Embedded:
     """The embedded registry: ``gate`` decides, ``repositories`` hold; ``addresses`` are the (host, port) it listens on.
 
-    ``names`` are further host names of this machine under which it is known.
+    ``names`` are further host names of this machine under which it is known. ``pushed`` is told of manifests written
+    here, ``rules`` are asked before. Repositories of ``upstreams`` are left to HTTP.
     """
 
     def __init__(
@@ -43,20 +59,30 @@ class Embedded:
         repositories: Repositories,
         addresses: Collection[tuple[str, int]],
         names: Collection[str] = (),
+        *,
         pushed: Callable[[str, str, Digest, bytes, str], None] | None = None,
+        rules: Rules | None = None,
+        upstreams: Upstreams | None = None,
     ) -> None:
         self._gate = gate
         self.repositories = repositories
         self._pushed = pushed
+        self._upstreams = upstreams
+        self.rules = rules
         self._hosts = frozenset(
             f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
             for host, port in addresses
             for name in ({host} | set(names) | set(LOCAL_NAMES) if _covers_loopback(host) else {host} | set(names))
         )
 
-    def serves(self, domain: str) -> bool:
+    def is_at(self, domain: str) -> bool:
         """Whether a reference's domain is this registry."""
         return domain.lower() in self._hosts
+
+    def serves(self, reference: Reference) -> bool:
+        """Whether a repository's content lies in the shared store."""
+        foreign = self._upstreams is not None and self._upstreams.route(reference.path) is not None
+        return self.is_at(reference.domain) and not foreign
 
     async def authenticate(self, auth: AuthConfig) -> Any:
         """The identity behind credentials. ``RemoteError`` 401 when they are wrong."""
@@ -159,14 +185,30 @@ class EmbeddedTarget:
         """Link a blob that is in the shared store; ``path`` is that blob."""
         if await self._repositories.blobs.stat(digest) is None:
             raise BlobUnknown(digest)
+        rules = self._embedded.rules
+        if rules is not None:
+            await _checked(rules.check_quota(self._path, size, digest))
         await self._repositories.link_blob(self._path, digest)
+        if rules is not None:
+            rules.note_blob(self._path, digest, size)
         progress(size)
 
     async def put_manifest(self, reference: str, data: bytes, media_type: str) -> Digest:
         """Store the manifest under a tag or digest; its digest."""
+        if self._embedded.rules is not None:
+            tags = () if ":" in reference else (reference,)
+            await _checked(self._embedded.rules.check_push(self._path, tags, parse_manifest(data, media_type)))
         digest = await self._repositories.put_manifest(self._path, reference, data, media_type)
         self._embedded.pushed(self._path, reference, digest, data, media_type)
         return digest
+
+
+async def _checked(check: Awaitable[None]) -> None:
+    """A rule's refusal as a client over HTTP would get it."""
+    try:
+        await check
+    except RegistryError as error:
+        raise RemoteError("PUT", "", error.status, error.code.name, error.message) from error
 
 
 def _covers_loopback(host: str) -> bool:

@@ -243,7 +243,7 @@ class Puller:
         server = server_of(auth.serveraddress)
         domain = DEFAULT_DOMAIN if "://" in server else server
         embedded = self._remotes.embedded
-        if embedded is not None and embedded.serves(domain):
+        if embedded is not None and embedded.is_at(domain):
             try:
                 await embedded.authenticate(auth)
             except (RemoteError, NoCredentials) as error:

@@ -67,7 +67,7 @@ class Remotes:
 
     async def sources(self, reference: Reference, auth: AuthConfig) -> Sequence[Place[Source]]:
         """The repositories to pull from, best first, all of which answer. Raises the failures of a session."""
-        if self.embedded is not None and self.embedded.serves(reference.domain):
+        if self.embedded is not None and self.embedded.serves(reference):
             return [Place(reference.domain, await self.embedded.source(reference.path, auth))]
         endpoints = await self.transport.policy.endpoints(reference.domain)
         return [
@@ -77,7 +77,7 @@ class Remotes:
 
     async def target(self, reference: Reference, auth: AuthConfig) -> Target:
         """The repository to push to. Raises the failures of a session."""
-        if self.embedded is not None and self.embedded.serves(reference.domain):
+        if self.embedded is not None and self.embedded.serves(reference):
             return await self.embedded.target(reference.path, auth)
         endpoints = await self.transport.policy.endpoints(reference.domain, for_push=True)
         return RemoteTarget((await self._answering(endpoints, auth))[0], reference.path)

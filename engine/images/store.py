@@ -7,7 +7,7 @@ it is visible here.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -204,10 +204,9 @@ class ImageStore:
         needed.update(blob.digest for forms in self._layers.values() for blob in forms)
         return frozenset(needed)
 
-    async def roots(self) -> AsyncIterator[Digest]:
-        """The same one by one, for the collector."""
-        for digest in self.blobs():
-            yield digest
+    async def roots(self) -> frozenset[Digest]:
+        """The same, as the registry's collector asks for it."""
+        return self.blobs()
 
     # bookkeeping
 

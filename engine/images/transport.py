@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from engine.config import Config
-from engine.images.embedded import Embedded, Gate
+from engine.images.embedded import Embedded, Gate, Upstreams
 from engine.images.pull import Puller
 from engine.images.push import Pusher
 from engine.images.release import Release
@@ -17,7 +17,9 @@ from engine.images.transfers import Transfers
 from engine.tasks import Nursery
 from registry.client.hosts import CERTS, HostPolicy
 from registry.client.session import Transport
+from registry.digest import Digest
 from registry.manifest import Platform
+from registry.store.collector import Collector
 from registry.store.repositories import Repositories
 
 _MACHINES = {
@@ -30,6 +32,12 @@ _MACHINES = {
 }
 
 
+class Notices(Protocol):
+    """Where the registry tells webhooks and metrics what happened."""
+
+    def pushed(self, repository: str, reference: str, digest: Digest, data: bytes, media_type: str) -> None: ...
+
+
 class LocalRegistry(Protocol):
     """The part of ``RegistryServer`` that is used without HTTP."""
 
@@ -37,6 +45,12 @@ class LocalRegistry(Protocol):
 
     @property
     def access(self) -> Gate: ...
+    @property
+    def notices(self) -> Notices: ...
+    @property
+    def proxy(self) -> Upstreams | None: ...
+    @property
+    def collector(self) -> Collector: ...
     def addresses(self) -> list[tuple[str, int]]: ...
 
 
@@ -59,7 +73,16 @@ class ImageTransport:
         self.transport = Transport(self.policy)
         embedded = None
         if registry is not None:
-            embedded = Embedded(registry.access, registry.repositories, registry.addresses(), (os.uname().nodename,))
+            registry.collector.extra_roots = service.store.roots
+            embedded = Embedded(
+                registry.access,
+                registry.repositories,
+                registry.addresses(),
+                (os.uname().nodename,),
+                pushed=registry.notices.pushed,
+                rules=getattr(registry, "rules", None),
+                upstreams=registry.proxy,
+            )
         repositories = registry.repositories if registry is not None else None
         content = service.content
         if content.release is None:

@@ -23,7 +23,17 @@ from engine.images.transport import ImageTransport
 from registry.client.credentials import AuthConfig
 from registry.config import Settings
 from registry.digest import Digest
-from registry.manifest import DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform
+from registry.errors import DENIED, RegistryError
+from registry.manifest import (
+    DOCKER_MANIFEST,
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_LAYER_GZIP,
+    OCI_MANIFEST,
+    Descriptor,
+    Manifest,
+    Platform,
+)
 from registry.server.app import RegistryServer
 
 from .conftest import Shop, chunks, config_of, tar_of
@@ -310,13 +320,39 @@ async def test_login_over_http_is_refused_alike(shop: Shop, port: Port) -> None:
 
 
 def test_names_of_the_embedded_registry(port_gate: Embedded) -> None:
-    assert port_gate.serves("localhost:5000") and port_gate.serves("127.0.0.1:5000") and port_gate.serves("[::1]:5000")
-    assert port_gate.serves("box:5000")
-    assert (
-        not port_gate.serves("localhost")
-        and not port_gate.serves("localhost:5001")
-        and not port_gate.serves("docker.io")
-    )
+    assert all(port_gate.is_at(f"{name}:5000") for name in ("localhost", "127.0.0.1", "[::1]", "box"))
+    assert not any(port_gate.is_at(name) for name in ("localhost", "localhost:5001", "docker.io"))
+
+
+async def test_a_collection_spares_the_engines_images(shop: Shop, port: Port) -> None:
+    image = await shop.make("app:1", {"a": b"1"})
+    stray = await shop.blobs.put(b"stray")
+    await port.embedded.collector.collect(grace_seconds=-5.0)
+    assert await shop.digests() == {image.id, *image.diff_ids}
+    assert stray not in await shop.digests()
+
+
+class Strict:
+    """Refuses to let a tag change."""
+
+    async def check_push(self, repository: str, tags: tuple[str, ...], manifest: Manifest) -> None:
+        raise RegistryError(DENIED, message=f"the tag {tags[0]} is immutable")
+
+    async def check_quota(self, repository: str, added_bytes: int, digest: Digest | None = None) -> None:
+        assert added_bytes
+
+    def note_blob(self, repository: str, digest: Digest, size: int) -> None:
+        assert size
+
+
+async def test_rules_hold_for_the_engine_too(shop: Shop, port: Port) -> None:
+    await shop.make(f"{port.home}/app:1", {"a": b"1"})
+    embedded = port.images.pusher._remotes.embedded
+    assert embedded is not None
+    embedded.rules = Strict()
+    with pytest.raises(SystemFailure, match="^denied: the tag 1 is immutable$"):
+        await port.push(f"{port.home}/app")
+    assert await port.embedded.repositories.tags("app") is None
 
 
 @pytest.fixture
