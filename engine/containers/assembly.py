@@ -250,6 +250,8 @@ class Assembly:
             if not other.is_running:
                 raise Conflict(f"Cannot link to a non running container: /{other.name} AS /{container.name}/{alias}")
             endpoint = other.sandbox.endpoints.get("bridge") if other.sandbox else None
+            if endpoint is None and container.host_config.network_mode in ("default", "bridge"):
+                raise Conflict(f"Cannot link to /{other.name}, as it does not belong to the default network")
             if endpoint is not None:
                 found.append((other, alias, endpoint.ip_address))
         return found
@@ -326,6 +328,7 @@ class Assembly:
 
     def with_facts(self, container: Container, assembled: Assembled) -> Container:
         """The record of a container that now runs: what its network got."""
+        self._networks.sandbox_started(container.id, container.state.pid)
         return msgspec.structs.replace(container, sandbox=assembled.sandbox.document(), mounts=assembled.mounts)
 
     def without_facts(self, container: Container) -> Container:

@@ -173,6 +173,7 @@ class ContainerService:
             renamed = msgspec.structs.replace(container, name=name)
             await self._records.save(renamed, durable=True)
             self._records.store.release_name(container.name, container.id)
+            await self._networks.rename_container(container.id, name)
         self._records.event(renamed, "rename", {"oldName": f"/{container.name}"})
 
     def wait(self, reference: str, condition: str) -> asyncio.Future[Exit]:
