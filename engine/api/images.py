@@ -14,7 +14,7 @@ from engine.api.app import Route
 from engine.api.decode import api_version, json_body, query_bool, query_filters, query_int, query_str
 from engine.api.shapes import images as shapes
 from engine.api.streams import json_lines, json_response
-from engine.errors import InvalidParameter
+from engine.errors import InvalidParameter, SystemFailure
 from engine.images.archive import ImageLoader
 from engine.images.progress import Line, Report, status
 from engine.images.pull import Puller
@@ -127,6 +127,8 @@ class ImageRoutes:
 
     async def _import(self, request: web.Request) -> web.StreamResponse:
         source = query_str(request, "fromSrc")
+        if not source:
+            raise SystemFailure('Get "http:": http: no Host in request URL')
         repository = query_str(request, "repo")
         reference = None
         if repository:

@@ -22,7 +22,7 @@ from engine.images import search
 from engine.images.content import one_error
 from engine.images.model import Image, LayerBlob, parse_document
 from engine.images.progress import Line, Paced, Report, status, step
-from engine.images.remote import Place, Remotes, Source, login_error, pull_error
+from engine.images.remote import Place, Remotes, Source, inspect_error, login_error, pull_error
 from engine.images.service import ImageService, parse_reference
 from engine.images.transfers import Transfers
 from engine.names import short
@@ -264,7 +264,7 @@ class Puller:
             places = await self._remotes.sources(reference, auth)
             return await _describe(places[-1].repository, reference)
         except _FAILURES as error:
-            raise pull_error(error, reference) from error
+            raise inspect_error(error) from error
 
     async def search(self, term: str, limit: int, filters: Filters, auth: AuthConfig) -> list[dict[str, Any]]:
         """Docker Hub's search, or that of the registry the term names."""

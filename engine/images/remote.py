@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from engine.errors import EngineError, InvalidParameter, NotFound, SystemFailure, Unauthorized
+from engine.errors import EngineError, Forbidden, InvalidParameter, NotFound, SystemFailure, Unauthorized
 from engine.images.embedded import Embedded
 from registry.client.credentials import AuthConfig
 from registry.client.failures import ConnectionFailed, NoCredentials, RemoteError
@@ -134,6 +134,16 @@ def pull_error(error: Exception, reference: Reference) -> Exception:
 def push_error(error: Exception) -> Exception:
     """The sentence of a failed push."""
     return SystemFailure(str(error)) if isinstance(error, RemoteError) else _other(error)
+
+
+def inspect_error(error: Exception) -> Exception:
+    """The registry's own status and sentence, for whoever asked what it has."""
+    if isinstance(error, RemoteError) and error.status in _KINDS:
+        return _KINDS[error.status](str(error))
+    return push_error(error)
+
+
+_KINDS = {401: Unauthorized, 403: Forbidden, 404: NotFound}
 
 
 def login_error(error: Exception, url: str) -> Exception:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from engine.errors import SystemFailure
+from engine.errors import InvalidParameter, SystemFailure, no_such_image
 from engine.images.content import ImageContent
 from engine.images.manifests import describe
 from engine.images.model import Image, LayerBlob
@@ -53,7 +53,9 @@ class ImageSaver:
         self._content: ImageContent = service.content
 
     def select(self, names: Sequence[str]) -> list[_Saved]:
-        """The images behind ``names``; a bare repository means all its tags. Raises ``NotFound``."""
+        """The images behind ``names``; a bare repository means all its tags. ``NotFound``, ``InvalidParameter``."""
+        if not names:
+            raise InvalidParameter("invalid reference format")
         chosen: dict[str, _Saved] = {}
         for name in names:
             for image, reference in self._expand(name):
@@ -77,7 +79,9 @@ class ImageSaver:
             ]
             if images:
                 return list(images)
-        image = self._service.get(name)
+        image = self._service.find(name)
+        if image is None:
+            raise no_such_image(name)
         tagged_here = self._service.store.resolve_name(str(reference)) == image.id and reference.digest is None
         return [(image, reference if tagged_here else None)]
 

@@ -344,4 +344,4 @@ def until_ns(filters: Filters) -> int | None:
     try:
         return parse_rfc3339(value)
     except ValueError as error:
-        raise InvalidParameter(f"invalid value for filter 'until': {value!r}") from error
+        raise InvalidParameter(f'failed to parse value as time or duration: "{value}"') from error

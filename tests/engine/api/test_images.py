@@ -139,7 +139,7 @@ async def test_save_and_load(client: Client) -> None:
     assert status == 200
     assert lines[-1] == {"stream": "Loaded image: app:latest\n"}
     assert lines[0]["status"] == "Loading layer" and "progress" in lines[0]
-    assert await client.call("GET", "/images/nothing/get") == (404, {"message": "No such image: nothing:latest"})
+    assert await client.call("GET", "/images/nothing/get") == (404, {"message": "No such image: nothing"})
 
 
 @pytest.mark.parametrize(
@@ -155,6 +155,9 @@ async def test_save_and_load(client: Client) -> None:
         ("POST", "/images/nothing/tag?repo=a", None, 404, "No such image: nothing:latest"),
         ("GET", "/images/nothing/json", None, 404, "No such image: nothing:latest"),
         ("GET", "/images/nothing/history", None, 404, "No such image: nothing:latest"),
+        ("GET", "/images/get?names=", None, 400, "invalid reference format"),
+        ("POST", "/images/create", None, 500, "no Host in request URL"),
+        ("POST", '/images/prune?filters={"until":["x"]}', None, 400, "failed to parse value as time or duration"),
         ("GET", "/images/search", None, 400, "is required"),
         ("GET", "/images/search?term=x&limit=1000", None, 400, "outside the range"),
         ("GET", "/distribution/127.0.0.1:1/x/json", None, 500, "connection refused"),
