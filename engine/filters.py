@@ -28,7 +28,7 @@ class Filters:
             return cls()
         try:
             document = msgspec.json.decode(raw, type=dict[str, dict[str, bool] | list[str]])
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (msgspec.DecodeError, UnicodeError) as error:
             raise InvalidParameter(f"invalid filter: {error}") from error
         values: dict[str, tuple[str, ...]] = {}
         for key, given in document.items():

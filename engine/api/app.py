@@ -139,6 +139,8 @@ class Api:
                 log.warning("%s %s failed after its answer had begun", base.method, base.path)
                 raise ConnectionAbortedError("the answer had begun")
             response.headers.update(self._headers)
+            if "Upgrade" in base.headers:
+                response.force_close()  # declined: what the client sent after its request is not HTTP
         if log.isEnabledFor(logging.DEBUG):
             elapsed = (time.perf_counter() - started) * 1000
             log.debug("%s %s %d %.1fms", base.method, base.path_qs, response.status, elapsed)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import fcntl
 import logging
+import re
 import termios
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
 HIGH_WATER = 1 << 20
+MAX_HEAD = 64 * 1024
 HEAD_POLLS = 20
 
 _encoder = msgspec.json.Encoder()
@@ -85,17 +87,70 @@ async def json_lines(request: web.Request, status: int = 200) -> AsyncIterator[J
     await stream.start()
 
 
+_UPGRADE = re.compile(rb"\r\nupgrade:[ \t]*(?!websocket)[a-z0-9]", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)", re.IGNORECASE)
+
+
+def upgrade_request_size(data: bytes) -> int | None:
+    """How many bytes the request that begins with ``data`` has, if it asks to become a raw stream; None if not.
+
+    Only a head that comes in one piece is seen, as all clients send it.
+    """
+    if not data.startswith((b"POST /", b"GET /")):
+        return None
+    end = data.find(b"\r\n\r\n", 0, MAX_HEAD)
+    if end < 0 or _UPGRADE.search(data, 0, end) is None:
+        return None
+    length = _LENGTH.search(data, 0, end)
+    return end + 4 + (int(length[1]) if length else 0)
+
+
 class TakeoverHandler(RequestHandler):
-    """aiohttp's connection handler, but a taken-over connection survives the client's half-close."""
+    """aiohttp's connection handler, but a taken-over connection survives the client's half-close.
+
+    aiohttp drops what follows an upgrade request in the same packet, and reads what follows later as another request.
+    So bytes after one are kept here until the handler takes the connection over; if it declines, the connection ends
+    with the answer (``Api`` sees to that).
+    """
 
     takeover: Takeover | None = None
+    _request_left = 0
+    _ahead: bytearray | None = None
+    _ended = False
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        if self.takeover is None and self._ahead is None and self._current_request is None:
+            size = upgrade_request_size(data)
+            if size is not None:
+                self._request_left, self._ahead = size, bytearray()
+        if self._ahead is None or self.takeover is not None:
+            super().data_received(data)
+            return
+        if self._request_left:
+            head, data = data[: self._request_left], data[self._request_left :]
+            self._request_left -= len(head)
+            super().data_received(head)
+        self._ahead += data
+        if len(self._ahead) > HIGH_WATER and self.transport is not None:
+            self.transport.pause_reading()  # type: ignore[attr-defined]
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Called by the transport when the client has shut down its writing side."""
-        if self.takeover is None:
-            return super().eof_received()
-        self.takeover.feed_eof()
-        return True
+        if self.takeover is not None:
+            self.takeover.feed_eof()
+            return True
+        self._ended = True
+        return True if self._ahead is not None else super().eof_received()
+
+    def hand_over(self, takeover: Takeover) -> None:
+        """From now on everything goes to ``takeover``, first what has come already."""
+        self.takeover = takeover
+        self.set_parser(takeover)  # type: ignore[arg-type]
+        takeover.feed_data(bytes(self._ahead or b""))
+        self._ahead = None
+        if self._ended:
+            takeover.feed_eof()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The connection is gone in both directions."""
@@ -128,9 +183,8 @@ class Takeover:
         if upgrade:
             lines += ["Connection: Upgrade", f"Upgrade: {upgrade}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
-        self._protocol.takeover = self
         self._protocol.keep_alive(False)
-        self._protocol.set_parser(self)  # type: ignore[arg-type]
+        self._protocol.hand_over(self)
         self.write("\r\n".join([*lines, "", ""]).encode())
 
     async def head_taken(self) -> None:

@@ -30,7 +30,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         raise ValueError("invalid JSON: got EOF while reading request body")
     try:
         document = msgspec.json.decode(raw)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"invalid JSON: {error}") from error
     if document is None:
         return {}
