@@ -6,6 +6,7 @@ it: a setting that is silently without effect is worse than a server that does n
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,6 +32,10 @@ _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _ACTIONS = frozenset({"pull", "push", "delete"})
+# Where a variable is named after registry:2's field and not after its key.
+_SPELLINGS = {"eventconfig": "events", "filecheckers": "file", "httpcheckers": "http", "tcpcheckers": "tcp"}
+
+log = logging.getLogger("berth.registry")
 
 
 class ConfigError(ValueError):
@@ -73,11 +78,27 @@ def apply_environment(document: dict[str, Any], environment: Mapping[str, str]) 
             # Naming a driver alone selects it and replaces the whole section.
             document[parts[0].lower()] = {str(value): {}}
             continue
+        if not _is_known(parts):
+            # A cluster sets variables for a service that happens to be called "registry"; they are not meant for us.
+            log.warning("the variable %s is no known setting and is ignored", name)
+            continue
         _put(document, parts, value, name)
     return document
 
 
-_SPELLINGS = {"eventconfig": "events", "filecheckers": "file", "httpcheckers": "http", "tcpcheckers": "tcp"}
+def _is_known(parts: list[str]) -> bool:
+    node: Any = KNOWN_KEYS
+    for part in parts:
+        if node is None or node is OPEN:
+            return True
+        if isinstance(node, list):
+            node = node[0]
+            continue
+        name = _SPELLINGS.get(part.lower(), part.lower())
+        if name not in node:
+            return False
+        node = node[name]
+    return True
 
 
 def _put(node: Any, parts: list[str], value: Any, name: str) -> None:

@@ -98,7 +98,7 @@ class RegistryServer:
         self._context: ssl.SSLContext | None = None
         self.notices.listen(self._note_pull)
         if settings.webhooks:
-            self.notices.listen(self.webhooks.note)
+            self.notices.listen(self.webhooks.note, needs_origin=True)
         if settings.metrics:
             self.notices.listen(self.metrics.note)
             self.dispatcher.observers.append(self.metrics.observe)
@@ -108,7 +108,7 @@ class RegistryServer:
     def _routes(self) -> Mapping[str, Mapping[str, Handler]]:
         rules = PushRules(self.settings, self.repositories)
         manifests = ManifestHandlers(self.repositories, self.notices, rules, self.proxy)
-        blobs = BlobHandlers(self.blobs, self.repositories, self.proxy)
+        blobs = BlobHandlers(self.blobs, self.repositories, self.notices, self.proxy)
         uploads = UploadHandlers(self.repositories, self.uploads, self.access, self.notices, rules)
         lists = ListHandlers(self.repositories, self.access, self.proxy)
         referrers = ReferrerHandlers(ReferrerIndex(self.repositories))

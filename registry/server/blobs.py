@@ -9,6 +9,7 @@ from registry import errors
 from registry.digest import Digest, InvalidDigest
 from registry.errors import RegistryError
 from registry.proxy import PullThrough, Route
+from registry.server.notices import Notices
 from registry.server.replies import FileReply, Reply, StreamReply
 from registry.server.requests import Call
 from registry.store import paths
@@ -22,7 +23,10 @@ _PRESIGNED_SECONDS = 1200
 class BlobHandlers:
     """Answers under `/v2/<name>/blobs/<digest>`."""
 
-    def __init__(self, blobs: BlobStore, repositories: Repositories, proxy: PullThrough | None = None) -> None:
+    def __init__(
+        self, blobs: BlobStore, repositories: Repositories, notices: Notices, proxy: PullThrough | None = None
+    ) -> None:
+        self._notices = notices
         self._blobs = blobs
         self._repositories = repositories
         self._proxy = proxy
@@ -56,6 +60,7 @@ class BlobHandlers:
             return Reply(304, headers)
         if call.method == "HEAD":
             return Reply(200, headers, content_length=size)
+        self._notices.blob("pull", call, digest, size)
         wanted = call.header("Range")
         status, offset, length = 200, 0, size
         if wanted is not None and _range_applies(call, digest):

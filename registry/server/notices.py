@@ -24,6 +24,9 @@ class Origin:
     base_url: str = ""
 
 
+_NOWHERE = Origin()
+
+
 @dataclass(frozen=True, slots=True)
 class Notice:
     """One thing that happened to content. `action` is push, pull, mount or delete, as in registry:2's events."""
@@ -36,7 +39,7 @@ class Notice:
     tag: str = ""
     from_repository: str = ""
     actor: str = ""
-    origin: Origin = Origin()
+    origin: Origin = _NOWHERE
     is_manifest: bool = False
 
 
@@ -45,10 +48,15 @@ class Notices:
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[Notice], None]] = []
+        self._tells_origin = False
 
-    def listen(self, listener: Callable[[Notice], None]) -> None:
-        """Add a listener."""
+    def listen(self, listener: Callable[[Notice], None], needs_origin: bool = False) -> None:
+        """Add a listener. Where a notice came from is only found out when somebody needs it."""
         self._listeners.append(listener)
+        self._tells_origin |= needs_origin
+
+    def _origin(self, call: Call) -> Origin:
+        return origin_of(call) if self._tells_origin else _NOWHERE
 
     def tell(self, notice: Notice) -> None:
         """Tell everybody."""
@@ -58,7 +66,7 @@ class Notices:
     def blob(self, action: str, call: Call, digest: Digest, size: int = 0, from_repository: str = "") -> None:
         """A blob was pushed, pulled or mounted."""
         if self._listeners:
-            who, origin = call.identity.name, origin_of(call)
+            who, origin = call.identity.name, self._origin(call)
             self.tell(
                 Notice(action, call.repository, str(digest), OCTET_STREAM, size, "", from_repository, who, origin)
             )
@@ -67,7 +75,7 @@ class Notices:
         """A manifest was pushed or pulled."""
         if self._listeners:
             tag = "" if ":" in call.reference else call.reference
-            who, origin, size = call.identity.name, origin_of(call), len(stored.data)
+            who, origin, size = call.identity.name, self._origin(call), len(stored.data)
             self.tell(
                 Notice(action, call.repository, str(stored.digest), stored.media_type, size, tag, "", who, origin, True)
             )
@@ -80,7 +88,7 @@ class Notices:
     def deleted(self, call: Call, digest: Digest | None = None, tag: str = "") -> None:
         """A manifest, blob or tag was deleted."""
         if self._listeners:
-            who, origin = call.identity.name, origin_of(call)
+            who, origin = call.identity.name, self._origin(call)
             self.tell(Notice("delete", call.repository, str(digest or ""), "", 0, tag, "", who, origin))
 
 

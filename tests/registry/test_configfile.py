@@ -1,0 +1,161 @@
+from pathlib import Path
+
+import pytest
+
+from registry.config import Settings, split_address
+from registry.configfile import ConfigError, load_settings, parse_duration, parse_size
+
+BASE = Settings(root=Path("/base"), own_tls_folder=Path("/base/tls"), htpasswd=Path("/base/users"))
+
+FULL = """
+version: 0.1
+log: {level: debug, formatter: json, accesslog: {disabled: true}, fields: {service: registry}}
+storage:
+  cache: {blobdescriptor: inmemory}
+  filesystem: {rootdirectory: /data, maxthreads: 100}
+  delete: {enabled: true}
+  maintenance: {uploadpurging: {enabled: true, age: 48h, interval: 1h30m, dryrun: false}, readonly: {enabled: true}}
+auth: {htpasswd: {realm: here, path: /users}}
+http:
+  addr: 0.0.0.0:5000
+  host: https://reg.example.com
+  secret: x
+  relativeurls: true
+  headers: {X-Content-Type-Options: [nosniff], X-Two: [a, b]}
+  tls: {certificate: /c, key: /k, clientcas: [/ca], minimumtls: tls1.3}
+  debug: {addr: ":5001", prometheus: {enabled: true, path: /m}}
+notifications:
+  endpoints:
+    - {name: one, url: "http://hook/", timeout: 500ms, threshold: 3, backoff: 2s, headers: {Authorization: [Bearer t]},
+       ignore: {actions: [pull]}, ignoredmediatypes: [application/octet-stream]}
+    - {name: off, url: "http://hook/", disabled: true}
+proxy: {remoteurl: "https://registry-1.docker.io", username: u, password: p, ttl: 24h}
+validation: {manifests: {urls: {allow: ["^https://"]}}}
+catalog: {maxentries: 500}
+berth:
+  tokens: true
+  groups: {devs: [ann]}
+  grants: [{who: "@devs", repositories: ["team/**"], actions: ["*"]}]
+  immutable: ["rel/*:v*"]
+  quotas: {team: 10GiB}
+  gc: {interval: 24h, grace: 2h}
+  retention: [{repositories: ["ci/**"], keeplast: 3, keepyounger: 7d}]
+"""
+
+
+def load(tmp_path: Path, text: str, environment: dict[str, str] | None = None) -> Settings:
+    path = tmp_path / "config.yml"
+    path.write_text(text)
+    return load_settings(path, environment or {}, BASE)
+
+
+def test_every_section_arrives(tmp_path: Path) -> None:
+    settings = load(tmp_path, FULL)
+    assert settings.root == Path("/data") and settings.listen_on() == ("0.0.0.0", 5000)
+    assert settings.tls is not None and settings.tls.minimum == "tls1.3" and settings.own_tls_folder is None
+    assert settings.headers == {"X-Content-Type-Options": "nosniff", "X-Two": "a, b"}
+    assert (settings.purge_age_seconds, settings.purge_interval_seconds) == (172800.0, 5400.0)
+    assert settings.read_only and settings.delete_enabled and settings.relative_urls
+    assert (settings.htpasswd, settings.realm) == (Path("/users"), "here")
+    assert [hook.name for hook in settings.webhooks] == ["one"]
+    assert settings.webhooks[0].timeout_seconds == 0.5
+    assert settings.webhooks[0].headers == {"Authorization": "Bearer t"}
+    assert settings.proxy_only and settings.upstreams[0].ttl_seconds == 86400.0
+    assert settings.grants[0].actions == {"pull", "push", "delete"}
+    assert settings.quotas == {"team": 10 * 1024**3}
+    assert settings.retention[0].keep_seconds == 7 * 86400
+    assert (settings.metrics_path, settings.log_format, settings.access_log) == ("/m", "json", False)
+
+
+def test_a_bare_file_means_what_it_means_to_registry2(tmp_path: Path) -> None:
+    settings = load(tmp_path, "version: 0.1\nstorage: {filesystem: }\n")
+    assert settings.root == Path("/var/lib/registry")
+    assert not settings.serves_tls and settings.htpasswd is None and not settings.delete_enabled
+
+
+def test_without_a_file_the_base_stays() -> None:
+    settings = load_settings(None, {"REGISTRY_HTTP_ADDR": "127.0.0.1:1"}, BASE)
+    assert settings.own_tls_folder == BASE.own_tls_folder and settings.address == "127.0.0.1:1"
+
+
+def test_the_environment_overrides_and_is_yaml(tmp_path: Path) -> None:
+    environment = {
+        "REGISTRY_STORAGE_DELETE_ENABLED": "true",
+        "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": "/env",
+        "REGISTRY_HTTP_HEADERS_X-Foo": "['a']",
+        "REGISTRY_NOTIFICATIONS_ENDPOINTS_0_URL": "http://hook/0",
+        "REGISTRY_LOG_LEVEL": "warn",
+        "REGISTRY_CONFIGURATION_PATH": "/ignored",
+        "UNRELATED": "1",
+    }
+    settings = load(tmp_path, "version: 0.1\nstorage: {filesystem: {}}\n", environment)
+    assert settings.delete_enabled and settings.root == Path("/env") and settings.log_level == "warn"
+    assert settings.headers == {"x-foo": "a"} and settings.webhooks[0].url == "http://hook/0"
+
+
+def test_naming_a_kind_alone_replaces_the_section(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        "version: 0.1\nstorage: {s3: {bucket: b}}\n",
+        {"REGISTRY_STORAGE": "filesystem", "REGISTRY_AUTH": "htpasswd", "REGISTRY_AUTH_HTPASSWD_PATH": "/u"},
+    )
+    assert settings.s3 is None and settings.htpasswd == Path("/u")
+
+
+def test_unknown_variables_are_passed_over_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    # Kubernetes sets REGISTRY_PORT and the like for a service that is called "registry".
+    settings = load_settings(None, {"REGISTRY_PORT": "tcp://10.0.0.1:5000", "REGISTRY_SERVICE_HOST": "10.0.0.1"}, BASE)
+    assert settings.address == BASE.address
+    assert "REGISTRY_PORT" in caplog.text and "REGISTRY_SERVICE_HOST" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("storage: {filesystem: {}}", "version"),
+        ("version: 0.1", "storage"),
+        ("version: 0.1\nstorage: {filesystem: {rootdir: /x}}", "storage.filesystem.rootdir"),
+        ("version: 0.1\nstorage: {filesystem: {}}\nnonsense: 1", "nonsense"),
+        ("version: 0.1\nstorage: {filesystem: {}, s3: {bucket: b}}", "multiple storage drivers"),
+        ("version: 0.1\nstorage: {inmemory: {}}", "storage.inmemory"),
+        ("version: 0.1\nstorage: {gcs: {bucket: x}}", "storage.gcs"),
+        ("version: 0.1\nstorage: {filesystem: {}, delete: {enabled: maybe}}", "storage.delete.enabled"),
+        ("version: 0.1\nstorage: {filesystem: {}}\nhttp: {addr: nowhere}", "http.addr"),
+        ("version: 0.1\nstorage: {filesystem: {}}\nhttp: {tls: {certificate: /c}}", "http.tls"),
+        ("version: 0.1\nstorage: {filesystem: {}}\nauth: {htpasswd: {realm: x}}", "auth.htpasswd.path"),
+        ("version: 0.1\nstorage: {filesystem: {}}\nauth: {token: {realm: x}}", "auth.token.service"),
+        ("version: 0.1\nstorage: {filesystem: {}}\nlog: {level: loud}", "log.level"),
+        ("version: 0.1\nstorage: {filesystem: {}}\nberth: {grants: [{who: a}]}", "berth.grants[0]"),
+        ("version: 0.1\nstorage: {filesystem: {}}\nberth: {quotas: {a: lots}}", "berth.quotas.a"),
+        ("- a list", "mapping"),
+        ("{", "cannot read"),
+    ],
+)
+def test_mistakes_are_errors_that_name_the_key(tmp_path: Path, text: str, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    assert key in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("10s", 10.0), ("1h30m", 5400.0), ("300ms", 0.3), ("2d", 172800.0), ("0", 0.0), (5, 5e-9)]
+)
+def test_durations_are_gos(text: object, seconds: float) -> None:
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+def test_wrong_durations_and_sizes_are_refused() -> None:
+    for text in ("", "h", "10", "1x", "-1s"):
+        with pytest.raises(ConfigError):
+            parse_duration(text)
+    assert (parse_size("500MB"), parse_size(7), parse_size("1 KiB")) == (500 * 1024**2, 7, 1024)
+    with pytest.raises(ConfigError):
+        parse_size("1.5G")
+
+
+def test_addresses() -> None:
+    assert split_address("[::1]:5000") == ("::1", 5000)
+    assert split_address(":5000") == ("", 5000)
+    for text in ("host", "host:", "host:x", "host:70000"):
+        with pytest.raises(ValueError):
+            split_address(text)
