@@ -1,0 +1,158 @@
+import os
+import time
+
+import pytest
+
+from registry.config import Retention
+from registry.digest import Digest
+from registry.errors import ManifestUnknown
+from registry.manifest import OCI_INDEX, Descriptor, Index, encode
+from registry.store.collector import Collector, keeps, verify
+from registry.store.leases import Leases
+from registry.store.pulls import PullTimes
+
+from .conftest import Store, open_store
+
+
+def age_everything(store: Store) -> None:
+    """As if all of it had been pushed long ago."""
+    for path in store.root.rglob("*"):
+        os.utime(path, (1000, 1000))
+
+
+def reopened(store: Store) -> tuple[Store, Collector]:
+    """The store as another process sees it: without leases."""
+    fresh = open_store(store.root)
+    return fresh, Collector(fresh.blobs, fresh.repositories, fresh.leases)
+
+
+async def digests(store: Store) -> set[str]:
+    return {str(digest) async for digest in store.blobs.digests()}
+
+
+async def test_what_is_used_stays_and_the_rest_goes(store: Store) -> None:
+    await store.image("r", "v1")
+    orphan = await store.blobs.put(b"orphan")
+    unreferenced = await store.blob("r", b"pushed, never used")
+    before = await digests(store)
+    age_everything(store)
+    store, collector = reopened(store)
+    dry = await collector.collect(dry_run=True)
+    assert await digests(store) == before
+    report = await collector.collect()
+    assert sorted(report.removed_blobs) == sorted(dry.removed_blobs) == sorted([str(orphan), str(unreferenced)])
+    assert await digests(store) == before - {orphan, unreferenced}
+    assert await store.repositories.blob("r", unreferenced) is None
+    assert (await store.repositories.manifest("r", "v1")).data
+    assert [damage async for damage in verify(store.blobs, store.repositories)] == []
+
+
+async def test_the_young_the_leased_and_the_engines_are_spared(store: Store) -> None:
+    young, leased, engines = [await store.blobs.put(name) for name in (b"young", b"leased", b"engine")]
+    linked = await store.blob("r", b"linked a moment ago")
+    for digest in (leased, engines, linked):
+        os.utime(store.blobs.local_path(digest), (1000, 1000))
+    fresh = open_store(store.root)
+
+    async def roots() -> list[Digest]:
+        return [engines]
+
+    collector = Collector(fresh.blobs, fresh.repositories, fresh.leases, extra_roots=roots)
+    async with fresh.leases.hold(leased):
+        report = await collector.collect()
+    assert report.removed_blobs == [] and await digests(store) == {young, leased, engines, linked}
+
+
+async def test_children_of_kept_indexes_and_referrers_are_kept(store: Store) -> None:
+    child = await store.image("r", "child")
+    subject = Descriptor(digest=str(child), size=1)
+    referrer = await store.image("r", "sig", b"signature", subject=subject)
+    index = Index(media_type=OCI_INDEX, manifests=[Descriptor(digest=str(child), size=1)])
+    top = await store.repositories.put_manifest("r", "multi", encode(index))
+    stray = await store.image("r", "stray", b"stray")
+    for tag in ("child", "sig", "stray"):
+        await store.repositories.delete_tag("r", tag)
+    age_everything(store)
+    store, collector = reopened(store)
+    report = await collector.collect(untagged=True)
+    assert report.removed_manifests == [f"r@{stray}"]
+    assert set(await store.repositories.revisions("r")) == {child, referrer, top}
+    assert [damage async for damage in verify(store.blobs, store.repositories)] == []
+
+
+async def test_a_sha512_push_of_registry2_survives(store: Store) -> None:
+    content = await store.blobs.put(b"layer")
+    alias = Digest.of(b"layer", "sha512")
+    link = store.root / f"docker/registry/v2/repositories/r/_layers/sha512/{alias.encoded}/link"
+    link.parent.mkdir(parents=True)
+    link.write_bytes(content.encode())
+    config = await store.blob("r", b"{}")
+    document = (
+        b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"digest":"%b","size":2},'
+        b'"layers":[{"digest":"%b","size":5}]}' % (config.encode(), alias.encode())
+    )
+    await store.repositories.put_manifest("r", "v1", document)
+    age_everything(store)
+    store, collector = reopened(store)
+    assert (await collector.collect()).removed_blobs == []
+    assert await store.repositories.blob("r", alias) == (content, 5)
+
+
+async def test_retention_keeps_what_a_rule_keeps(store: Store) -> None:
+    for number in range(5):
+        await store.image("ci/app", f"b{number}", b"%d" % number)
+        folder = store.root / f"docker/registry/v2/repositories/ci/app/_manifests/tags/b{number}/current/link"
+        os.utime(folder, (1000 + number, 1000 + number))
+    await store.image("other", "old")
+    pulls = PullTimes(store.blobs.driver)
+    pulls.note("ci/app", "b0")
+    rule = Retention(("ci/**",), keep_last=2, keep_pulled_seconds=3600, keep_tags=("b1",))
+    collector = Collector(store.blobs, store.repositories, Leases(), retention=[rule], pulls=pulls)
+    report = await collector.collect()
+    assert report.removed_tags == ["ci/app:b2"]
+    assert await store.repositories.tags("ci/app") == ["b0", "b1", "b3", "b4"]
+    assert await store.repositories.tags("other") == ["old"]
+
+
+def test_each_criterion_keeps_on_its_own() -> None:
+    nothing = Retention(("**",))
+    assert not keeps(nothing, "t", 0, 0.0, 0.0)
+    assert keeps(Retention(("**",), keep_last=1), "t", 0, 1e9, 1e9)
+    assert keeps(Retention(("**",), keep_seconds=10), "t", 9, 5, 1e9)
+    assert keeps(Retention(("**",), keep_pulled_seconds=10), "t", 9, 1e9, 5)
+    assert keeps(Retention(("**",), keep_tags=("v*",)), "v1", 9, 1e9, 1e9)
+
+
+async def test_verify_finds_damage(store: Store) -> None:
+    await store.image("r", "v1")
+    rotten, gone = Digest.of(b"layer"), Digest.of(b"{}")
+    store.blobs.local_path(rotten).write_bytes(b"Layer")
+    await store.blobs.delete(gone)
+    found = {damage.where: damage.what async for damage in verify(store.blobs, store.repositories)}
+    assert "content has digest" in found[str(rotten)]
+    assert any(str(gone) in what and "missing" in what for what in found.values())
+
+
+async def test_pull_times_survive_a_restart(store: Store) -> None:
+    pulls = PullTimes(store.blobs.driver)
+    await pulls.load()
+    pulls.note("r", "v1")
+    await pulls.save()
+    again = PullTimes(store.blobs.driver)
+    await again.load()
+    assert time.time() - again.last("r", "v1") < 60 and again.last("r", "v2") == 0.0
+
+
+async def test_a_blob_pushed_again_while_it_is_collected_is_there_afterwards(store: Store) -> None:
+    blob = await store.blobs.put(b"again")
+    async with store.leases.condemn(blob) as may_go:
+        assert may_go
+        assert await store.repositories.blob("r", blob) is None
+        await store.blobs.delete(blob)
+    upload_id = await store.uploads.start("r")
+    async with store.uploads.appending("r", upload_id) as upload:
+        await upload.write([b"again"])
+        await store.uploads.commit(upload, blob)
+    assert await store.repositories.blob("r", blob) == (blob, 5)
+    with pytest.raises(ManifestUnknown):
+        await store.repositories.resolve("r", "none")

@@ -1,0 +1,132 @@
+import os
+from typing import Any
+
+import pytest
+
+from registry.digest import Digest, InvalidDigest
+from registry.errors import BlobsMissing, DigestMismatch, ManifestInvalid, ManifestUnknown
+from registry.manifest import OCI_INDEX, OCI_MANIFEST, Descriptor, ImageManifest, Index, encode
+
+from .conftest import Store, open_store
+
+
+async def test_a_manifest_is_served_by_tag_and_digest_unchanged(store: Store) -> None:
+    digest = await store.image("a/b", "v1")
+    for reference in ("v1", str(digest)):
+        stored = await store.repositories.manifest("a/b", reference)
+        assert (stored.digest, stored.media_type) == (digest, OCI_MANIFEST)
+        assert Digest.of(stored.data) == digest
+        assert store.repositories.hot_manifest("a/b", reference) == stored
+    assert await store.repositories.tags("a/b") == ["v1"]
+    assert await store.repositories.revisions("a/b") == [digest]
+
+
+async def test_nothing_is_seen_through_another_repository(store: Store) -> None:
+    digest = await store.image("mine", "v1")
+    blob = await store.blob("mine", b"secret")
+    with pytest.raises(ManifestUnknown):
+        await store.repositories.manifest("theirs", str(digest))
+    assert await store.repositories.blob("theirs", blob) is None
+    assert store.repositories.hot_blob("theirs", blob) is None
+    assert await store.repositories.mount("nowhere", "theirs", blob) is None
+
+
+async def test_mounting_links_without_copying(store: Store) -> None:
+    blob = await store.blob("a", b"shared")
+    assert await store.repositories.mount("a", "b", blob) == blob
+    assert await store.repositories.blob("b", blob) == (blob, 6)
+
+
+async def test_changes_of_another_process_are_seen_at_once(store: Store) -> None:
+    first = await store.image("r", "latest", b"one")
+    assert (await store.repositories.manifest("r", "latest")).digest == first
+    assert await store.repositories.tags("r") == ["latest"]
+    other = open_store(store.root)
+    second = await other.image("r", "latest", b"two")
+    await other.image("r", "new", b"three")
+    assert store.repositories.hot_manifest("r", "latest") is None
+    assert (await store.repositories.manifest("r", "latest")).digest == second
+    assert await store.repositories.tags("r") == ["latest", "new"]
+    await other.repositories.delete_manifest("r", second)
+    assert store.repositories.hot_manifest("r", str(second)) is None
+    blob = await store.blob("r", b"x")
+    assert store.repositories.hot_blob("r", blob) or await store.repositories.blob("r", blob)
+    await other.repositories.unlink_blob("r", blob)
+    assert store.repositories.hot_blob("r", blob) is None
+
+
+async def test_a_manifest_needs_its_blobs(store: Store) -> None:
+    document = ImageManifest(
+        config=Descriptor(digest=str(Digest.of(b"c")), size=1),
+        layers=[Descriptor(digest=str(Digest.of(b"l")), size=1), Descriptor(digest=str(Digest.of(b"f")), urls=["u"])],
+    )
+    with pytest.raises(BlobsMissing) as caught:
+        await store.repositories.put_manifest("r", "v1", encode(document))
+    assert caught.value.digests == [str(Digest.of(b"c")), str(Digest.of(b"l"))]
+    assert await store.repositories.tags("r") is None
+
+
+async def test_a_sparse_index_is_a_matter_of_policy(store: Store) -> None:
+    document = encode(Index(media_type=OCI_INDEX, manifests=[Descriptor(digest=str(Digest.of(b"x")), size=1)]))
+    assert await store.repositories.put_manifest("r", "v1", document)
+    with pytest.raises(BlobsMissing):
+        await store.repositories.put_manifest("r", "v2", document, sparse_index=False)
+
+
+async def test_bytes_must_match_their_digest(store: Store) -> None:
+    await store.image("r", "v1")
+    data = (await store.repositories.manifest("r", "v1")).data
+    with pytest.raises(DigestMismatch):
+        await store.repositories.put_manifest("r", str(Digest.of(b"other")), data)
+    sha512 = Digest.of(data, "sha512")
+    assert await store.repositories.put_manifest("r", str(sha512), data) == sha512
+    assert (await store.repositories.manifest("r", str(sha512))).data == data
+    with pytest.raises(InvalidDigest):
+        await store.repositories.manifest("r", "sha256:short")
+    with pytest.raises(ManifestInvalid):
+        await store.repositories.put_manifest("r", "v1", b"{}")
+
+
+async def test_deleting_a_manifest_drops_its_tags_only(store: Store) -> None:
+    digest = await store.image("r", "one")
+    data = (await store.repositories.manifest("r", "one")).data
+    await store.repositories.put_manifest("r", "two", data)
+    other = await store.image("r", "three", b"else")
+    assert await store.repositories.delete_manifest("r", digest) == ["one", "two"]
+    assert await store.repositories.tags("r") == ["three"]
+    assert await store.repositories.resolve("r", "three") == other
+    with pytest.raises(ManifestUnknown):
+        await store.repositories.delete_manifest("r", digest)
+    await store.repositories.delete_tag("r", "three")
+    assert (await store.repositories.manifest("r", str(other))).digest == other
+    assert await store.repositories.tags("r") == []
+
+
+@pytest.mark.parametrize("content", [b"", b"sha256:short", b"sha256:" + b"a" * 64 + b"\n"])
+async def test_broken_links_are_no_manifests(store: Store, content: bytes) -> None:
+    await store.image("r", "v1")
+    link = store.root / "docker/registry/v2/repositories/r/_manifests/tags/v1/current/link"
+    link.write_bytes(content)
+    with pytest.raises(InvalidDigest):
+        await store.repositories.manifest("r", "v1")
+
+
+async def test_repositories_are_ordered_as_registry2_orders_them(store: Store) -> None:
+    for name in ("a-b", "a/b", "a", "b"):
+        await store.image(name, "x")
+    await store.blob("only-blobs", b"1")
+    assert await store.repositories.names() == ["a", "a/b", "a-b", "b"]
+    assert await store.repositories.delete_repository("a")
+    assert await store.repositories.names() == ["a/b", "a-b", "b"]
+    assert not await store.repositories.delete_repository("a")
+
+
+async def test_an_old_blob_somebody_asks_for_is_young_again(store: Store) -> None:
+    blob = await store.blob("r", b"old")
+    await store.repositories.blob("r", blob)
+    path: Any = store.blobs.local_path(blob)
+    os.utime(path, (1, 1))
+    assert store.repositories.hot_blob("r", blob) is None
+    assert await store.repositories.blob("r", blob) == (blob, 3)
+    assert path.stat().st_mtime > 1000
+    assert store.repositories.hot_blob("r", blob) == (blob, 3)

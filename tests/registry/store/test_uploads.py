@@ -1,0 +1,83 @@
+import os
+
+import pytest
+
+from registry.digest import Digest
+from registry.errors import DigestMismatch
+from registry.store.uploads import UploadBusy, UploadUnknown
+
+from .conftest import Store, open_store
+
+
+async def test_chunks_become_a_blob(store: Store) -> None:
+    data = os.urandom(700_000)
+    upload_id = await store.uploads.start("a/b")
+    for start in (0, 300_000):
+        async with store.uploads.appending("a/b", upload_id) as upload:
+            assert upload.offset == start
+            await upload.write([data[start : start + 400_000 if start else 300_000]])
+    async with store.uploads.appending("a/b", upload_id) as upload:
+        digest = await store.uploads.commit(upload, Digest.of(data))
+    assert await store.blobs.read(digest) == data
+    assert await store.repositories.blob("a/b", digest) == (digest, len(data))
+    with pytest.raises(UploadUnknown):
+        await store.uploads.offset("a/b", upload_id)
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+async def test_another_process_can_go_on(store: Store, algorithm: str) -> None:
+    upload_id = await store.uploads.start("r", algorithm)
+    async with store.uploads.appending("r", upload_id) as upload:
+        await upload.write([b"first "])
+    later = open_store(store.root)
+    async with later.uploads.appending("r", upload_id) as upload:
+        assert upload.offset == 6
+        await upload.write([b"second"])
+        digest = await later.uploads.commit(upload, Digest.of(b"first second", algorithm))
+    assert digest.algorithm == algorithm and await later.blobs.read(digest) == b"first second"
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+async def test_an_empty_blob_is_a_blob(store: Store, algorithm: str) -> None:
+    upload_id = await store.uploads.start("r")
+    async with store.uploads.appending("r", upload_id) as upload:
+        digest = await store.uploads.commit(upload, Digest.of(b"", algorithm))
+    assert await store.blobs.stat(digest) == 0
+
+
+async def test_a_wrong_digest_ends_the_upload_and_stores_nothing(store: Store) -> None:
+    upload_id = await store.uploads.start("r")
+    async with store.uploads.appending("r", upload_id) as upload:
+        await upload.write([b"content"])
+        with pytest.raises(DigestMismatch):
+            await store.uploads.commit(upload, Digest.of(b"other"))
+    assert [digest async for digest in store.blobs.digests()] == []
+    with pytest.raises(UploadUnknown):
+        await store.uploads.cancel("r", upload_id)
+
+
+async def test_uploads_belong_to_their_repository(store: Store) -> None:
+    upload_id = await store.uploads.start("mine")
+    with pytest.raises(UploadUnknown):
+        await store.uploads.offset("theirs", upload_id)
+
+
+async def test_two_processes_do_not_mix_their_bytes(store: Store) -> None:
+    upload_id = await store.uploads.start("r")
+    other = open_store(store.root)
+    async with store.uploads.appending("r", upload_id) as upload:
+        await upload.write([b"mine"])
+        async with other.uploads.appending("r", upload_id) as second:
+            with pytest.raises(UploadBusy):
+                await second.write([b"theirs"])
+    assert await store.uploads.offset("r", upload_id) == 4
+
+
+async def test_old_uploads_are_purged_and_those_without_start_left(store: Store) -> None:
+    old, young, odd = [await store.uploads.start("r") for _ in range(3)]
+    folder = store.root / "docker/registry/v2/repositories/r/_uploads"
+    (folder / old / "startedat").write_text("2020-01-01T00:00:00Z")
+    (folder / odd / "startedat").unlink()
+    assert await store.uploads.purge(3600, dry_run=True) == [f"r/{old}"]
+    assert await store.uploads.purge(3600) == [f"r/{old}"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted([young, odd])
