@@ -133,7 +133,7 @@ class TakeoverHandler(RequestHandler):
             super().data_received(head)
         self._ahead += data
         if len(self._ahead) > HIGH_WATER and self.transport is not None:
-            self.transport.pause_reading()  # type: ignore[attr-defined]
+            self.transport.pause_reading()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Called by the transport when the client has shut down its writing side."""

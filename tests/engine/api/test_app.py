@@ -207,6 +207,7 @@ async def leave(api: Served, path: str, handlers: Handlers) -> None:
     _, writer = await api.raw()
     writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
     await asyncio.wait_for(handlers.entered.wait(), 5)
+    writer.close()
     await writer.wait_closed()
     await asyncio.sleep(0.005)
 
