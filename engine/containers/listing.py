@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
@@ -12,6 +13,8 @@ from engine.filters import Filters
 ALLOWED = frozenset(
     "ancestor before expose exited health id isolation is-task label name network publish since status volume".split()
 )
+LAST_PORT = 65535
+_PORT_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]+))?")
 PRUNE_ALLOWED = frozenset({"until", "label", "label!"})
 
 
@@ -143,10 +146,10 @@ def _ports(values: Iterable[str], key: str) -> set[str]:
     ports: set[str] = set()
     for value in values:
         numbers, _, protocol = value.partition("/")
-        first, _, last = numbers.partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
+        match = _PORT_RANGE.fullmatch(numbers)
+        if match is None or int(match[2] or 0) > LAST_PORT:
             raise InvalidParameter(f"invalid filter '{key}={value}'")
-        ports.update(f"{n}/{protocol or 'tcp'}" for n in range(int(first), int(last or first) + 1))
+        ports.update(f"{n}/{protocol or 'tcp'}" for n in range(int(match[1]), int(match[2] or match[1]) + 1))
     return ports
 
 

@@ -9,14 +9,14 @@ from engine.errors import InvalidParameter
 
 def parse_signal(text: str) -> int:
     """``SIGTERM``, ``term``, ``15``, ``RTMIN+3`` to a number. Raises ``InvalidParameter``."""
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         number = int(text)
         if 1 <= number <= signal.SIGRTMAX:
             return number
         raise InvalidParameter(f"invalid signal: {text}")
     name = text.upper().removeprefix("SIG")
     for base, sign in (("RTMIN+", 1), ("RTMAX-", -1)):
-        if name.startswith(base) and name[len(base) :].isdigit():
+        if name.startswith(base) and name[len(base) :].isdecimal():
             start = signal.SIGRTMIN if sign == 1 else signal.SIGRTMAX
             number = start + sign * int(name[len(base) :])
             if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
