@@ -88,9 +88,9 @@ class Handlers:
     async def hold(self, request: web.Request) -> web.StreamResponse:
         self.client = client = Takeover(request)
         client.begin(request, RAW_STREAM, {})
-        assert await client.read() == b""  # gone or done sending: only writing tells
         try:
-            while True:
+            assert await client.read() == b""
+            while True:  # it is gone or done sending: only writing tells
                 client.write(b"into the void")
                 await client.drain()
                 await asyncio.sleep(0)
