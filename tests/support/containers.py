@@ -24,9 +24,7 @@ def container(number: int = 1, **changes: Any) -> Container:
         "args": (),
         **changes,
     }
-    return Container(
-        config=ContainerConfig(**config), host_config=HostConfig(**host), state=State(**state), **fields
-    )
+    return Container(config=ContainerConfig(**config), host_config=HostConfig(**host), state=State(**state), **fields)
 
 
 def running(number: int = 1, **changes: Any) -> Container:

@@ -29,7 +29,9 @@ def test_names_and_numbers(text: str, number: int) -> None:
     assert parse_signal(text) == number
 
 
-@pytest.mark.parametrize("text", ["", "0", "65", "-9", "SIGNOPE", "RTMIN+99", "RTMIN+x", "RTMAX-99", "²", "9 ", "SIGSIGTERM"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "65", "-9", "SIGNOPE", "RTMIN+99", "RTMIN+x", "RTMAX-99", "²", "9 ", "SIGSIGTERM"]
+)
 def test_what_is_no_signal_is_named(text: str) -> None:
     with pytest.raises(InvalidParameter, match="invalid signal: "):
         parse_signal(text)
