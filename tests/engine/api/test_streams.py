@@ -95,7 +95,6 @@ class Handlers:
                 await client.drain()
                 await asyncio.sleep(0)
         finally:
-            await client.lost.wait()
             client.write(b"nobody")
             client.close_write()
             self.lost.set()
@@ -270,6 +269,8 @@ async def test_a_client_that_is_gone_is_noticed(api: Served, handlers: Handlers)
     await answered(reader)
     writer.transport.abort()
     await asyncio.wait_for(handlers.lost.wait(), 5)
+    assert handlers.client is not None
+    await asyncio.wait_for(handlers.client.lost.wait(), 5)
 
 
 async def test_a_client_that_sends_too_fast_is_made_to_wait(
