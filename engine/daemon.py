@@ -215,7 +215,7 @@ class Daemon:
         volumes = VolumeService(config.data_root / "volumes", VolumeStore(ground.journal), ground.events, nursery, uses)
         await volumes.restore(_volumes_in_use(store))
         journalist, live, locks = Journalist(store, ground.events), LiveTable(), KeyedLocks()
-        accounts = Accounts(lambda key: config.data_root / "snapshots" / key / "diff", ground.layers.folder)
+        accounts = Accounts(lambda key: config.data_root / "snapshots" / key / snapshotter.upper, ground.layers.folder)
         assembly = Assembly(
             config, host, store, ground.shims, snapshotter, networks, volumes, images, accounts, ground.trash
         )
@@ -280,10 +280,7 @@ class Daemon:
     def _inside_routes(self, ground: Ground, nouns: Nouns) -> list[Route]:
         """What looks into containers, or changes them as they are."""
         journalist, assembly, host = nouns.journalist, nouns.assembly, ground.host
-        archiver = Archiver(
-            journalist, ground.archives, ground.snapshotter, nouns.volumes, nouns.accounts, nouns.locks,
-            self.config.data_root,
-        )  # fmt: skip
+        archiver = Archiver(journalist, ground.archives, ground.snapshotter, nouns.volumes, nouns.accounts, nouns.locks)
         collectors = Collectors(nouns.store, nouns.live, assembly, host.cgroups, host.facts.memory_total, self._nursery)
         committer = Committer(journalist, nouns.lifecycle, ground.snapshotter, ground.images, host.facts)
         tables = (

@@ -40,7 +40,6 @@ class Archiver:
         volumes: VolumeService,
         accounts: Accounts,
         locks: KeyedLocks,
-        _root: Path | None = None,
     ) -> None:
         self._records = journalist
         self._archives = archives

@@ -142,7 +142,9 @@ class Assembly:
         spec = await self._spec(container, sandbox, mounts, str(rootfs), shm)
         await run_blocking(_write_spec_sync, run_dir / "config.json", spec)
         layers = tuple(LayerKey(key) for key in container.layers)
-        steps = await self._snapshotter.mount_steps(container.id, layers, str(rootfs))
+        steps = await self._snapshotter.mount_steps(
+            container.id, layers, str(rootfs), transient=container.host_config.auto_remove
+        )
         undo.callback(_forget_shim, live)
         shim = await self._shims.spawn(
             ShimSpec(

@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.shim import console, invoke, mounts, oom, remains, wire
 from engine.shim.execs import Execs
-from engine.shim.log import JsonFile, open_log
+from engine.shim.log import open_log
 from engine.shim.loop import READ, Loop
 from engine.shim.stdio import Stdio
 
@@ -277,8 +277,7 @@ class Monitor:
     def _reaped(self, pid: int, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)
         code = 128 - code if code < 0 else code
-        if isinstance(self._log, JsonFile):
-            self._log.reaped(pid)
+        self._log.reaped(pid)
         if self._runtime.reaped(pid, code):
             return
         if pid == self._init_pid and self._phase == "running":
@@ -367,7 +366,7 @@ class Monitor:
         for attachment in attachments:
             if time.monotonic() - attachment.progress > LINGER_SECONDS:
                 attachment.drop()
-        if attachments:
+        if attachments or self._log.lingering:
             self._loop.after(0.2, self._linger)
         else:
             self._loop.stop()

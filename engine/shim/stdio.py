@@ -63,6 +63,7 @@ class Stdio:
         self._close_after_input = False
         self._child_ends: list[int] = []
         self._discard = False
+        self._held_back = False  # the log is full: the output is not read
         self._finished = False
         self._on_drained: Callable[[], None] | None = None
         if not terminal:
@@ -97,8 +98,9 @@ class Stdio:
 
     def begin(self) -> None:
         """The process runs: read its output. Before, a pipe might hold the words of a runtime that failed."""
-        for descriptor in self._outputs:
-            self._loop.watch(descriptor, READ, partial(self._readable, descriptor))
+        self._watch_outputs()
+        if self._log is not None and self._log.descriptor >= 0:
+            self._loop.watch(self._log.descriptor, READ, self._log_woken)
         self._pump_input()
 
     def attach(self, sock: socket.socket, *, stdin: bool, streams: frozenset[int], close_input: bool) -> None:
@@ -121,6 +123,9 @@ class Stdio:
     def drain(self, done: Callable[[], None]) -> None:
         """The process has ended: call `done` when all that it wrote has been handed on."""
         self._on_drained = done
+        if self._held_back:  # what is left is little, and the end waits for no log
+            self._held_back = False
+            self._watch_outputs()
         self._drop_input()
         for descriptor in list(self._outputs):
             if descriptor != self._master:
@@ -182,7 +187,29 @@ class Stdio:
                 self._log.write(stream, data)
             for attachment in tuple(self.attachments):
                 attachment.push(stream, data)
+            if self._log is not None and not self._held_back and self._on_drained is None and self._log.full:
+                self._hold_back()
         return len(data)
+
+    def _watch_outputs(self) -> None:
+        for descriptor in self._outputs:
+            self._loop.watch(descriptor, READ, partial(self._readable, descriptor))
+
+    def _hold_back(self) -> None:
+        """A blocking log is full: the container waits, as soon as its pipes are full too."""
+        self._held_back = True
+        for descriptor in self._outputs:
+            self._loop.forget(descriptor)
+
+    def _log_woken(self, _events: int) -> None:
+        if self._log is None:
+            return
+        self._log.woken()
+        if self._held_back and not self._log.full:
+            self._held_back = False
+            self._watch_outputs()
+            if self._master >= 0:
+                self._watch_input()
 
     def _read_pending(self, descriptor: int) -> None:
         # A pipe is in order: what the ended process wrote is among the bytes it holds now. Who writes on is not waited
@@ -265,8 +292,11 @@ class Stdio:
 
     def _watch_input(self) -> None:
         if self._stdin == self._master:
-            wanted = READ | WRITE if self._input else READ
-            self._loop.watch(self._stdin, wanted, self._master_ready)
+            wanted = (0 if self._held_back else READ) | (WRITE if self._input else 0)
+            if wanted:
+                self._loop.watch(self._stdin, wanted, self._master_ready)
+            else:
+                self._loop.forget(self._stdin)
         elif self._input:
             self._loop.watch(self._stdin, WRITE, lambda _events: self._pump_input())
         else:
@@ -275,7 +305,7 @@ class Stdio:
     def _master_ready(self, events: int) -> None:
         if events & WRITE:
             self._pump_input()
-        if events & (READ | HANGUP) and self._master >= 0:
+        if events & (READ | HANGUP) and self._master >= 0 and not self._held_back:
             self._read(self._master)
 
     def _drop_input(self) -> None:

@@ -158,6 +158,8 @@ class Snapshotter(Protocol):
     """How snapshots are made; one implementation per way of stacking layers. Every method may raise ``OSError``."""
 
     name: str
+    upper: str
+    """The folder of a snapshot that holds what the container changed (or everything)."""
 
     async def prepare(self, key: str, layers: Sequence[LayerKey], size_limit: int | None = None) -> None:
         """Make the writable snapshot ``key`` over ``layers``; one that exists already is an error.

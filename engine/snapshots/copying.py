@@ -26,6 +26,7 @@ class CopyingSnapshotter:
     """The ``Snapshotter`` for hosts without overlayfs. Call ``start`` once before use."""
 
     name = "vfs"
+    upper = "root"
 
     def __init__(self, data_root: Path, layers: Layers, workers: Workers, trash: Trash) -> None:
         self.root = data_root / "snapshots"

@@ -27,6 +27,7 @@ class OverlaySnapshotter:
     """The ``Snapshotter`` for overlayfs. Call ``start`` once before use."""
 
     name = "overlay2"
+    upper = "diff"
 
     def __init__(self, data_root: Path, layers: Layers, workers: Workers, trash: Trash) -> None:
         self.root = data_root / "snapshots"
