@@ -47,7 +47,8 @@ class Grants:
             mark = (status.st_mtime_ns, status.st_ino)
             if mark == self._mark:
                 return
-            document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            document = yaml.safe_load(path.read_text(encoding="utf-8"))
+            document = {} if document is None else document
             entries = document.get("grants") or []
             grants = tuple(read_grant(entry, f"{path}: grants[{i}]") for i, entry in enumerate(entries))
             groups = {str(k): frozenset(map(str, v)) for k, v in (document.get("groups") or {}).items()}

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from registry.config import Settings
+from registry.digest import Digest
+from registry.manifest import OCI_MANIFEST, Descriptor, ImageManifest, encode
+from registry.server.app import RegistryServer
+from registry.users import set_user_sync
+
+
+@dataclass
+class Answer:
+    """A whole answer, read."""
+
+    status: int
+    headers: Any
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        """The first error code."""
+        return str(self.json["errors"][0]["code"])
+
+
+class Client:
+    """Speaks to one server as registry clients do."""
+
+    def __init__(self, server: RegistryServer, session: aiohttp.ClientSession, scheme: str = "http") -> None:
+        self.server = server
+        self.session = session
+        host, port = server.addresses()[0]
+        self.host, self.port = host, port
+        self.base = f"{scheme}://{host}:{port}"
+
+    async def call(self, method: str, path: str, **options: Any) -> Answer:
+        url = path if "://" in path else self.base + path
+        auth = options.pop("auth", None)
+        if auth is not None:
+            basic = "Basic " + base64.b64encode(":".join(auth).encode()).decode()
+            options["headers"] = {**options.get("headers", {}), "Authorization": basic}
+        if len(options.get("data") or b"") > 1_000_000:
+            options["data"] = io.BytesIO(options["data"])
+        async with self.session.request(method, url, allow_redirects=False, **options) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def push_blob(self, repository: str, data: bytes, **options: Any) -> Digest:
+        digest = Digest.of(data)
+        url = f"/v2/{repository}/blobs/uploads/?digest={digest}"
+        answer = await self.call("POST", url, data=data, **options)
+        assert answer.status == 201, answer
+        return digest
+
+    async def push_image(self, repository: str, tag: str, layer: bytes = b"layer", **options: Any) -> Digest:
+        config = await self.push_blob(repository, b"{}", **options)
+        digest = await self.push_blob(repository, layer, **options)
+        document = ImageManifest(
+            media_type=OCI_MANIFEST,
+            config=Descriptor(media_type="application/vnd.oci.image.config.v1+json", digest=str(config), size=2),
+            layers=[Descriptor(digest=str(digest), size=len(layer))],
+        )
+        data = encode(document)
+        headers = {"Content-Type": OCI_MANIFEST, **options.pop("headers", {})}
+        url = f"/v2/{repository}/manifests/{tag}"
+        answer = await self.call("PUT", url, data=data, headers=headers, **options)
+        assert answer.status == 201, answer
+        return Digest.of(data)
+
+
+ANN = ("ann", "secret")
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> Path:
+    """A file with one user."""
+    path = tmp_path / "users"
+    set_user_sync(path, *ANN, cost=4)
+    return path
+
+
+Start = Callable[..., Awaitable[Client]]
+
+
+@pytest_asyncio.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts servers on free loopback ports; stops them at the end."""
+    async with AsyncExitStack() as exits:
+
+        async def begin(**changes: Any) -> Client:
+            settings = replace(Settings(root=tmp_path / "root", address="127.0.0.1:0", drain_seconds=0.5), **changes)
+            server = RegistryServer(settings)
+            await server.start()
+            exits.push_async_callback(server.stop)
+            scheme = "https" if settings.serves_tls else "http"
+            session = await exits.enter_async_context(aiohttp.ClientSession(skip_auto_headers=["Content-Type"]))
+            return Client(server, session, scheme)
+
+        yield begin
+
+
+@pytest_asyncio.fixture
+async def client(start: Start) -> Client:
+    return await start()

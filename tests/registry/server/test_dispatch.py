@@ -1,0 +1,135 @@
+import pytest
+
+from registry.digest import Digest
+from registry.errors import (
+    BlobsMissing,
+    BlobUnknown,
+    DigestMismatch,
+    ManifestInvalid,
+    ManifestUnknown,
+)
+from registry.server.dispatch import split_path, translate
+from registry.store.uploads import UploadBusy, UploadUnknown
+
+from .conftest import Client, Start
+
+D = "sha256:" + "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/v2/", ("base", "", "")),
+        ("/v2", ("base", "", "")),
+        ("/v2/_catalog", ("catalog", "", "")),
+        ("/v2/a/manifests/latest", ("manifest", "a", "latest")),
+        (f"/v2/a/b/c/manifests/{D}", ("manifest", "a/b/c", D)),
+        (f"/v2/a/blobs/{D}", ("blob", "a", D)),
+        ("/v2/a/blobs/uploads/", ("uploads", "a", "")),
+        ("/v2/a/blobs/uploads", ("uploads", "a", "uploads")),
+        ("/v2/a/blobs/uploads/1-2-3", ("upload", "a", "1-2-3")),
+        ("/v2/a/tags/list", ("tags", "a", "")),
+        (f"/v2/a/referrers/{D}", ("referrers", "a", D)),
+        ("/v2/manifests/manifests/blobs", ("manifest", "manifests", "blobs")),
+        (f"/v2/a/blobs/uploads/blobs/{D}", ("blob", "a/blobs/uploads", D)),
+    ],
+)
+def test_paths_are_taken_apart_from_the_end(path: str, route: tuple[str, str, str]) -> None:
+    found = split_path(path)
+    assert found is not None
+    assert found[:2] == route[:2]
+    assert found[2] == route[2] or route[0] in ("uploads", "tags")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "/v3/",
+        "/v2/a",
+        "/v2//manifests/x",
+        "/v2/../manifests/x",
+        "/v2/a/../b/manifests/x",
+        "/v2/A/manifests/x",
+        "/v2/a/_manifests/manifests/x",
+        "/v2/a/manifests/",
+        "/v2/a/manifests/.hidden",
+        "/v2/a/manifests/" + "t" * 129,
+        "/v2/a/manifests/x y",
+        "/v2/a/manifests/a:b\r\nX: y",
+        "/v2/a/blobs/uploads/../../x",
+        "/v2/a/blobs/uploads/" + "u" * 100,
+        "/v2/a/blobs/uploads/..",
+        "/v2/a/tags/other",
+        "/v2/" + "a" * 300 + "/manifests/x",
+    ],
+)
+def test_what_fits_no_grammar_is_no_route(path: str) -> None:
+    assert split_path(path) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (DigestMismatch(Digest.of(b"a"), Digest.of(b"b")), 400, "DIGEST_INVALID"),
+        (ManifestUnknown("r", "t"), 404, "MANIFEST_UNKNOWN"),
+        (BlobUnknown(D), 404, "BLOB_UNKNOWN"),
+        (ManifestInvalid("x"), 400, "MANIFEST_INVALID"),
+        (BlobsMissing([D, D]), 400, "MANIFEST_BLOB_UNKNOWN"),
+        (UploadUnknown("u"), 404, "BLOB_UPLOAD_UNKNOWN"),
+        (UploadBusy("u"), 429, "TOOMANYREQUESTS"),
+        (OSError(28, "No space left on device"), 507, "UNKNOWN"),
+    ],
+)
+def test_every_domain_error_has_one_answer(error: Exception, status: int, code: str) -> None:
+    known = translate(error)
+    assert known is not None and known.status == status
+    assert {entry["code"] for entry in known.entries()} == {code}
+
+
+def test_what_nobody_foresaw_is_not_explained() -> None:
+    assert translate(RuntimeError("x")) is None
+
+
+async def test_answers_carry_the_standing_headers(start: Start) -> None:
+    client = await start(headers={"X-Content-Type-Options": "nosniff"})
+    answer = await client.call("GET", "/v2/")
+    assert (answer.status, answer.body) == (200, b"{}")
+    assert answer.headers["Docker-Distribution-Api-Version"] == "registry/2.0"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert (await client.call("GET", "/")).status == 200
+
+
+async def test_wrong_methods_say_which_are_right(client: Client) -> None:
+    answer = await client.call("POST", "/v2/a/manifests/x")
+    assert answer.status == 405 and answer.code == "UNSUPPORTED"
+    assert answer.headers["Allow"] == "GET, HEAD, PUT, DELETE"
+
+
+async def test_preflight_is_answered_without_credentials(start: Start, tmp_path: object) -> None:
+    client = await start(headers={"Access-Control-Allow-Origin": "*"})
+    answer = await client.call("OPTIONS", "/v2/a/manifests/x", headers={"Origin": "http://ui"})
+    assert answer.status == 200 and "PUT" in answer.headers["Access-Control-Allow-Methods"]
+
+
+async def test_a_read_only_registry_takes_nothing(start: Start) -> None:
+    client = await start(read_only=True)
+    answer = await client.call("POST", "/v2/a/blobs/uploads/")
+    assert (answer.status, answer.code) == (405, "UNSUPPORTED")
+    client = await start(delete_enabled=False)
+    assert (await client.call("DELETE", "/v2/a/manifests/x")).status == 405
+
+
+async def test_a_path_prefix_is_taken_off(start: Start) -> None:
+    client = await start(prefix="/registry/")
+    assert (await client.call("GET", "/registry/v2/")).status == 200
+
+
+async def test_everything_is_refused_while_a_check_fails(client: Client) -> None:
+    client.server.health.failing["storage"] = "gone"
+    answer = await client.call("GET", "/v2/")
+    assert (answer.status, answer.code) == (503, "UNAVAILABLE")
+    assert (await client.call("GET", "/healthz")).status == 200
+    client.server.health.failing.clear()
+    assert (await client.call("GET", "/readyz")).status == 200

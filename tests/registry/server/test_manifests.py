@@ -1,0 +1,148 @@
+import json
+from typing import Any
+
+import pytest
+
+from registry.digest import Digest
+from registry.manifest import DOCKER_SCHEMA1_SIGNED, OCI_INDEX, OCI_MANIFEST
+
+from .conftest import Answer, Client, Start
+
+
+async def put(client: Client, path: str, document: Any, media_type: str = OCI_MANIFEST) -> Answer:
+    data = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return await client.call("PUT", path, data=data, headers={"Content-Type": media_type})
+
+
+async def test_by_tag_and_by_digest(client: Client) -> None:
+    digest = await client.push_image("a", "v1")
+    by_tag = await client.call("GET", "/v2/a/manifests/v1")
+    by_digest = await client.call("GET", f"/v2/a/manifests/{digest}")
+    assert by_tag.body == by_digest.body and Digest.of(by_tag.body) == digest
+    assert by_tag.headers["Content-Type"] == OCI_MANIFEST
+    head = await client.call("HEAD", "/v2/a/manifests/v1")
+    assert head.headers["Content-Length"] == str(len(by_tag.body)) and head.body == b""
+    for tag in (f'"{digest}"', str(digest), f'W/"{digest}"'):
+        assert (await client.call("GET", "/v2/a/manifests/v1", headers={"If-None-Match": tag})).status == 304
+
+
+async def test_a_new_push_is_seen_at_once(client: Client) -> None:
+    await client.push_image("a", "latest", b"one")
+    first = await client.call("GET", "/v2/a/manifests/latest")
+    await client.push_image("a", "latest", b"two")
+    second = await client.call("GET", "/v2/a/manifests/latest")
+    assert first.body != second.body
+
+
+async def test_missing_content_is_named(client: Client) -> None:
+    missing = [str(Digest.of(name)) for name in (b"config", b"layer")]
+    document = {
+        "schemaVersion": 2,
+        "config": {"digest": missing[0], "size": 1, "mediaType": "x/y"},
+        "layers": [{"digest": missing[1], "size": 1, "mediaType": "x/y"}],
+    }
+    answer = await put(client, "/v2/a/manifests/v1", document)
+    assert answer.status == 400
+    assert [(e["code"], e["detail"]) for e in answer.json["errors"]] == [("MANIFEST_BLOB_UNKNOWN", d) for d in missing]
+    assert (await client.call("GET", "/v2/a/manifests/v1")).code == "MANIFEST_UNKNOWN"
+
+
+@pytest.mark.parametrize(
+    ("data", "media_type", "status"),
+    [
+        (b"", OCI_MANIFEST, 400),
+        (b"{}", OCI_MANIFEST, 400),
+        (b"\x00\xff", OCI_MANIFEST, 400),
+        (b'{"schemaVersion":1}', DOCKER_SCHEMA1_SIGNED, 400),
+        (b" " * (4 * 1024 * 1024 + 1), OCI_MANIFEST, 413),
+    ],
+)
+async def test_bad_documents(client: Client, data: bytes, media_type: str, status: int) -> None:
+    answer = await put(client, "/v2/a/manifests/v1", data, media_type)
+    assert (answer.status, answer.code) == (status, "MANIFEST_INVALID")
+
+
+async def test_bad_references(client: Client) -> None:
+    digest = await client.push_image("a", "v1")
+    body = (await client.call("GET", "/v2/a/manifests/v1")).body
+    assert (await put(client, f"/v2/a/manifests/{Digest.of(b'other')}", body)).code == "DIGEST_INVALID"
+    assert (await client.call("GET", "/v2/a/manifests/sha256:short")).code == "DIGEST_INVALID"
+    assert (await client.call("GET", f"/v2/other/manifests/{digest}")).code == "MANIFEST_UNKNOWN"
+
+
+async def test_tags_can_be_given_beside_a_digest(client: Client) -> None:
+    digest = await client.push_image("a", "v1")
+    body = (await client.call("GET", "/v2/a/manifests/v1")).body
+    answer = await put(client, f"/v2/a/manifests/{digest}?tag=x&tag=y", body)
+    assert answer.status == 201 and answer.headers["OCI-Tag"] == "x, y"
+    assert (await client.call("GET", "/v2/a/tags/list")).json["tags"] == ["v1", "x", "y"]
+    assert (await put(client, f"/v2/a/manifests/{digest}?tag=../x", body)).code == "TAG_INVALID"
+
+
+async def test_deleting(client: Client) -> None:
+    digest = await client.push_image("a", "v1")
+    await put(client, "/v2/a/manifests/v2", (await client.call("GET", "/v2/a/manifests/v1")).body)
+    assert (await client.call("DELETE", "/v2/a/manifests/v1")).status == 202
+    assert (await client.call("DELETE", "/v2/a/manifests/v1")).status == 404
+    assert (await client.call("GET", f"/v2/a/manifests/{digest}")).status == 200
+    assert (await client.call("DELETE", f"/v2/a/manifests/{digest}")).status == 202
+    assert (await client.call("GET", "/v2/a/manifests/v2")).status == 404
+    assert (await client.call("GET", f"/v2/a/manifests/{digest}")).status == 404
+
+
+async def test_immutable_tags_stay(start: Start) -> None:
+    client = await start(immutable_tags=("rel/*:v*",))
+    digest = await client.push_image("rel/app", "v1")
+    await client.push_image("rel/app", "v1")
+    await client.push_image("rel/app", "edge")
+    await client.push_image("rel/app", "edge", b"other")
+    body = (await client.call("GET", "/v2/rel/app/manifests/edge")).body
+    assert (await put(client, "/v2/rel/app/manifests/v1", body)).code == "DENIED"
+    assert (await client.call("DELETE", "/v2/rel/app/manifests/v1")).code == "DENIED"
+    assert (await client.call("DELETE", f"/v2/rel/app/manifests/{digest}")).code == "DENIED"
+    assert (await client.call("DELETE", "/v2/rel/app/manifests/edge")).status == 202
+
+
+async def test_addresses_in_layers_follow_policy(start: Start) -> None:
+    client = await start(url_allow=("^https://good/",), url_deny=("secret",))
+    config = await client.push_blob("a", b"{}")
+    for url, status in (
+        ("https://good/l", 201),
+        ("https://bad/l", 400),
+        ("https://good/secret", 400),
+        ("ftp://x", 400),
+    ):
+        layer = {"digest": str(Digest.of(b"l")), "size": 1, "mediaType": "x/y", "urls": [url]}
+        config_entry = {"digest": str(config), "size": 2, "mediaType": "x/y"}
+        document = {"schemaVersion": 2, "config": config_entry, "layers": [layer]}
+        assert (await put(client, "/v2/a/manifests/x", document)).status == status
+
+
+async def test_referrers(client: Client) -> None:
+    subject = await client.push_image("a", "v1")
+    config = await client.push_blob("a", b"{}")
+
+    def artifact(kind: str) -> dict[str, Any]:
+        return {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "artifactType": kind,
+            "config": {"digest": str(config), "size": 2, "mediaType": "application/vnd.oci.empty.v1+json"},
+            "layers": [],
+            "subject": {"digest": str(subject), "size": 1, "mediaType": OCI_MANIFEST},
+            "annotations": {"kind": kind},
+        }
+
+    for kind in ("a/sbom", "a/sig"):
+        answer = await put(client, f"/v2/a/manifests/{kind[2:]}", artifact(kind))
+        assert answer.headers["OCI-Subject"] == subject
+    answer = await client.call("GET", f"/v2/a/referrers/{subject}")
+    assert answer.headers["Content-Type"] == OCI_INDEX
+    assert {item["artifactType"] for item in answer.json["manifests"]} == {"a/sbom", "a/sig"}
+    answer = await client.call("GET", f"/v2/a/referrers/{subject}?artifactType=a/sig")
+    assert answer.headers["OCI-Filters-Applied"] == "artifactType"
+    assert [item["annotations"] for item in answer.json["manifests"]] == [{"kind": "a/sig"}]
+    await client.call("DELETE", f"/v2/a/manifests/{answer.json['manifests'][0]['digest']}")
+    assert len((await client.call("GET", f"/v2/a/referrers/{subject}")).json["manifests"]) == 1
+    assert (await client.call("GET", f"/v2/b/referrers/{subject}")).json["manifests"] == []
+    assert (await client.call("GET", "/v2/a/referrers/nonsense")).code == "DIGEST_INVALID"

@@ -1,0 +1,76 @@
+import asyncio
+import datetime
+import ssl
+from pathlib import Path
+
+from cryptography import x509
+
+from registry.config import Settings, TlsFiles
+from registry.server.tls import OwnCertificates, TlsKeeper, server_names
+
+from .conftest import Start
+
+NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
+
+
+def load(path: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(path.read_bytes())
+
+
+def test_certificates_are_made_once_and_kept(tmp_path: Path) -> None:
+    own = OwnCertificates(tmp_path / "tls")
+    assert own.ensure_sync(["localhost", "127.0.0.1"], NOW)
+    before = own.certificate.read_bytes(), own.ca.read_bytes()
+    assert not own.ensure_sync(["localhost"], NOW + datetime.timedelta(days=300))
+    assert (own.certificate.read_bytes(), own.ca.read_bytes()) == before
+    load(own.certificate).verify_directly_issued_by(load(own.ca))
+    assert own.key.stat().st_mode & 0o777 == 0o600
+
+
+def test_renewal_keeps_the_ca(tmp_path: Path) -> None:
+    own = OwnCertificates(tmp_path)
+    own.ensure_sync(["localhost"], NOW)
+    ca, old = own.ca.read_bytes(), load(own.certificate)
+    assert own.ensure_sync(["localhost"], NOW + datetime.timedelta(days=370))
+    assert own.ca.read_bytes() == ca and load(own.certificate).not_valid_after_utc > old.not_valid_after_utc
+    assert own.ensure_sync(["localhost", "new.example"], NOW + datetime.timedelta(days=370))
+    assert own.ca.read_bytes() == ca
+    own.ensure_sync(["localhost"], NOW + datetime.timedelta(days=3500))
+    assert own.ca.read_bytes() != ca
+
+
+def test_half_a_pair_is_made_again(tmp_path: Path) -> None:
+    own = OwnCertificates(tmp_path)
+    own.ensure_sync(["localhost"])
+    own.key.write_bytes(b"")
+    assert own.ensure_sync(["localhost"])
+
+
+def test_names_cover_loopback_and_the_address() -> None:
+    names = server_names("192.0.2.1")
+    assert {"localhost", "127.0.0.1", "::1", "192.0.2.1"} <= set(names)
+    assert "0.0.0.0" not in server_names("0.0.0.0")
+
+
+async def test_clients_that_trust_the_ca_get_in(start: Start, tmp_path: Path) -> None:
+    client = await start(own_tls_folder=tmp_path / "tls")
+    context = ssl.create_default_context(cafile=str(tmp_path / "tls" / "ca.crt"))
+    answer = await client.call("GET", f"https://localhost:{client.port}/v2/", ssl=context)
+    assert answer.status == 200
+    data = b"x" * 700_000
+    digest = await client.push_blob("a", data, ssl=context)
+    answer = await client.call("GET", f"/v2/a/blobs/{digest}", ssl=context)
+    assert answer.body == data
+
+
+async def test_changed_files_are_taken_up(tmp_path: Path) -> None:
+    own = OwnCertificates(tmp_path / "own")
+    await asyncio.to_thread(own.ensure_sync, ["localhost"], NOW)
+    keeper = TlsKeeper(Settings(root=tmp_path, tls=TlsFiles(own.certificate, own.key, minimum="tls1.3")))
+    context = await keeper.context()
+    assert context is not None and context.minimum_version == ssl.TLSVersion.TLSv1_3
+    assert not await keeper.refresh(context)
+    await asyncio.to_thread(own.ensure_sync, ["localhost", "other"], NOW)
+    assert await keeper.refresh(context)
+    own.certificate.write_bytes(b"half written")
+    assert not await keeper.refresh(context), "the old certificate serves on"

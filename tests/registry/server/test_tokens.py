@@ -1,0 +1,88 @@
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.config import Grant
+from registry.server.jwt import sign
+from registry.users import set_user_sync
+
+from .conftest import ANN, Answer, Client, Start
+
+RULES = (
+    Grant("ann", ("team/**",), frozenset({"pull", "push"})),
+    Grant("anonymous", ("public/**",), frozenset({"pull"})),
+)
+
+
+@pytest.fixture
+async def tokens(start: Start, users: Path) -> Client:
+    return await start(htpasswd=users, tokens=True, grants=RULES)
+
+
+async def token(client: Client, *scopes: str, auth: Any = ANN, **query: str) -> Answer:
+    parameters = [("service", "berth registry"), *query.items(), *(("scope", scope) for scope in scopes)]
+    return await client.call("GET", "/auth/token", params=parameters, auth=auth)
+
+
+def bearer(answer: Answer) -> dict[str, str]:
+    return {"Authorization": f"Bearer {answer.json['token']}"}
+
+
+async def test_the_challenge_leads_to_a_token_that_works(tokens: Client) -> None:
+    answer = await tokens.call("POST", "/v2/team/a/blobs/uploads/")
+    challenge = answer.headers["WWW-Authenticate"]
+    assert answer.status == 401
+    assert f'realm="{tokens.base}/auth/token"' in challenge and 'scope="repository:team/a:pull,push"' in challenge
+    given = await token(tokens, "repository:team/a:pull,push")
+    assert given.json["expires_in"] >= 60 and given.headers["Cache-Control"] == "no-store"
+    assert (await tokens.call("POST", "/v2/team/a/blobs/uploads/", headers=bearer(given))).status == 202
+    assert (await tokens.call("GET", "/v2/", headers=bearer(given))).status == 200
+
+
+async def test_a_token_is_worth_what_was_granted(tokens: Client) -> None:
+    given = await token(tokens, "repository:team/a:pull", "repository:other:pull,push,delete")
+    for path in ("team/a", "team/b", "other"):
+        answer = await tokens.call("POST", f"/v2/{path}/blobs/uploads/", headers=bearer(given))
+        assert answer.status == 401 and 'error="insufficient_scope"' in answer.headers["WWW-Authenticate"]
+    anonymous = await token(tokens, "repository:public/a:pull,push", auth=None)
+    assert (await tokens.call("GET", "/v2/public/a/manifests/x", headers=bearer(anonymous))).status == 404
+    assert (await tokens.call("POST", "/v2/public/a/blobs/uploads/", headers=bearer(anonymous))).status == 401
+
+
+async def test_wrong_passwords_get_no_token(tokens: Client) -> None:
+    assert (await token(tokens, auth=("ann", "wrong"))).status == 401
+    assert (await tokens.call("GET", "/auth/token", headers={"Authorization": "Bearer x"})).status == 401
+    assert (await tokens.call("PUT", "/auth/token")).status == 405
+
+
+async def test_oauth_with_a_refresh_token_that_dies_with_the_password(tokens: Client, users: Path) -> None:
+    form = {"grant_type": "password", "username": "ann", "password": "secret", "access_type": "offline"}
+    first = await tokens.call("POST", "/auth/token", data={**form, "scope": "repository:team/a:push"})
+    refresh = {"grant_type": "refresh_token", "refresh_token": first.json["refresh_token"]}
+    second = await tokens.call("POST", "/auth/token", data={**refresh, "scope": "repository:team/a:pull,push"})
+    assert (await tokens.call("POST", "/v2/team/a/blobs/uploads/", headers=bearer(second))).status == 202
+    used = {"Authorization": f"Bearer {first.json['refresh_token']}"}
+    assert (await tokens.call("GET", "/v2/", headers=used)).status == 401, "a refresh token is no access token"
+    await asyncio.to_thread(set_user_sync, users, "ann", "changed", cost=4)
+    assert tokens.server.access.htpasswd is not None
+    tokens.server.access.htpasswd._next_look = 0.0
+    assert (await tokens.call("POST", "/auth/token", data=refresh)).status == 401
+    assert (await tokens.call("POST", "/auth/token", data={"grant_type": "magic"})).status == 401
+
+
+async def test_replicas_believe_each_other(start: Start, users: Path) -> None:
+    one = await start(htpasswd=users, tokens=True, grants=RULES)
+    two = await start(htpasswd=users, tokens=True, grants=RULES)
+    given = await token(one, "repository:team/a:pull,push")
+    assert (await two.call("POST", "/v2/team/a/blobs/uploads/", headers=bearer(given))).status == 202
+
+
+async def test_a_token_of_another_key_is_refused(tokens: Client) -> None:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    claims = {"iss": "berth", "aud": "berth registry", "exp": 1 << 40, "sub": "ann", "access": []}
+    forged = sign(claims, ec.generate_private_key(ec.SECP256R1()))
+    answer = await tokens.call("GET", "/v2/", headers={"Authorization": f"Bearer {forged}"})
+    assert answer.status == 401 and 'error="invalid_token"' in answer.headers["WWW-Authenticate"]

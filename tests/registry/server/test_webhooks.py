@@ -1,0 +1,84 @@
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+
+from registry.config import Webhook
+
+from .conftest import Start
+
+
+class Listener:
+    """A receiver of events that refuses the first few."""
+
+    def __init__(self, refuse: int = 0) -> None:
+        self.refuse = refuse
+        self.events: list[dict[str, Any]] = []
+        self.headers: list[Any] = []
+        self.arrived = asyncio.Event()
+
+    async def take(self, request: web.BaseRequest) -> web.Response:
+        body = await request.read()
+        if self.refuse:
+            self.refuse -= 1
+            return web.Response(status=500)
+        self.headers.append(request.headers)
+        self.events += json.loads(body)["events"]
+        self.arrived.set()
+        return web.Response()
+
+    async def until(self, count: int) -> None:
+        async with asyncio.timeout(10):
+            while len(self.events) < count:
+                self.arrived.clear()
+                await self.arrived.wait()
+
+
+@asynccontextmanager
+async def listening(listener: Listener, port: int = 0) -> AsyncIterator[str]:
+    server = web.Server(listener.take)
+    runner = web.ServerRunner(server)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+    finally:
+        await runner.cleanup()
+
+
+async def test_events_look_like_registry2s_and_are_tried_again(start: Start) -> None:
+    listener = Listener(refuse=2)
+    async with listening(listener) as url:
+        hook = Webhook("h", url, {"Authorization": "Bearer t"}, backoff_seconds=0.01, ignored_actions=("mount",))
+        client = await start(webhooks=(hook,))
+        digest = await client.push_image("a/b", "v1")
+        await client.call("GET", "/v2/a/b/manifests/v1")
+        await client.call("DELETE", "/v2/a/b/manifests/v1")
+        await listener.until(5)
+    assert [event["action"] for event in listener.events] == ["push", "push", "push", "pull", "delete"]
+    event = listener.events[2]
+    assert event["target"]["digest"] == digest and event["target"]["tag"] == "v1"
+    assert event["target"]["repository"] == "a/b"
+    assert event["target"]["url"] == f"{client.base}/v2/a/b/manifests/{digest}"
+    assert event["request"]["method"] == "PUT"
+    assert listener.headers[0]["Authorization"] == "Bearer t"
+    assert listener.headers[0]["Content-Type"] == "application/vnd.docker.distribution.events.v1+json"
+    assert b'registry_notifications_status_total{code="Failures"} 2' in client.server.metrics.text()
+
+
+async def test_events_wait_on_disk_for_a_listener_that_is_away(start: Start) -> None:
+    listener = Listener()
+    async with listening(listener) as url:
+        port = int(url.split(":")[2].split("/")[0])
+    hook = Webhook("h", url, backoff_seconds=0.01, threshold=1000)
+    client = await start(webhooks=(hook,))
+    await client.push_blob("a", b"x")
+    await client.server.stop()
+    async with listening(listener, port):
+        await start(webhooks=(hook,))
+        await listener.until(1)
+    assert listener.events[0]["target"]["repository"] == "a"

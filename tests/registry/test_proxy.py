@@ -1,0 +1,90 @@
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from registry.config import Upstream
+from registry.store.blobs import BlobStore
+
+from .server.conftest import Client, Start, start  # noqa: F401
+
+
+@pytest.fixture
+async def upstream(start: Start, tmp_path: Any) -> Client:  # noqa: F811
+    client = await start(root=tmp_path / "upstream")
+    await client.push_image("lib/app", "v1", b"layer" * 100_000)
+    return client
+
+
+@pytest.fixture
+async def cache(start: Start, upstream: Client) -> AsyncIterator[Client]:  # noqa: F811
+    yield await start(upstreams=(Upstream(upstream.base, "up", ("example.com",)),))
+
+
+async def layer_of(client: Client, repository: str, tag: str = "v1") -> str:
+    document = (await client.call("GET", f"/v2/{repository}/manifests/{tag}")).json
+    return str(document["layers"][0]["digest"])
+
+
+async def test_content_comes_through_and_stays(upstream: Client, cache: Client) -> None:
+    layer = await layer_of(cache, "up/lib/app")
+    assert (await cache.call("HEAD", f"/v2/up/lib/app/blobs/{layer}")).headers["Content-Length"] == "500000"
+    assert (await cache.call("GET", f"/v2/up/lib/app/blobs/{layer}")).body == b"layer" * 100_000
+    assert (await cache.call("GET", "/v2/up/lib/app/tags/list")).json["tags"] == ["v1"]
+    await upstream.server.stop()
+    cache.server.proxy._checked.clear()  # type: ignore[union-attr]
+    assert await layer_of(cache, "up/lib/app") == layer
+    answer = await cache.call("GET", f"/v2/up/lib/app/blobs/{layer}", headers={"Range": "bytes=0-4"})
+    assert (answer.status, answer.body) == (206, b"layer")
+    assert (await cache.call("GET", "/v2/up/lib/app/tags/list")).json["tags"] == ["v1"]
+    assert (await cache.call("GET", "/v2/up/lib/app/manifests/v2")).code == "UNAVAILABLE"
+
+
+async def test_a_moved_tag_is_noticed(upstream: Client, cache: Client) -> None:
+    before = await layer_of(cache, "up/lib/app")
+    await upstream.push_image("lib/app", "v1", b"new")
+    assert await layer_of(cache, "up/lib/app") == before, "asked a moment ago"
+    cache.server.proxy._checked.clear()  # type: ignore[union-attr]
+    assert await layer_of(cache, "up/lib/app") != before
+
+
+async def test_concurrent_first_pulls_fetch_once(
+    upstream: Client, cache: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = await layer_of(cache, "up/lib/app")
+    begun = []
+    original = BlobStore.writer
+
+    async def writer(self: BlobStore, algorithm: str = "sha256") -> Any:
+        begun.append(1)
+        return await original(self, algorithm)
+
+    monkeypatch.setattr(BlobStore, "writer", writer)
+    answers = await asyncio.gather(*(cache.call("GET", f"/v2/up/lib/app/blobs/{layer}") for _ in range(8)))
+    assert {answer.body for answer in answers} == {b"layer" * 100_000}
+    assert begun == [1]
+
+
+async def test_mirror_requests_name_the_upstream_by_ns(cache: Client) -> None:
+    answer = await cache.call("GET", "/v2/lib/app/manifests/v1?ns=example.com")
+    assert answer.status == 200
+    assert (await cache.call("GET", "/v2/lib/app/manifests/v1")).status == 404
+    assert (await cache.call("GET", "/v2/up/lib/app/manifests/v1?ns=example.com")).status == 200
+
+
+async def test_caches_take_no_pushes_and_their_neighbours_do(cache: Client) -> None:
+    answer = await cache.call("POST", "/v2/up/lib/app/blobs/uploads/")
+    assert (answer.status, answer.code) == (405, "UNSUPPORTED")
+    await cache.push_image("own/app", "v1")
+    assert (await cache.call("GET", "/v2/own/app/manifests/v1")).status == 200
+
+
+async def test_what_upstream_does_not_have(cache: Client) -> None:
+    assert (await cache.call("GET", "/v2/up/none/manifests/v1")).code == "MANIFEST_UNKNOWN"
+    assert (await cache.call("GET", f"/v2/up/lib/app/blobs/sha256:{'0' * 64}")).code == "BLOB_UNKNOWN"
+
+
+async def test_a_blob_in_the_store_is_not_handed_out_without_the_upstreams_word(cache: Client) -> None:
+    digest = await cache.push_blob("private", b"secret")
+    assert (await cache.call("GET", f"/v2/up/lib/app/blobs/{digest}")).status == 404
