@@ -176,8 +176,8 @@ class Cgroups:
             word, done = ("1", "frozen 1") if frozen else ("0", "frozen 0")
         deadline = time.monotonic() + FREEZE_SECONDS
         for attempt in itertools.count(1):
-            # Written again each time: v1 may stay FREEZING while new processes are forked. A task that is stopped in the
-            # kernel at the wrong moment stays unfrozen for ever; a thaw now and then lets it move on.
+            # v1 may stay FREEZING while processes are forked, so it is written again each time; a task caught at the
+            # wrong moment stays unfrozen for ever, so a thaw now and then lets it move on.
             if frozen and self.version == 1 and attempt % 50 == 0:
                 _write(control, "THAWED")
                 time.sleep(0.01)
