@@ -36,7 +36,8 @@ class Kernel:
                     code = self.errors.get(len(self.seen), 0)
                     self.ours.send(HEADER.pack(36, 2, 0, sequence, 0) + struct.pack("=i", -code) + data[:16])
                 else:
-                    answer = b"".join(HEADER.pack(16 + len(b), 16, 2, sequence, 0) + b for b in self.dump)
+                    # The kernel answers a question (GETLINK, GETADDR, GETROUTE) with what would make the same thing.
+                    answer = b"".join(HEADER.pack(16 + len(b), kind - 2, 2, sequence, 0) + b for b in self.dump)
                     self.ours.send(answer + HEADER.pack(20, 3, 2, sequence, 0) + bytes(4))
 
     def close(self) -> None:
@@ -96,6 +97,22 @@ def test_addresses_and_routes_carry_their_family(kernel: Kernel) -> None:
     assert direct[1] == 8 and bytes([10, 0, 0, 0]) in direct
 
 
+def test_children_carry_parent_mode_and_namespace(kernel: Kernel) -> None:
+    RouteSocket(kernel.theirs).send_sync(
+        netlink.add_child("m0", "macvlan", "passthru", parent=6, mac="02:42:ac:11:00:03", netns=44),
+        netlink.add_child("i0", "ipvlan", "l3s", parent=6, mac="02:42:ac:11:00:03", netns=44),
+        netlink.add_vlan("v0", 6, 77),
+        netlink.configure_port("p0", is_isolated=True),
+    )
+    macvlan, ipvlan, vlan, port = (body for _, _, body in kernel.seen)
+    assert b"macvlan\0" in macvlan and attribute(1, struct.pack("=I", 8)) in macvlan
+    assert b"ipvlan\0" in ipvlan and attribute(1, struct.pack("=H", 2)) in ipvlan
+    assert attribute(5, struct.pack("=I", 6)) in macvlan and attribute(28, struct.pack("=I", 44)) in ipvlan
+    assert bytes.fromhex("0242ac110003") in macvlan and bytes.fromhex("0242ac110003") not in ipvlan
+    assert attribute(1, struct.pack("=H", 77)) in vlan and attribute(5, struct.pack("=I", 6)) in vlan
+    assert attribute(4, b"\1") in port and attribute(33, b"\1") in port
+
+
 def test_unknown_modes_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown macvlan mode"):
         netlink.add_child("eth0", "macvlan", "sideways", parent=1, mac="", netns=3)
@@ -113,6 +130,29 @@ def test_links_are_read_with_name_kind_and_state(kernel: Kernel) -> None:
     ]
     assert RouteSocket(kernel.theirs).links_sync() == [
         netlink.Link(5, "br9", "00:00:00:00:00:00", 1500, 0, True, "bridge")
+    ]
+
+
+def test_links_without_a_hardware_address_of_six_bytes_are_listed(kernel: Kernel) -> None:
+    head = struct.pack("=BxHiII", 0, 768, 4, 0, 0)
+    kernel.dump = [
+        head + attribute(3, b"tunl0\0") + attribute(1, bytes([10, 0, 0, 1])),
+        head + attribute(1, bytes([10, 0, 0, 1])) + attribute(3, b"tun0\0"),
+        head + attribute(3, b"tun1\0"),
+    ]
+    assert [link.name for link in RouteSocket(kernel.theirs).links_sync()] == ["tunl0", "tun0", "tun1"]
+
+
+def test_addresses_are_read_in_both_families(kernel: Kernel) -> None:
+    kernel.dump = [
+        struct.pack("=BBBBi", socket.AF_INET, 24, 0, 0, 3)
+        + attribute(1, bytes([10, 0, 0, 9]))
+        + attribute(2, b"\n\0\0\1"),
+        struct.pack("=BBBBi", socket.AF_INET6, 64, 0, 0, 4) + attribute(1, ip_interface("fd00::1/64").packed),
+    ]
+    assert RouteSocket(kernel.theirs).addresses_sync() == [
+        netlink.Address(3, ip_interface("10.0.0.1/24")),
+        netlink.Address(4, ip_interface("fd00::1/64")),
     ]
 
 
