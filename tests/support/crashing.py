@@ -1,6 +1,6 @@
 """`berth serve` that kills itself at one step of the journal: ``python -m tests.support.crashing WHEN:N serve …``.
 
-Counting begins when a file ``armed`` lies beside the journal. WHEN is ``before`` (the N-th transaction is never written)
+Counting begins when a file ``armed`` lies beside the journal. WHEN is ``before`` (the N-th transaction is not written)
 or ``after`` (it is written, and nobody is told).
 """
 

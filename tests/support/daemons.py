@@ -80,6 +80,7 @@ class Engine:
                 stdout=log,
                 stderr=log,
                 env=self.environment(),
+                cwd=PROJECT,
                 start_new_session=True,
             )
         end = time.monotonic() + _START_SECONDS
@@ -196,7 +197,13 @@ class Berth(Engine):
         """Run berth's own command line against this daemon."""
         command = [sys.executable, "-m", "cli", "-H", self.host, *arguments]
         return subprocess.run(
-            command, input=stdin, capture_output=True, timeout=seconds, check=False, env=self.environment()
+            command,
+            input=stdin,
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+            env=self.environment(),
+            cwd=PROJECT,
         )
 
     def remove_containers(self) -> None:
