@@ -48,6 +48,7 @@ Feed = Callable[[Sequence[bytes]], None]
 _BATCH = 1 << 20
 _MAX_DOCUMENT = 8 * 1024 * 1024
 _LAYER_TYPES = {"": OCI_LAYER, "gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
+_LOST_NAME = "The image {} already exists, renaming the old one with ID {} to empty string\n"
 _NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 
@@ -110,9 +111,15 @@ class ImageLoader:
             blobs = await self._store_layers(diff_ids, item.layers, None if quiet else report)
             manifests = await self._store_manifest(item)
             parent = self._service.store.get(item.parent) if item.parent else None
-            image = await self._content.register(item.config, blobs, manifests, parent=parent.id if parent else "")
-            for name in item.names:
-                await self._rename(image, name, report)
+            names = [name for name in map(_load_name, item.names) if name is not None]
+            losers = [(name, self._service.store.resolve_name(str(name))) for name in names]
+            image = await self._content.register(
+                item.config, blobs, manifests, names=names, parent=parent.id if parent else ""
+            )
+        for name, loser in losers:
+            if loser is not None and loser != image.id:
+                report(stream(_LOST_NAME.format(name.familiar, loser)))
+            report(stream(f"Loaded image: {name.familiar}\n"))
         self._service.publish("load", image.id, image.id, image.labels)
         return image
 
@@ -150,23 +157,6 @@ class ImageLoader:
         digest = await self._content.blobs.put(manifest.data)
         return [Descriptor(media_type=manifest.media_type, digest=str(digest), size=len(manifest.data))]
 
-    async def _rename(self, image: Image, name: str, report: Report) -> None:
-        try:
-            reference = Reference.parse(name)
-        except InvalidReference as error:
-            raise InvalidParameter(f"invalid tag {name!r}: {error}") from error
-        if reference.digest is not None:
-            return
-        before = await self._service.name(image, reference)
-        if before is not None:
-            report(
-                stream(
-                    f"The image {reference.familiar} already exists, "
-                    f"renaming the old one with ID {before.id} to empty string\n"
-                )
-            )
-        report(stream(f"Loaded image: {reference.familiar}\n"))
-
     async def import_tar(
         self,
         body: AsyncIterator[bytes],
@@ -179,6 +169,7 @@ class ImageLoader:
     ) -> Image:
         """One tar, compressed or not, as the only layer of a new image. Raises ``EngineError``."""
         config = apply_changes(RuntimeConfig(), changes)
+        names = () if reference is None else (reference.with_tag(reference.tag or "latest"),)
         platform = platform or self._default_platform
         path = self._content.blobs.temp_dir() / f"import-{uuid.uuid4().hex}"
         received = _Received(path)
@@ -197,7 +188,7 @@ class ImageLoader:
                     created=created,
                 )
                 entry = HistoryEntry(created=created, comment=message)
-                image = await self._service.create_from_layer(None, document, (diff_id, blob), entry)
+                image = await self._service.create_from_layer(None, document, (diff_id, blob), entry, names)
         except EngineError:
             raise
         except ValueError as error:
@@ -208,8 +199,8 @@ class ImageLoader:
             received.abort_sync()
             path.unlink(missing_ok=True)
         self._service.publish("import", image.id, image.id, image.labels)
-        if reference is not None:
-            await self._service.tag(image, reference.name, reference.tag or "latest")
+        for name in names:
+            self._service.publish("tag", image.id, name.familiar, image.labels)
         report(status(str(image.id)))
         return image
 
@@ -255,6 +246,15 @@ class _Received:
     def abort_sync(self) -> None:
         """Close the file; removing it is the caller's."""
         self._file.close()
+
+
+def _load_name(text: str) -> Reference | None:
+    """A name given in an archive; digests are no names."""
+    try:
+        reference = Reference.parse(text)
+    except InvalidReference as error:
+        raise InvalidParameter(f"invalid tag {text!r}: {error}") from error
+    return reference if reference.digest is None else None
 
 
 async def _receive(body: AsyncIterator[bytes], directory: Path) -> dict[str, Member]:

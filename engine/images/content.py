@@ -21,6 +21,7 @@ from typing import Protocol
 
 from isal import isal_zlib
 
+from engine.clock import now_ns
 from engine.errors import SystemFailure
 from engine.images.model import Image, LayerBlob, parse_document
 from engine.images.store import ImageStore, merge_blobs
@@ -30,12 +31,13 @@ from engine.tasks import KeyedLocks, run_in
 from registry.digest import Digest
 from registry.errors import BlobUnknown
 from registry.manifest import DOCKER_LAYER, DOCKER_LAYER_GZIP, OCI_LAYER, Descriptor, Manifest, parse_manifest
+from registry.reference import Reference
 from registry.store.blobs import BlobStore
 from registry.store.leases import Leases
 
 PLAIN_TYPES = frozenset({OCI_LAYER, DOCKER_LAYER})
 # How the names of our unfinished files in the blob store's folder begin.
-TEMPORARY = ("load-", "import-", "pack-", "commit-")
+TEMPORARY = ("load-", "import-", "pack-", "commit-", "release-")
 _CHUNK = 1 << 20
 # isal's level 1: half the time of level 2 for two per cent more bytes on system trees.
 _LEVEL = 1
@@ -116,23 +118,27 @@ class ImageContent:
         blobs: Mapping[str, LayerBlob],
         manifests: Sequence[Descriptor],
         *,
+        names: Sequence[Reference] = (),
         parent: str = "",
         progress: Unpacking | None = None,
     ) -> Image:
         """Make an image of a configuration document whose layer blobs are stored. Unpacks what is not yet unpacked.
 
-        ``blobs`` gives the stored form by diff ID; layers other images already have may be left out. Raises
-        ``ValueError`` for a bad document or a layer that is not what its diff ID promises.
+        ``blobs`` gives the stored form by diff ID; layers other images already have may be left out. The image and its
+        ``names`` appear together. Raises ``ValueError`` for a bad document or a layer that is not what its diff ID
+        promises.
         """
         document = parse_document(config)
         diff_ids = document.rootfs.diff_ids
-        if missing := [d for d in diff_ids if d not in blobs and not self.store.forms(d)]:
+        # Nothing may come between looking and holding, or a removal could take the layers of a parent away.
+        forms = {**{d: known[0] for d in diff_ids if (known := self.store.forms(d))}, **blobs}
+        if missing := [d for d in diff_ids if d not in forms]:
             raise ValueError(f"no content for layer {missing[0]}")
         image_id = Digest.of(config)
-        digests = [image_id, *(b.digest for b in blobs.values()), *(Digest.parse(m.digest) for m in manifests)]
+        digests = [image_id, *(b.digest for b in forms.values()), *(Digest.parse(m.digest) for m in manifests)]
         async with self.hold(diff_ids, digests):
             await self.blobs.put(config, image_id)
-            unpacked = await self.unpack(diff_ids, {d: self._place(b) for d, b in blobs.items()}, progress)
+            unpacked = await self.unpack(diff_ids, {d: self._place(b) for d, b in forms.items()}, progress)
             image = Image(
                 str(image_id),
                 document,
@@ -142,7 +148,7 @@ class ImageContent:
                 str(parent),
                 config_size=len(config),
             )
-            return await self.store.add(image, blobs)
+            return await self.store.add(image, forms, names, now_ns=now_ns())
 
     async def unpack(
         self, diff_ids: Sequence[str], sources: Mapping[str, Path], progress: Unpacking | None = None

@@ -131,16 +131,12 @@ class Puller:
         report(status(f"Pulling from {reference.path}", reference.tag or str(reference.digest)))
         async with self._content.leases.hold(top.digest):
             kept, manifest = await self._choose(place, top, platform)
-            image = await self._fetch_image(place, reference, manifest, kept, report)
-            report(status(f"Digest: {top.digest}"))
-            changed = self._service.store.resolve_name(str(reference)) != image.id
-            if reference.digest is None:
-                await self._service.name(image, reference)
             digest = reference.with_digest(top.digest)
-            if reference.digest is not None:
-                changed = self._service.store.resolve_name(str(digest)) != image.id
-            await self._service.name(image, digest)
-        return changed
+            wanted = digest if reference.digest is not None else reference
+            before = self._service.store.resolve_name(str(wanted))
+            image = await self._fetch_image(place, (wanted, digest), manifest, kept, report)
+            report(status(f"Digest: {top.digest}"))
+        return before != image.id
 
     async def _choose(
         self, place: Place[Source], top: RemoteManifest, platform: Platform | None
@@ -164,7 +160,12 @@ class Puller:
         return kept, manifest
 
     async def _fetch_image(
-        self, place: Place[Source], reference: Reference, manifest: Manifest, kept: list[Descriptor], report: Report
+        self,
+        place: Place[Source],
+        names: tuple[Reference, Reference],
+        manifest: Manifest,
+        kept: list[Descriptor],
+        report: Report,
     ) -> Image:
         if manifest.config is None:
             raise InvalidParameter("the manifest names no image configuration")
@@ -176,14 +177,14 @@ class Puller:
             raise InvalidParameter(
                 f"the image configuration lists {len(diff_ids)} layers, the manifest {len(manifest.layers)}"
             )
-        download = _Download(place.repository, f"{reference.domain}/{reference.path}", report, diff_ids)
+        download = _Download(place.repository, names[0].name, report, diff_ids)
         digests = [layer.checked_digest() for layer in manifest.layers] + [Digest.parse(d.digest) for d in kept]
         async with self._content.hold(diff_ids, (image_id, *digests), keep_blobs=True):
             if self._service.store.get(image_id) is None:
                 await self._layers(download, manifest.layers)
             else:
                 await self._note_sources(download, manifest.layers)
-            return await self._content.register(config, download.blobs, kept)
+            return await self._content.register(config, download.blobs, kept, names=names)
 
     async def _layers(self, download: _Download, layers: Sequence[Descriptor]) -> None:
         """Have every layer: found here, or fetched and unpacked."""

@@ -39,7 +39,9 @@ class Release:
         """Note digests to look at; returns at once."""
         self._pending.update(digests)
         if self._pending and (self._task is None or self._task.done()):
-            self._task = self._nursery.start(self._work(), name="release blobs")
+            # A daemon that stops leaves the rest to the registry's collector.
+            with contextlib.suppress(RuntimeError):
+                self._task = self._nursery.start(self._work(), name="release blobs")
 
     async def settled(self) -> None:
         """Wait until everything noted so far was looked at."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from engine.clock import SECOND, duration_ns, parse_rfc3339
+from engine.clock import SECOND, duration_ns, now_ns, parse_rfc3339
 from engine.errors import InvalidParameter, no_such_image
 from engine.events import EventBus
 from engine.filters import Filters
@@ -205,21 +204,23 @@ class ImageService:
     async def tag(self, image: Image, repository: str, tag: str) -> str:
         """Let ``repository:tag`` mean ``image``; returns the familiar name. Raises ``InvalidParameter``."""
         reference = new_reference(repository, tag)
-        async with self.lock:
-            if self.store.get(image.id) is None:
-                raise no_such_image(image.id)
-            await self.store.tag(reference, image.id, now_ns=time.time_ns())
+        await self.name(image, reference)
         self.publish("tag", image.id, reference.familiar, image.labels)
         return reference.familiar
 
-    async def name(self, image: Image, reference: Reference) -> Image | None:
-        """Let ``reference`` mean ``image`` without an event; returns the image that lost the name, if any."""
+    async def name(self, image: Image, reference: Reference) -> None:
+        """Let ``reference`` mean ``image`` without an event. Raises ``NotFound`` when it was removed meanwhile."""
         async with self.lock:
-            before = await self.store.tag(reference, image.id, now_ns=time.time_ns())
-        return self.store.get(before) if before is not None else None
+            if not await self.store.tag(reference, image.id, now_ns=now_ns()):
+                raise no_such_image(image.id)
 
     async def create_from_layer(
-        self, parent: Image | None, document: ImageDocument, layer: tuple[str, LayerBlob] | None, entry: HistoryEntry
+        self,
+        parent: Image | None,
+        document: ImageDocument,
+        layer: tuple[str, LayerBlob] | None,
+        entry: HistoryEntry,
+        names: Sequence[Reference] = (),
     ) -> Image:
         """A new image: ``parent``'s layers, then ``layer`` (diff ID and stored form; None adds none).
 
@@ -236,7 +237,7 @@ class ImageService:
         document = msgspec.structs.replace(document, rootfs=RootFS("layers", diff_ids), history=history)
         blobs = {layer[0]: layer[1]} if layer is not None else {}
         return await self.content.register(
-            encode_document(document), blobs, (), parent=parent.id if parent is not None else ""
+            encode_document(document), blobs, (), names=names, parent=parent.id if parent is not None else ""
         )
 
     async def create_from_diff(
@@ -338,7 +339,7 @@ def until_ns(filters: Filters) -> int | None:
         seconds, _, fraction = value.partition(".")
         return int(seconds) * SECOND + int((fraction or "0").ljust(9, "0"))
     try:
-        return time.time_ns() - duration_ns(value)
+        return now_ns() - duration_ns(value)
     except ValueError:
         pass
     try:

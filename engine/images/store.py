@@ -7,6 +7,7 @@ it is visible here.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -58,6 +59,8 @@ class ImageStore:
         self._layers: dict[str, tuple[LayerBlob, ...]] = {}
         self._users: dict[str, int] = {}
         self._index = PrefixIndex()
+        # Memory follows the journal in the same order: one change at a time.
+        self._changing = asyncio.Lock()
 
     def restore(self) -> None:
         """Read the journal; for the start of the daemon."""
@@ -103,40 +106,53 @@ class ImageStore:
         """IDs of the images that were committed from this one."""
         return frozenset(self._children.get(image_id, ()))
 
-    async def add(self, image: Image, blobs: Mapping[str, LayerBlob]) -> Image:
-        """Keep ``image`` and the stored forms of its layers (by diff ID); what was known of both is kept too."""
-        known = self._images.get(image.id)
-        if known is not None:
-            image = replace(
-                image,
-                parent=image.parent or known.parent,
-                manifests=_merge_manifests(image.manifests, known.manifests),
-                last_tag_ns=max(image.last_tag_ns, known.last_tag_ns),
-            )
-        changes: list[Change] = [Put("image", image.id, _encode_image(image))]
-        layers = {diff_id: merge_blobs(self._layers.get(diff_id, ()), blob) for diff_id, blob in blobs.items()}
-        changes += [Put("layer", diff_id, _encode_layer(forms)) for diff_id, forms in layers.items()]
-        await self._journal.batch(changes)
-        self._layers.update(layers)
-        self._remember(image)
-        return image
+    async def add(
+        self, image: Image, blobs: Mapping[str, LayerBlob], names: Sequence[Reference] = (), *, now_ns: int = 0
+    ) -> Image:
+        """Keep ``image``, its names and the stored forms of its layers (by diff ID), all at once.
+
+        What was known of the image before is kept too.
+        """
+        async with self._changing:
+            known = self._images.get(image.id)
+            if known is not None:
+                image = replace(
+                    image,
+                    parent=image.parent or known.parent,
+                    manifests=_merge_manifests(image.manifests, known.manifests),
+                    last_tag_ns=max(image.last_tag_ns, known.last_tag_ns),
+                )
+            if any(name.digest is None for name in names):
+                image = replace(image, last_tag_ns=now_ns)
+            layers = {diff_id: merge_blobs(self._layers.get(diff_id, ()), blob) for diff_id, blob in blobs.items()}
+            changes: list[Change] = [Put("image", image.id, _encode_image(image))]
+            changes += [Put("layer", diff_id, _encode_layer(forms)) for diff_id, forms in layers.items()]
+            changes += [_put_reference(name, image.id) for name in names]
+            await self._journal.batch(changes)
+            self._layers.update(layers)
+            self._remember(image)
+            for name in names:
+                self._name(str(name), image.id)
+            return image
 
     async def replace_image(self, image: Image) -> None:
         """Write a changed record of an image that is here; one that is gone stays gone."""
-        if image.id in self._images:
-            await self._journal.put("image", image.id, _encode_image(image))
-            self._images[image.id] = image
+        async with self._changing:
+            if image.id in self._images:
+                await self._journal.put("image", image.id, _encode_image(image))
+                self._images[image.id] = image
 
     async def remove(self, image_id: str) -> tuple[Image, dict[str, tuple[LayerBlob, ...]]]:
         """Forget an image and its names; returns it and the layers no image uses any more, with their stored forms."""
-        image = self._images[image_id]
-        orphans = {d: self.forms(d) for d in image.diff_ids if self._users.get(d, 0) <= 1}
-        changes: list[Change] = [Delete("image", image_id)]
-        changes += [Delete("reference", name) for name in self._names_of.get(image_id, ())]
-        changes += [Delete("layer", diff_id) for diff_id in orphans]
-        await self._journal.batch(changes)
-        self._forget(image, orphans)
-        return image, orphans
+        async with self._changing:
+            image = self._images[image_id]
+            orphans = {d: self.forms(d) for d in image.diff_ids if self._users.get(d, 0) <= 1}
+            changes: list[Change] = [Delete("image", image_id)]
+            changes += [Delete("reference", name) for name in self._names_of.get(image_id, ())]
+            changes += [Delete("layer", diff_id) for diff_id in orphans]
+            await self._journal.batch(changes)
+            self._forget(image, orphans)
+            return image, orphans
 
     # references
 
@@ -152,28 +168,28 @@ class ImageStore:
         """Every full reference and its image ID."""
         return dict(self._references)
 
-    async def tag(self, reference: Reference, image_id: str, *, now_ns: int) -> str | None:
-        """Let ``reference`` (tag or digest) mean ``image_id``; returns the image it meant before, if another."""
-        name = str(reference)
-        before = self._references.get(name)
-        image = self._images[image_id]
-        changes: list[Change] = [Put("reference", name, msgspec.json.encode(_ReferenceRecord(str(image_id))))]
-        if reference.digest is None:
-            image = replace(image, last_tag_ns=now_ns)
-            changes.append(Put("image", image_id, _encode_image(image)))
-        await self._journal.batch(changes)
-        if image_id in self._images:
+    async def tag(self, reference: Reference, image_id: str, *, now_ns: int) -> bool:
+        """Let ``reference`` (tag or digest) mean ``image_id``; False when there is no such image any more."""
+        async with self._changing:
+            image = self._images.get(image_id)
+            if image is None:
+                return False
+            changes: list[Change] = [_put_reference(reference, image_id)]
+            if reference.digest is None:
+                image = replace(image, last_tag_ns=now_ns)
+                changes.append(Put("image", image_id, _encode_image(image)))
+            await self._journal.batch(changes)
             self._images[image_id] = image
-        self._unname(name)
-        self._name(name, image_id)
-        return before if before != image_id else None
+            self._name(str(reference), image_id)
+            return True
 
     async def untag(self, reference: Reference) -> None:
         """Forget one name; unknown is fine."""
         name = str(reference)
-        if name in self._references:
-            await self._journal.delete("reference", name)
-            self._unname(name)
+        async with self._changing:
+            if name in self._references:
+                await self._journal.delete("reference", name)
+                self._unname(name)
 
     # layer blobs
 
@@ -187,9 +203,10 @@ class ImageStore:
 
     async def set_forms(self, diff_id: str, forms: Sequence[LayerBlob]) -> None:
         """Replace the stored forms of a layer; ignored when no image uses it any more."""
-        if self._users.get(diff_id, 0):
-            await self._journal.put("layer", diff_id, _encode_layer(forms))
-            self._layers[diff_id] = tuple(forms)
+        async with self._changing:
+            if self._users.get(diff_id, 0):
+                await self._journal.put("layer", diff_id, _encode_layer(forms))
+                self._layers[diff_id] = tuple(forms)
 
     def layer_keys(self) -> frozenset[LayerKey]:
         """Every unpacked layer some image stands on."""
@@ -236,6 +253,7 @@ class ImageStore:
                 del self._children[image.parent]
 
     def _name(self, name: str, image_id: str) -> None:
+        self._unname(name)
         self._references[name] = image_id
         self._names_of.setdefault(image_id, set()).add(name)
 
@@ -261,6 +279,10 @@ def merge_blobs(known: Sequence[LayerBlob], blob: LayerBlob) -> tuple[LayerBlob,
 def _merge_manifests(new: Sequence[Descriptor], known: Sequence[Descriptor]) -> tuple[Descriptor, ...]:
     digests = {m.digest for m in new}
     return (*new, *(m for m in known if m.digest not in digests))
+
+
+def _put_reference(reference: Reference, image_id: str) -> Put:
+    return Put("reference", str(reference), msgspec.json.encode(_ReferenceRecord(image_id)))
 
 
 def _encode_image(image: Image) -> bytes:

@@ -1,0 +1,79 @@
+"""Giving blobs back: only what nobody needs, also while others load and remove the same content."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+
+from engine.errors import EngineError
+from registry.digest import Digest
+from registry.store import paths
+
+from .conftest import Shop, config_of, tar_of
+from .test_archive import docker_archive
+
+LAYERS = [tar_of({f"f{index}": b"x" * index}) for index in range(4)]
+
+
+async def test_only_unneeded_unlinked_unleased_blobs_go(shop: Shop) -> None:
+    image = await shop.make("app", {"a": b"1"})
+    linked, leased, free = [await shop.blobs.put(name) for name in (b"linked", b"leased", b"free")]
+    await shop.repositories.link_blob("team/app", linked)
+    shop.leases._until.clear()
+    async with shop.leases.hold(leased):
+        await shop.release([linked, leased, free, image.digest, Digest.of(b"never there")])
+        assert await shop.digests() == {linked, leased, image.id, *image.diff_ids}
+    assert not shop.blobs.local_path(free).parent.exists()
+
+
+async def test_manifests_of_repositories_stay(shop: Shop) -> None:
+    digest = await shop.blobs.put(b"manifest")
+    link = paths.revision_link("team/app", digest)
+    await shop.repositories.blobs.driver.write(link, digest.encode())
+    (shop.root / "registry" / paths.layers("team/app")).mkdir(parents=True, exist_ok=True)
+    await shop.release([digest])
+    assert digest in await shop.digests()
+
+
+async def test_a_lease_taken_while_a_blob_is_moved_aside_brings_it_back(shop: Shop) -> None:
+    digest = await shop.blobs.put(b"wanted again")
+    answers = iter([False, True])
+    shop.release._wanted = lambda _: next(answers)  # type: ignore[method-assign]
+    await shop.release([digest])
+    assert await shop.digests() == {digest}
+    assert await shop.blobs.read(digest) == b"wanted again"
+
+
+async def test_loads_and_removals_at_once_leave_whole_images(shop: Shop) -> None:
+    chooser = random.Random(7)
+    archives = {}
+    for number in range(4):
+        layers = [LAYERS[number], LAYERS[(number + 1) % 4]]
+        archives[f"app:{number}"] = docker_archive(config_of(*layers), layers, [f"app:{number}"])
+
+    async def one(name: str) -> None:
+        for _ in range(6):
+            match chooser.randrange(4):
+                case 0:
+                    with contextlib.suppress(EngineError):
+                        await shop.remover.remove(name, force=True)
+                case 1:
+                    image = shop.service.find(name)
+                    if image is not None:
+                        with contextlib.suppress(EngineError):
+                            await shop.content.packed(image.diff_ids[0])
+                case _:
+                    await shop.load(archives[name])
+
+    await asyncio.gather(*(one(name) for name in archives for _ in range(2)))
+    stored = await shop.digests()
+    for image in shop.store.all():
+        assert image.id in stored
+        assert all(key in shop.layers.known for key in image.layers)
+        assert all(any(form.digest in stored for form in shop.store.forms(diff_id)) for diff_id in image.diff_ids)
+    assert set(shop.layers.known) == set(shop.store.layer_keys())
+    for image in shop.store.all():
+        await shop.remover.remove(image.id, force=True)
+    assert await shop.digests() == set()
+    assert not shop.layers.known
