@@ -19,7 +19,7 @@ from engine.api.decode import (
     query_str,
     timestamp_ns,
 )
-from engine.api.relay import DetachScanner, parse_detach_keys, relay
+from engine.api.relay import DetachScanner, Pending, parse_detach_keys, relay, release
 from engine.api.shapes.containers import decode_create
 from engine.api.shapes.inspect import inspect_view
 from engine.api.streams import MULTIPLEXED_STREAM, RAW_STREAM, Takeover, json_response, no_content
@@ -61,6 +61,7 @@ class ContainerRoutes:
             Route("POST", f"{one}/wait", self.wait, streams=True),
             Route("POST", f"{one}/attach", self.attach, streams=True),
             Route("GET", f"{one}/logs", self.logs),
+            Route("POST", f"{one}/logs/truncate", self.truncate_log),
             Route("DELETE", one, self.remove),
             Route("DELETE", "/containers/{name}/{link:.*}", self.remove),
         ]
@@ -182,6 +183,11 @@ class ContainerRoutes:
                 await response.write(chunk)
         return response
 
+    async def truncate_log(self, request: web.Request) -> web.StreamResponse:
+        """Empty the log; dockerd has no such call."""
+        await self._service.truncate_log(self._service.find(request.match_info["name"]))
+        return no_content()
+
     async def attach(self, request: web.Request) -> web.StreamResponse:
         """Take the connection over and carry the container's streams."""
         container = self._service.find(request.match_info["name"])
@@ -206,8 +212,8 @@ class ContainerRoutes:
         except ConnectionError:
             pass
         finally:
-            if isinstance(pending, asyncio.Future):
-                pending.cancel()
+            if pending is not None:
+                release(pending)
             client.close_write()
         return client.finished()
 
@@ -222,7 +228,7 @@ class ContainerRoutes:
         self,
         client: Takeover,
         container: Container,
-        pending: socket.socket | asyncio.Future[socket.socket],
+        pending: Pending,
         scanner: DetachScanner | None,
     ) -> None:
         stream = await started_stream(client, pending) if isinstance(pending, asyncio.Future) else pending

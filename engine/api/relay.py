@@ -17,6 +17,9 @@ from engine.tasks import wait_any
 CHUNK = 256 * 1024
 DEFAULT_DETACH_KEYS = "ctrl-p,ctrl-q"
 
+Pending = socket.socket | asyncio.Future[socket.socket]
+"""A container's stream, or a future of it for a container that is yet to start."""
+
 
 def parse_detach_keys(text: str) -> bytes:
     """``ctrl-p,ctrl-q`` or ``a,b`` to bytes. Raises ``InvalidParameter``."""
@@ -54,6 +57,16 @@ class DetachScanner:
                 break
         self._held = joined[len(joined) - keep :]
         return joined[: len(joined) - keep]
+
+
+def release(pending: Pending) -> None:
+    """Give up a stream, or the wait for one."""
+    if isinstance(pending, socket.socket):
+        pending.close()
+    elif pending.done() and not pending.cancelled():
+        pending.result().close()
+    else:
+        pending.cancel()
 
 
 def stdout_frame(data: bytes) -> bytes:

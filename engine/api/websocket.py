@@ -15,7 +15,7 @@ from aiohttp import WSMsgType, web
 
 from engine.api.app import Route
 from engine.api.decode import query_bool, query_str
-from engine.api.relay import CHUNK, DetachScanner, parse_detach_keys
+from engine.api.relay import CHUNK, DetachScanner, Pending, parse_detach_keys, release
 from engine.containers.live import StreamChoice
 from engine.containers.logs import LogQuery
 from engine.containers.model import Container
@@ -23,7 +23,6 @@ from engine.containers.service import ContainerService
 from engine.tasks import wait_any
 
 _HEADER = 8
-Pending = socket.socket | asyncio.Future[socket.socket]
 
 
 class Unframer:
@@ -82,7 +81,7 @@ class WebsocketRoutes:
             pass  # the client has gone
         finally:
             if pending is not None:
-                _release(pending)
+                release(pending)
         if scanner.detached:
             self._service.detached(container)
         await client.close()
@@ -106,7 +105,8 @@ async def _carry(
                 continue
             data = message.data.encode() if isinstance(message.data, str) else message.data
             stream = await _arrived(pending)
-            data = scanner.feed(data)
+            if unframer is None:  # only what is typed at a terminal can detach
+                data = scanner.feed(data)
             if stream is None or scanner.detached:
                 return
             if stdin and data:
@@ -131,12 +131,3 @@ async def _arrived(pending: Pending) -> socket.socket | None:
         return pending
     await asyncio.wait([pending])
     return None if pending.cancelled() else pending.result()
-
-
-def _release(pending: Pending) -> None:
-    if isinstance(pending, socket.socket):
-        pending.close()
-    elif pending.done() and not pending.cancelled():
-        pending.result().close()
-    else:
-        pending.cancel()

@@ -33,6 +33,9 @@ from engine.tasks import Nursery
 
 log = logging.getLogger(__name__)
 
+REMEMBERED = 1000
+"""How many ended instances can still be asked for their exit code."""
+
 
 @dataclass(slots=True)
 class Exec:
@@ -69,6 +72,7 @@ class Execs:
         if not settings.cmd:
             raise InvalidParameter("No exec command specified")
         _check_executable(container)
+        self._forget_oldest()
         instance = Exec(new_id(), container.id, settings)
         self._by_id[instance.id] = instance
         self._records.event(container, f"exec_create: {instance.command}", {"execID": instance.id})
@@ -84,6 +88,13 @@ class Execs:
     def of_container(self, container_id: str) -> list[str]:
         """The ids of a container's running instances, as inspect shows them."""
         return [e.id for e in self._by_id.values() if e.container_id == container_id and e.running]
+
+    def _forget_oldest(self) -> None:
+        """Whoever wants an exit code asks soon; a container that is probed for years must not fill the memory."""
+        if len(self._by_id) >= 2 * REMEMBERED:
+            ended = [e.id for e in self._by_id.values() if e.exit_code is not None]
+            for exec_id in ended[:-REMEMBERED]:
+                del self._by_id[exec_id]
 
     def forget(self, container_id: str) -> None:
         """Drop a container's instances: it ended, or is gone."""

@@ -18,7 +18,7 @@ from engine.containers import model
 from engine.containers.assembly import Assembly
 from engine.containers.health import with_fresh_health
 from engine.containers.journalist import Journalist
-from engine.containers.live import Live, LiveTable
+from engine.containers.live import Exit, Live, LiveTable
 from engine.containers.model import Container, Status
 from engine.containers.signals import parse_signal
 from engine.errors import (
@@ -88,6 +88,7 @@ class Lifecycle:
     async def _run(self, container: Container, live: Live) -> None:
         async with contextlib.AsyncExitStack() as undo:
             live.ended.clear()
+            undo.callback(live.ended.set)
             started = await self._assembly.assemble(container, live, undo)
             for pending in live.pending_attaches:
                 choice = pending.choice
@@ -121,9 +122,12 @@ class Lifecycle:
             live = self._live[container_id]
             _cancel_restart(live)
             if container.state.status is Status.RESTARTING:
-                await self._records.save(
-                    model.exited(container, container.state.exit_code, container.state.finished_at)
-                )
+                # No exit comes that would tell those who wait, or the next daemon, that it is over.
+                state = container.state
+                stopped = model.exited(container, state.exit_code, state.finished_at)
+                await self._records.save(model.replace_state(stopped, manually_stopped=True))
+                live.waiters.exited(Exit(state.exit_code))
+                self._records.event(container, "stop")
                 return
             if not container.is_running:
                 raise NotModified()
@@ -178,11 +182,16 @@ class Lifecycle:
     async def restart(self, container_id: str, *, seconds: int | None = None, signal_name: str = "") -> None:
         """Stop (if it runs) and start."""
         container = self._records.store.require(container_id)
-        with contextlib.suppress(NotModified):
-            await self.stop(container_id, seconds=seconds, signal_name=signal_name)
-        await self._await_settled(container_id)
-        with contextlib.suppress(NotModified):
-            await self.start(container_id)
+        live = self._live[container_id]
+        live.restarted_by_hand = True
+        try:
+            with contextlib.suppress(NotModified):
+                await self.stop(container_id, seconds=seconds, signal_name=signal_name)
+            await self._await_settled(container_id)
+            with contextlib.suppress(NotModified):
+                await self.start(container_id)
+        finally:
+            live.restarted_by_hand = False
         self._records.event(container, "restart")
 
     async def _await_settled(self, container_id: str) -> None:

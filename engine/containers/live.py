@@ -90,7 +90,8 @@ class Live:
     restart_task: asyncio.Task[None] | None = None
     console_size: tuple[int, int] | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    auto_removing: bool = False
+    restarted_by_hand: bool = False
+    """A restart is under way: ``--rm`` means the container's last end, not this one."""
 
     def drop_pending(self) -> None:
         """Nobody will attach to a start that failed or a container that is gone."""

@@ -71,9 +71,11 @@ class Remover:
 
     async def _end(self, container: Container, force: bool) -> None:
         live = self._live[container.id]
-        if live.restart_task is not None:
-            live.restart_task.cancel()
-            live.restart_task = None
+        async with self._locks(container.id):  # not in the middle of the start that a restart is
+            if live.restart_task is not None:
+                live.restart_task.cancel()
+                live.restart_task = None
+            container = self._records.store.require(container.id)
         if container.is_running and force:
             with contextlib.suppress(Conflict):
                 await self._lifecycle.kill(container.id, "SIGKILL")

@@ -98,13 +98,25 @@ class ContainerStore:
             del self._by_name[name]
 
     async def save(self, container: Container, *, durable: bool = False) -> None:
-        """Replace the record now; return when the journal has it (``durable``: also after a loss of power)."""
+        """Replace the record now; return when the journal has it (``durable``: also after a loss of power).
+
+        A new container that the journal refuses is not there; a known one keeps its new state, which is what is so.
+        """
+        is_new = container.id not in self._by_id
         self._insert(container)
-        await self._journal.put(KIND, container.id, _encode(container), durable=durable)
+        try:
+            await self._journal.put(KIND, container.id, _encode(container), durable=durable)
+        except Exception:
+            if is_new:
+                self._drop(container)
+            raise
 
     async def delete(self, container: Container) -> None:
         """Forget a container; its name and id are free at once."""
+        self._drop(container)
+        await self._journal.delete(KIND, container.id, durable=False)
+
+    def _drop(self, container: Container) -> None:
         self._by_id.pop(container.id, None)
         self._prefixes.discard(container.id)
         self.release_name(container.name, container.id)
-        await self._journal.delete(KIND, container.id, durable=False)

@@ -119,8 +119,14 @@ class Supervisor:
             live.restart_task = self._nursery.start(
                 self._restart(container_id, delay), name=f"restart {container_id[:12]}"
             )
-        elif container.host_config.auto_remove and after.state.status is not Status.REMOVING:
+        elif self._is_to_go(after, live):
             await self._auto_remove(container_id)
+
+    def _is_to_go(self, container: Container, live: Live) -> bool:
+        """Whether ``--rm`` ends a container that has just exited."""
+        if container.state.status is Status.REMOVING or live.restarted_by_hand:
+            return False
+        return container.host_config.auto_remove
 
     def _wants_restart(self, container: Container, live: Live, record: ExitRecord) -> bool:
         if container.state.status is Status.REMOVING:
@@ -158,6 +164,8 @@ class Supervisor:
                 container.state.restart_count,
                 manually_stopped=container.state.manually_stopped,
             ):
+                if container is not None:
+                    live.waiters.exited(Exit(container.state.exit_code, container.state.error))
                 return
             waiting = model.replace_state(
                 container, status=Status.RESTARTING, restart_count=container.state.restart_count + 1
