@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import statistics
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import engine
 from tests.support.source_tree import PROJECT, Module, modules, targets
 
 MODULES = modules()
@@ -37,6 +42,7 @@ CLI_MAY = (
     "engine.runtime.oci",  # `berth check` probes the host exactly as the daemon does
     "engine.runtime.cgroups",
 )
+_IMPORT_NAMES = {"pyyaml": "yaml"}
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "core"}
 STARTS_PROGRAMS = (
     "engine.runtime",
@@ -200,8 +206,6 @@ def test_files_and_functions_stay_short() -> None:
 
 
 def test_every_module_says_why_it_exists() -> None:
-    import ast
-
     assert [m.relative for m in MODULES if not ast.get_docstring(m.tree)] == []
 
 
@@ -234,10 +238,20 @@ def test_pure_modules_have_a_test_file_of_their_own() -> None:
     assert missing == []
 
 
+def _project() -> dict[str, Any]:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert isinstance(project, dict)
+    return project
+
+
 def test_one_version() -> None:
-    import tomllib
+    assert _project()["version"] == engine.__version__
 
-    import engine
 
-    document = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert document["project"]["version"] == engine.__version__
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
+    imported = {i.module.split(".")[0] for m in MODULES for i in m.imports} - set(sys.stdlib_module_names)
+    wanted = _project()["dependencies"] + _project()["optional-dependencies"]["s3"]
+    declared = {re.split(r"[<>=~!\[]", line)[0].strip().lower().replace("-", "_") for line in wanted}
+    assert imported - {"engine", "registry", "cli", "__future__"} == {
+        _IMPORT_NAMES.get(name, name) for name in declared
+    }
