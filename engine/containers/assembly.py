@@ -19,12 +19,15 @@ from typing import Any
 
 import msgspec
 
+from engine.clock import rfc3339
 from engine.config import Config
 from engine.containers.accounts import Accounts
 from engine.containers.host import HostFacts
 from engine.containers.hostprobe import all_devices_sync, device_nodes_sync
 from engine.containers.links import link_environment
 from engine.containers.live import Live
+from engine.containers.logsettings import log_file_name, plan_log
+from engine.containers.logtag import LogSubject
 from engine.containers.merge import replace_env
 from engine.containers.model import Container
 from engine.containers.mounts import MountPoint
@@ -111,9 +114,11 @@ class Assembly:
         """The container's own folder: log and name files."""
         return self.data_root / container_id
 
-    def log_path(self, container_id: str) -> Path:
-        """Where the json-file log is."""
-        return self.directory(container_id) / f"{container_id}-json.log"
+    def log_path(self, container: Container) -> Path | None:
+        """The log's file, or the one that keeps a remote log readable; None when nothing is kept."""
+        wish = container.host_config.log_config
+        name = log_file_name(wish.type or self._config.log_driver, wish.config or {}, container.id)
+        return self.directory(container.id) / name if name else None
 
     def cgroup_path(self, container: Container) -> str:
         """The value of ``linux.cgroupsPath``."""
@@ -320,11 +325,24 @@ class Assembly:
 
     def _log_spec(self, container: Container) -> LogSpec:
         wish = container.host_config.log_config
-        return LogSpec(
-            driver=wish.type or self._config.log_driver,
-            path=str(self.log_path(container.id)),
-            options={**self._config.log_opts, **(wish.config or {})} if not wish.type else wish.config or {},
+        path = self.log_path(container)
+        subject = LogSubject(
+            id=container.id,
+            name=container.name,
+            image=container.config.image,
+            image_id=container.image_id,
+            command=" ".join((container.path, *container.args)),
+            created=rfc3339(container.created_at),
+            hostname=os.uname().nodename,
+            labels=container.labels,
+            env=tuple(container.config.env or ()),
+            log_path=str(path or ""),
         )
+        try:
+            plan = plan_log(wish.type or self._config.log_driver, wish.config or {}, subject)
+        except ValueError as error:
+            raise SystemFailure(f"failed to initialize logging driver: {error}") from error
+        return LogSpec(plan.driver, str(path or ""), plan.rotation, plan.attributes, plan.sink, plan.buffer_bytes)
 
     # The record's facts.
 

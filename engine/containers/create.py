@@ -19,6 +19,7 @@ from engine.containers import mounts as mount_rules
 from engine.containers.defaults import DaemonDefaults, default_hostname, with_defaults
 from engine.containers.host import HostFacts
 from engine.containers.journalist import Journalist
+from engine.containers.logoptions import check_log_options
 from engine.containers.merge import command_line, image_settings, merge_image
 from engine.containers.model import Container
 from engine.containers.mounts import MountPoint
@@ -107,9 +108,10 @@ class Creator:
         """Check everything that can be checked without touching the host; the host settings with defaults filled in."""
         try:
             found = validate_create(request.config, request.host_config, self._facts, runtimes=self._runtimes)
+            host = with_defaults(request.host_config, self._facts, self._defaults, found.discarded)
+            check_log_options(host.log_config.type, host.log_config.config or {})
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
-        host = with_defaults(request.host_config, self._facts, self._defaults, found.discarded)
         return host, list(found.warnings)
 
     def _merge(self, config: ContainerConfig, image: Image | None) -> ContainerConfig:

@@ -26,6 +26,8 @@ from engine.tasks import run_blocking, wait_any
 
 BATCH_BYTES = 512 * 1024
 BLOCK_BYTES = 64 * 1024
+_LISTING_ATTEMPTS = 5
+_GZIP_WITH_NAME = b"\x08"
 STREAM_NUMBERS = {"stdout": b"\x01\x00\x00\x00", "stderr": b"\x02\x00\x00\x00"}
 
 
@@ -105,23 +107,71 @@ def _details(attrs: dict[str, str]) -> bytes:
 
 
 def log_files(path: Path) -> list[Path]:
-    """The files of one log, oldest first: rotated ones (``.2``, ``.1``, perhaps ``.gz``) and the current."""
-    rotated: list[tuple[int, Path]] = []
+    """The files of one log, oldest first: rotated ones (``.2``, ``.1``, perhaps ``.gz``) and the current.
+
+    A file that has just been compressed is there twice for an instant; the plain one counts then.
+    """
+    rotated: dict[int, Path] = {}
     with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(path.parent):
+        for name in sorted(os.listdir(path.parent), reverse=True):  # x.1.gz before x.1, which replaces it
             if name.startswith(path.name + "."):
                 number = name[len(path.name) + 1 :].removesuffix(".gz")
                 if number.isdigit():
-                    rotated.append((int(number), path.parent / name))
-    return [file for _, file in sorted(rotated, reverse=True)] + [path]
+                    rotated[int(number)] = path.parent / name
+    return [rotated[number] for number in sorted(rotated, reverse=True)] + [path]
+
+
+def truncate_log_sync(path: Path) -> None:
+    """Empty a log that nobody writes, and remove what was rotated away."""
+    with contextlib.suppress(FileNotFoundError):
+        os.truncate(path, 0)
+    for file in log_files(path)[:-1]:
+        for each in (file, file.with_name(f"{file.name}.gz")):
+            each.unlink(missing_ok=True)
 
 
 def _open(path: Path) -> IO[bytes]:
     return igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[no-untyped-call]
 
 
+def _is_compressed(file: object) -> bool:
+    return isinstance(file, igzip.IGzipFile)
+
+
+def _identity_sync(file: IO[bytes]) -> int:
+    """The inode of an open file; of a compressed one, that of the file it was made from, which the shim notes in it."""
+    if _is_compressed(file):
+        head = os.pread(file.fileno(), 64, 0)
+        name = head[10:].partition(b"\0")[0]
+        if head[3:4] == _GZIP_WITH_NAME and name.isdigit():
+            return int(name)
+    return os.fstat(file.fileno()).st_ino
+
+
+def _open_all_sync(path: Path) -> list[IO[bytes]]:
+    """The files of one log, opened. Rotation and compression rename them meanwhile, so what was opened is checked."""
+    for attempt in range(_LISTING_ATTEMPTS):
+        files = _open_listed_sync(path)
+        now = [inode for inode in map(_inode_sync, log_files(path)) if inode is not None]
+        if attempt == _LISTING_ATTEMPTS - 1 or [os.fstat(file.fileno()).st_ino for file in files] == now:
+            break
+        for file in files:
+            file.close()
+    return files
+
+
+def _open_listed_sync(path: Path) -> list[IO[bytes]]:
+    files = []
+    for each in log_files(path):
+        with contextlib.suppress(FileNotFoundError):
+            files.append(_open(each))
+    return files
+
+
 def start_of_tail(file: IO[bytes], lines: int) -> tuple[int, int]:
     """The offset at which the last ``lines`` whole lines begin, and how many there are (fewer in a short file)."""
+    if _is_compressed(file):
+        return _start_of_compressed_tail(file, lines)
     position, found = file.seek(0, io.SEEK_END), -1  # the newline that ends the last line begins no other
     while position > 0:
         size = min(BLOCK_BYTES, position)
@@ -136,6 +186,27 @@ def start_of_tail(file: IO[bytes], lines: int) -> tuple[int, int]:
     return 0, found + 1
 
 
+def _start_of_compressed_tail(file: IO[bytes], lines: int) -> tuple[int, int]:
+    """The same for a file that can only be read forwards: once to count, once to find."""
+    total = 0
+    while block := file.read(BATCH_BYTES):
+        total += block.count(b"\n")
+    skipped, offset = max(0, total - lines), 0
+    file.seek(0)
+    left = skipped
+    while left > 0 and (block := file.read(BATCH_BYTES)):
+        count = block.count(b"\n")
+        if count < left:
+            left -= count
+            offset += len(block)
+            continue
+        at = -1
+        for _ in range(left):
+            at = block.find(b"\n", at + 1)
+        return offset + at + 1, total - skipped
+    return offset, total - skipped
+
+
 class LogCursor:
     """A position in a log that moves forward through rotated files into the current one and follows its rotation."""
 
@@ -147,10 +218,7 @@ class LogCursor:
 
     def open_sync(self, tail: int | None) -> None:
         """Open the files and go to the start of the tail."""
-        files = []
-        for path in log_files(self._path):
-            with contextlib.suppress(FileNotFoundError):
-                files.append(_open(path))
+        files = _open_all_sync(self._path)
         if tail is not None:
             files = _seek_tail(files, tail)
         self._queue = files
@@ -184,21 +252,19 @@ class LogCursor:
         if more:  # written between our last read and the rotation
             self._file.seek(-1, io.SEEK_CUR)
             return True
-        self._queue = self._newer_sync(os.fstat(self._file.fileno()).st_ino)
+        self._queue = self._newer_sync(_identity_sync(self._file))
         self._file.close()
         self._file = None
         return bool(self._queue)
 
-    def _newer_sync(self, inode: int) -> list[IO[bytes]]:
-        """The files after the one with this inode; only the current one where that one is gone (or compressed)."""
-        paths = log_files(self._path)
-        inodes = [_inode_sync(path) for path in paths]
-        after = inodes.index(inode) + 1 if inode in inodes else len(paths) - 1
-        newer: list[IO[bytes]] = []
-        for path in paths[after:]:
-            with contextlib.suppress(FileNotFoundError):
-                newer.append(_open(path))
-        return newer
+    def _newer_sync(self, identity: int) -> list[IO[bytes]]:
+        """The files after the one that was read; all of them where that one is gone, because all are newer then."""
+        files = _open_all_sync(self._path)
+        identities = [_identity_sync(file) for file in files]
+        after = identities.index(identity) + 1 if identity in identities else 0
+        for file in files[:after]:
+            file.close()
+        return files[after:]
 
     def _rotated_sync(self) -> bool:
         assert self._file is not None

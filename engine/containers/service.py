@@ -22,7 +22,7 @@ from engine.containers.journalist import Journalist
 from engine.containers.lifecycle import Lifecycle
 from engine.containers.listing import ListQuery
 from engine.containers.live import Exit, LiveTable, PendingAttach, StreamChoice
-from engine.containers.logs import LogQuery, read_log
+from engine.containers.logs import LogQuery, read_log, truncate_log_sync
 from engine.containers.model import Container, Status
 from engine.containers.removal import Remover
 from engine.errors import Conflict, EngineError, InvalidParameter, NotFound, NotModified, is_paused, not_running
@@ -30,7 +30,7 @@ from engine.filters import Filters
 from engine.images.service import ImageService
 from engine.names import is_valid_name
 from engine.networks.service import NetworkService
-from engine.tasks import KeyedLocks
+from engine.tasks import KeyedLocks, run_blocking
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,16 +233,29 @@ class ContainerService:
 
     def logs(self, container: Container, query: LogQuery) -> AsyncGenerator[bytes, None]:
         """The log, ready for the wire. Raises ``InvalidParameter`` when the driver keeps none."""
-        if container.host_config.log_config.type == "none":
+        path = self.assembly.log_path(container)
+        if path is None:
             raise InvalidParameter("configured logging driver does not support reading")
         live = self._live[container.id]
         return read_log(
-            self.assembly.log_path(container.id),
+            path,
             query,
             framed=not container.config.tty,
             ended=lambda: not self.find(container.id).is_running,
             end_event=live.ended,
         )
+
+    async def truncate_log(self, container: Container) -> None:
+        """Empty the log, rotated files included. Raises ``InvalidParameter`` when the driver keeps none."""
+        path = self.assembly.log_path(container)
+        if path is None:
+            raise InvalidParameter("configured logging driver does not support reading")
+        async with self._locks(container.id):
+            shim = self._live[container.id].shim
+            if shim is not None:
+                await shim.truncate_log()
+            else:
+                await run_blocking(truncate_log_sync, path)
 
     async def prune(self, filters: Filters, until_ns: int | None) -> Pruned:
         """Remove every stopped container that the filters let through."""

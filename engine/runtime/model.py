@@ -15,12 +15,18 @@ class ShimLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LogSpec:
-    """Where and how the container's output is kept; `attrs` go into every entry."""
+    """Where and how the container's output is kept; `attrs` go into every entry.
+
+    `sink` says where a remote driver delivers (an empty `path`: and nothing is kept here). With `buffer_bytes` a full
+    log loses lines instead of making the container wait.
+    """
 
     driver: str
     path: str
     options: Mapping[str, str] = field(default_factory=dict)
     attrs: Mapping[str, str] = field(default_factory=dict)
+    sink: Mapping[str, Any] = field(default_factory=dict)
+    buffer_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,6 +204,8 @@ def _settings(spec: ShimSpec, cgroups: Cgroups) -> dict[str, Any]:
             "path": spec.log.path,
             "options": dict(spec.log.options),
             "attrs": dict(spec.log.attrs),
+            "sink": dict(spec.log.sink),
+            "buffer": spec.log.buffer_bytes,
         },
         "spill_dir": os.path.abspath(spec.spill_dir),
         "oom_file": cgroups.oom_file(spec.cgroup_path),

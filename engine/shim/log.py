@@ -335,8 +335,12 @@ def _compress_in_child(path: str) -> int:
         import shutil
 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        with open(path, "rb") as source, gzip.open(f"{path}.tmp", "wb", compresslevel=6) as target:
-            shutil.copyfileobj(source, target, 256 * 1024)
+        with open(path, "rb") as source, open(f"{path}.tmp", "wb") as file:
+            # The name in the header is the file's identity, by which a reader that has the original open finds its
+            # place among the rotated files.
+            name = str(os.fstat(source.fileno()).st_ino)
+            with gzip.GzipFile(name, "wb", compresslevel=6, fileobj=file) as target:
+                shutil.copyfileobj(source, target, 256 * 1024)
         os.rename(f"{path}.tmp", f"{path}.gz")
         os.unlink(path)
     os._exit(0)

@@ -178,7 +178,7 @@ def test_drivers_by_name(tmp_path: Path) -> None:
     assert isinstance(open_log(settings("none"), lambda _error: None), NoLog)
     local = open_log(settings("local"), lambda _error: None)
     assert isinstance(local, JsonFile)
-    assert (local._max_size, local._max_files, local._compress) == (20_000_000, 5, True)
+    assert (local._max_size, local._max_files, local._compress) == (20 << 20, 5, True)
     local.close()
     chosen = open_log(settings("json-file", **{"max-size": "2m", "max-file": "4"}), lambda _error: None)
     assert isinstance(chosen, JsonFile)
