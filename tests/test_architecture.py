@@ -42,7 +42,7 @@ CLI_MAY = (
     "engine.runtime.oci",  # `berth check` probes the host exactly as the daemon does
     "engine.runtime.cgroups",
 )
-_IMPORT_NAMES = {"pyyaml": "yaml"}
+_IMPORT_NAMES = {"pyyaml": "yaml", "dnspython": "dns"}
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "core"}
 STARTS_PROGRAMS = (
     "engine.runtime",

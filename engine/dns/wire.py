@@ -1,18 +1,40 @@
-"""DNS packets, as far as a forwarder that answers a few names needs them (RFC 1035, RFC 6891). Pure."""
+"""DNS packets in dnspython's vocabulary: the one question that is read, and the few kinds of answer (RFC 1035, 6891).
+
+Pure. Whatever is wrong with a packet is a ``ValueError`` here: the library has an exception for each.
+"""
 
 from __future__ import annotations
 
-import ipaddress
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-A, PTR, AAAA, ANY, OPT = 1, 12, 28, 255, 41
-NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP = 0, 1, 2, 3, 4
+import dns.exception
+import dns.flags
+import dns.inet
+import dns.message
+import dns.name
+import dns.opcode
+import dns.rcode
+import dns.rdata
+import dns.rdataclass
+import dns.rdatatype
+import dns.rdtypes.ANY.PTR
+import dns.rdtypes.IN.A
+import dns.rdtypes.IN.AAAA
+import dns.reversename
+import dns.rrset
+from dns.rdatatype import AAAA, ANY, PTR, A
+
+__all__ = [
+    "AAAA", "ANY", "FORMERR", "NOERROR", "NXDOMAIN", "PTR", "SERVFAIL", "A", "Query", "answer", "answer_pointer",
+    "parse", "refuse", "refuse_packet", "reverse_address",
+]  # fmt: skip
+
+NOERROR, FORMERR, SERVFAIL, NXDOMAIN = dns.rcode.NOERROR, dns.rcode.FORMERR, dns.rcode.SERVFAIL, dns.rcode.NXDOMAIN
 TTL_SECONDS = 600
-_HEADER = struct.Struct("!HHHHHH")
-_POINTER_TO_QUESTION = b"\xc0\x0c"
-_RESPONSE, _AVAILABLE, _DESIRED, _TRUNCATED = 0x8000, 0x0080, 0x0100, 0x0200
+PAYLOAD_BYTES = 4096
+_HEADER_BYTES = 12
+_MIN_PAYLOAD_BYTES = 512
 _OPCODE = 0x7800
 
 
@@ -20,116 +42,82 @@ _OPCODE = 0x7800
 class Query:
     """A question. ``name`` is lower case without the last dot; ``limit`` is how long a UDP answer may be, in bytes."""
 
-    ident: int
-    flags: int
+    message: dns.message.Message
     name: str
     kind: int
-    question: bytes
     limit: int
-    has_options: bool
 
 
 def parse(packet: bytes) -> Query:
     """Read a query with one question of class IN. Raises ``ValueError`` for anything else."""
-    if len(packet) < _HEADER.size:
-        raise ValueError("short packet")
-    ident, flags, questions, _, _, extras = _HEADER.unpack_from(packet)
-    if flags & _RESPONSE or flags & _OPCODE or questions != 1:
+    try:
+        message = dns.message.from_wire(packet, keyring=False, ignore_trailing=True)
+    except dns.exception.DNSException as error:
+        raise ValueError(str(error)) from error
+    if message.flags & dns.flags.QR or message.opcode() != dns.opcode.QUERY or len(message.question) != 1:
         raise ValueError("not a query with one question")
-    labels, offset = [], _HEADER.size
-    while True:
-        if offset >= len(packet):
-            raise ValueError("name without an end")
-        size = packet[offset]
-        offset += 1
-        if size == 0:
-            break
-        if size > 63 or offset + size > len(packet):
-            raise ValueError("bad label")
-        labels.append(packet[offset : offset + size].decode("latin-1"))
-        offset += size
-    if offset + 4 > len(packet):
-        raise ValueError("question without a type")
-    kind, cls = struct.unpack_from("!HH", packet, offset)
-    if cls != 1:
+    question = message.question[0]
+    if question.rdclass != dns.rdataclass.IN:
         raise ValueError("not of class IN")
-    offset += 4
-    limit = _payload_limit(packet, offset) if extras else 0
-    return Query(
-        ident, flags, ".".join(labels).lower(), kind, packet[_HEADER.size : offset], max(limit, 512), limit > 0
-    )
+    limit = min(max(message.payload, _MIN_PAYLOAD_BYTES), PAYLOAD_BYTES) if message.edns >= 0 else _MIN_PAYLOAD_BYTES
+    return Query(message, question.name.to_text(omit_final_dot=True).lower(), question.rdtype, limit)
 
 
-def _payload_limit(packet: bytes, offset: int) -> int:
-    # An OPT record right after the question: root name, type 41, and the payload size where others have the class.
-    if len(packet) >= offset + 11 and packet[offset] == 0:
-        kind, size = struct.unpack_from("!HH", packet, offset + 1)
-        if kind == OPT:
-            return int(min(max(size, 512), 4096))
-    return 0
-
-
-def encode_name(name: str) -> bytes:
-    """A domain name as labels."""
-    parts = [part.encode("latin-1", "replace")[:63] for part in name.rstrip(".").split(".") if part]
-    return b"".join(bytes([len(part)]) + part for part in parts) + b"\0"
-
-
-def _packet(query: Query, code: int, records: Sequence[bytes], *, truncated: bool = False) -> bytes:
-    flags = _RESPONSE | _AVAILABLE | (query.flags & _DESIRED) | code | (_TRUNCATED if truncated else 0)
-    options = b"\0" + struct.pack("!HHIH", OPT, 4096, 0, 0) if query.has_options else b""
-    head = _HEADER.pack(query.ident, flags, 1, len(records), 0, 1 if options else 0)
-    return head + query.question + b"".join(records) + options
-
-
-def _record(kind: int, data: bytes) -> bytes:
-    return _POINTER_TO_QUESTION + struct.pack("!HHIH", kind, 1, TTL_SECONDS, len(data)) + data
+def _reply(query: Query, code: dns.rcode.Rcode, records: Sequence[dns.rdata.Rdata] = (), *, limit: int = 0) -> bytes:
+    reply = dns.message.make_response(query.message, recursion_available=True, our_payload=PAYLOAD_BYTES, pad=0)
+    reply.set_rcode(code)
+    name = query.message.question[0].name
+    for kind in dict.fromkeys(record.rdtype for record in records):
+        same = [record for record in records if record.rdtype == kind]
+        reply.answer.append(dns.rrset.from_rdata_list(name, TTL_SECONDS, same))
+    return reply.to_wire(max_size=limit or 65535, prefer_truncation=True)
 
 
 def answer(query: Query, addresses: Sequence[str], *, over_udp: bool = True) -> bytes:
     """The addresses of the asked family; none of them is a name without such an address.
 
-    Too many for UDP: come by TCP.
+    Too many for UDP: as many as fit, and come by TCP.
     """
-    records = []
-    for text in addresses:
-        address = ipaddress.ip_address(text)
-        kind = A if address.version == 4 else AAAA
+    records: list[dns.rdata.Rdata] = []
+    for address in addresses:
+        kind = AAAA if ":" in address else A
         if query.kind in (kind, ANY):
-            records.append(_record(kind, address.packed))
-    packet = _packet(query, NOERROR, records)
-    if over_udp and len(packet) > query.limit:
-        return _packet(query, NOERROR, [], truncated=True)
-    return packet
+            record = dns.rdtypes.IN.AAAA.AAAA if kind == AAAA else dns.rdtypes.IN.A.A
+            records.append(record(dns.rdataclass.IN, kind, address))
+    return _reply(query, NOERROR, records, limit=query.limit if over_udp else 0)
 
 
 def answer_pointer(query: Query, name: str) -> bytes:
-    """The name of an address."""
-    return _packet(query, NOERROR, [_record(PTR, encode_name(name))])
+    """The name of an address; a name that DNS cannot carry (a label of more than 63 bytes) does not exist."""
+    try:
+        target = dns.name.from_text(name)
+    except dns.exception.DNSException:
+        return _reply(query, NXDOMAIN)
+    record = dns.rdtypes.ANY.PTR.PTR(dns.rdataclass.IN, PTR, target)  # type: ignore[no-untyped-call]
+    return _reply(query, NOERROR, [record])
 
 
-def refuse(query: Query, code: int) -> bytes:
+def refuse(query: Query, code: dns.rcode.Rcode) -> bytes:
     """An answer that is an error."""
-    return _packet(query, code, [])
+    return _reply(query, code)
 
 
-def refuse_packet(packet: bytes, code: int) -> bytes | None:
+def refuse_packet(packet: bytes, code: dns.rcode.Rcode) -> bytes | None:
     """An error for a packet that cannot be read; None when it is too short to be answered."""
-    if len(packet) < _HEADER.size or packet[2] & 0x80:
+    if len(packet) < _HEADER_BYTES:
         return None
-    ident, flags = struct.unpack_from("!HH", packet)
-    return _HEADER.pack(ident, _RESPONSE | (flags & (_DESIRED | _OPCODE)) | code, 0, 0, 0, 0)
+    flags = int.from_bytes(packet[2:4], "big")
+    if flags & dns.flags.QR:
+        return None
+    reply = dns.message.Message(int.from_bytes(packet[:2], "big"))
+    reply.flags = dns.flags.QR | (flags & (dns.flags.RD | _OPCODE))
+    reply.set_rcode(code)
+    return reply.to_wire()
 
 
 def reverse_address(name: str) -> str | None:
     """The address in a name under ``in-addr.arpa`` or ``ip6.arpa``."""
     try:
-        if name.endswith(".in-addr.arpa"):
-            parts = name.removesuffix(".in-addr.arpa").split(".")
-            return str(ipaddress.IPv4Address(".".join(reversed(parts))))
-        if name.endswith(".ip6.arpa"):
-            digits = "".join(reversed(name.removesuffix(".ip6.arpa").split(".")))
-            return str(ipaddress.IPv6Address(int(digits, 16))) if len(digits) == 32 else None
-    except ValueError:
+        return dns.inet.canonicalize(dns.reversename.to_address(dns.name.from_text(name)))
+    except (dns.exception.DNSException, ValueError):
         return None
-    return None

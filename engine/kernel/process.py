@@ -22,7 +22,7 @@ def start_interpreter_sync(
     module: str, args: Sequence[str], *, folders: Sequence[str], pass_fds: Sequence[int]
 ) -> subprocess.Popen[bytes]:
     """Start ``module``'s ``main()`` in an isolated interpreter with ``folders`` as its only extra import path."""
-    program = f"import sys; sys.path[:0] = {list(folders)!r}; from {module} import main; main()"
+    program = f"import sys; sys.path += {list(folders)!r}; from {module} import main; main()"
     return subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", program, *args],
         stdin=subprocess.DEVNULL,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import importlib.util
 import json
 import logging
 import os
@@ -140,10 +142,9 @@ class NameServer:
             listener.bind(os.fspath(self._path))
             self._path.chmod(0o600)
             listener.listen(4)
-            folder = str(Path(engine.__file__).parent.parent)
             arguments = [str(listener.fileno()), str(self._path)]
             self._process = start_interpreter_sync(
-                "engine.dns.__main__", arguments, folders=[folder], pass_fds=[listener.fileno()]
+                "engine.dns.__main__", arguments, folders=_import_folders(), pass_fds=[listener.fileno()]
             )
         if not self._connect_sync():
             raise OSError("the name server does not answer")
@@ -187,6 +188,14 @@ class NameServer:
                 probe.connect(os.fspath(self._path))
                 return True
         return False
+
+
+def _import_folders() -> list[str]:
+    """Where the process finds the engine and dnspython, which this one has no need to import."""
+    library = importlib.util.find_spec("dns")
+    if library is None or library.origin is None:
+        raise FileNotFoundError(errno.ENOENT, "dnspython is not installed")
+    return list(dict.fromkeys(str(Path(file).parent.parent) for file in (engine.__file__, library.origin)))
 
 
 def _reap_sync(process: _Process) -> None:

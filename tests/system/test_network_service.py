@@ -10,7 +10,6 @@ import contextlib
 import os
 import signal
 import socket
-import struct
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any
 
+import dns.message
 import pytest
 
 from engine.config import Config
@@ -620,7 +620,7 @@ async def test_the_end_of_init_takes_the_interface_with_it(house: House) -> None
 
 def ask(box: Box, name: str, *, tcp: bool = False, kind: int = 1) -> list[str]:
     """Resolve as a process in the container would: the addresses (or the name, for PTR) that 127.0.0.11 gives."""
-    packet = struct.pack("!HHHHHH", 77, 0x100, 1, 0, 0, 0) + wire.encode_name(name) + struct.pack("!HH", kind, 1)
+    packet = dns.message.make_query(name, kind, id=77).to_wire()
 
     def talk() -> socket.socket:
         made = socket.socket(socket.AF_INET, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dns.name
 import pytest
 
 from engine.dns import server as module
@@ -17,7 +18,9 @@ from engine.dns.server import HostServers, Server
 
 
 def query(name: str, kind: int = wire.A) -> bytes:
-    return struct.pack("!HHHHHH", 9, 0x100, 1, 0, 0, 0) + wire.encode_name(name) + struct.pack("!HH", kind, 1)
+    return (
+        struct.pack("!HHHHHH", 9, 0x100, 1, 0, 0, 0) + dns.name.from_text(name).to_wire() + struct.pack("!HH", kind, 1)
+    )
 
 
 class Rig:

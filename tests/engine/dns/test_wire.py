@@ -3,23 +3,28 @@
 import struct
 from ipaddress import ip_address
 
+import dns.message
+import dns.name
+import dns.rdatatype
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.dns import wire
 
 
 def packet(name: str = "web", kind: int = wire.A, *, flags: int = 0x100, extra: bytes = b"", cls: int = 1) -> bytes:
     head = struct.pack("!HHHHHH", 7, flags, 1, 0, 0, 1 if extra else 0)
-    return head + wire.encode_name(name) + struct.pack("!HH", kind, cls) + extra
+    return head + dns.name.from_text(name).to_wire() + struct.pack("!HH", kind, cls) + extra
 
 
 def options(size: int) -> bytes:
-    return b"\0" + struct.pack("!HHIH", wire.OPT, size, 0, 0)
+    return b"\0" + struct.pack("!HHIH", dns.rdatatype.OPT, size, 0, 0)
 
 
 def test_a_question_is_read_in_lower_case() -> None:
     query = wire.parse(packet("Web.Example", wire.AAAA))
-    assert (query.ident, query.name, query.kind, query.limit) == (7, "web.example", wire.AAAA, 512)
+    assert (query.message.id, query.name, query.kind, query.limit) == (7, "web.example", wire.AAAA, 512)
 
 
 @pytest.mark.parametrize(("size", "limit"), [(1232, 1232), (100, 512), (65000, 4096)])
@@ -86,3 +91,31 @@ def test_names_of_addresses() -> None:
         assert wire.reverse_address(name) is None
     answer = wire.answer_pointer(wire.parse(packet(kind=wire.PTR)), "web.town")
     assert answer.endswith(b"\x03web\x04town\0")
+
+
+def test_names_that_dns_cannot_carry_do_not_exist() -> None:
+    answer = wire.answer_pointer(wire.parse(packet(kind=wire.PTR)), "n" * 64 + ".town")
+    assert dns.message.from_wire(answer).rcode() == wire.NXDOMAIN
+
+
+def test_answers_repeat_the_question_as_it_was_asked() -> None:
+    """Resolvers that mix upper and lower case against forgeries compare the letters."""
+    reply = dns.message.from_wire(wire.answer(wire.parse(packet("wEb.toWN")), ["10.0.0.1"]))
+    assert reply.question[0].name.to_text() == reply.answer[0].name.to_text() == "wEb.toWN."
+    assert [str(record) for record in reply.answer[0]] == ["10.0.0.1"] and reply.answer[0].ttl == wire.TTL_SECONDS
+
+
+def test_a_signed_question_is_read_without_its_key() -> None:
+    asked = dns.message.make_query("web", "A")
+    asked.use_tsig({dns.name.from_text("key"): b"secret"})
+    assert wire.parse(asked.to_wire()).name == "web"
+
+
+@given(st.binary(max_size=80), st.integers(0, 60), st.sampled_from([b"", options(1232)]))
+def test_no_packet_is_worse_than_unreadable(noise: bytes, at: int, extra: bytes) -> None:
+    whole = packet("web.town", extra=extra)
+    for bad in (noise, whole[:12] + noise, whole[:at] + noise + whole[at + len(noise) :]):
+        try:
+            assert len(wire.answer(wire.parse(bad), ["10.0.0.1"])) > 12
+        except ValueError:
+            assert wire.refuse_packet(bad, wire.FORMERR) is None or len(bad) >= 12
