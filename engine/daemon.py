@@ -66,6 +66,7 @@ from engine.images.service import ImageService
 from engine.images.store import ImageStore
 from engine.images.transport import ImageTransport
 from engine.journal import Journal
+from engine.kernel.memory import give_back_sync, limit_arenas_sync
 from engine.logs import configure_logging
 from engine.names import new_id
 from engine.networks.service import NetworkService
@@ -87,6 +88,7 @@ from registry.server.app import RegistryServer
 log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 2.0
+MEMORY_INTERVAL_SECONDS = 30.0
 TINI_NAMES = ("docker-init", "tini-static", "tini")
 
 
@@ -158,6 +160,7 @@ class Daemon:
             wanted = await nouns.supervisor.restore(nouns.assembly.run_root)
             await nouns.networks.settle()
             await self._open_doors(ground, nouns)
+            self._nursery.start(_give_back_memory(), name="give back memory")
             for container_id in wanted:
                 start = _start_quietly(nouns.service, container_id)
                 self._nursery.start(start, name=f"start {container_id[:12]}")
@@ -188,6 +191,7 @@ class Daemon:
         image_store = ImageStore(journal)
         image_store.restore()
         content = ImageContent(image_store, registry.blobs, layers, registry.leases)
+        await content.sweep()
         return Ground(
             journal=journal,
             events=events,
@@ -217,7 +221,7 @@ class Daemon:
         journalist, live, locks = Journalist(store, ground.events), LiveTable(), KeyedLocks()
         accounts = Accounts(lambda key: config.data_root / "snapshots" / key / snapshotter.upper, ground.layers.folder)
         assembly = Assembly(
-            config, host, store, ground.shims, snapshotter, networks, volumes, images, accounts, ground.trash
+            config, host, store, ground.shims, snapshotter, networks, volumes, images, accounts, ground.trash, nursery
         )
         lifecycle = Lifecycle(journalist, live, assembly, locks)
         execs = Execs(journalist, live, assembly, nursery)
@@ -324,6 +328,13 @@ async def _start_quietly(service: ContainerService, container_id: str) -> None:
         log.error("container %s could not be started with the daemon: %s", container_id, error)
 
 
+async def _give_back_memory() -> None:
+    """Pulls and loads leave the heap full of holes; hand them back now and then."""
+    while True:
+        await asyncio.sleep(MEMORY_INTERVAL_SECONDS)
+        await run_blocking(give_back_sync)
+
+
 async def _close_networks(networks: NetworkService, containers: ContainerStore) -> None:
     """Bridges and rules stay as long as a container needs them."""
     await networks.aclose(remove=not any(container.is_running for container in containers))
@@ -393,6 +404,7 @@ def _tls(config: Config) -> ssl.SSLContext | None:
 def run(config: Config) -> None:
     """Serve until SIGTERM or SIGINT. Exits with 1 and one sentence when the daemon cannot start."""
     configure_logging(config)
+    limit_arenas_sync()
     try:
         uvloop.run(_serve(config))
     except (OSError, EngineError, ValueError, sqlite3.Error, ExceptionGroup) as error:

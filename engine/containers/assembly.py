@@ -48,7 +48,7 @@ from engine.runtime.oci import Runtime, kill_leftover
 from engine.runtime.shims import LogSpec, Shim, Shims, ShimSpec
 from engine.snapshots.base import LayerKey, Snapshotter
 from engine.snapshots.trash import Trash
-from engine.tasks import run_blocking
+from engine.tasks import Nursery, run_blocking
 from engine.volumes.service import VolumeService
 
 log = logging.getLogger(__name__)
@@ -92,6 +92,7 @@ class Assembly:
         images: ImageService,
         accounts: Accounts,
         trash: Trash,
+        nursery: Nursery,
     ) -> None:
         self._config = config
         self._host = host
@@ -103,6 +104,8 @@ class Assembly:
         self._images = images
         self._accounts = accounts
         self._trash = trash
+        self._nursery = nursery
+        self._expecting: asyncio.Task[None] | None = None
         self.run_root = config.exec_root / "containers"
         self.data_root = config.data_root / "containers"
 
@@ -132,10 +135,17 @@ class Assembly:
             raise SystemFailure(f"runtime {container.runtime} is not installed")
         return runtime
 
+    def expect_process(self) -> None:
+        """A process is about to be put into control groups: let the kernel prepare for it meanwhile."""
+        if self._expecting is None or self._expecting.done():
+            move = run_blocking(self._host.cgroups.expect_move_sync)
+            self._expecting = self._nursery.start(move, name="expect a process")
+
     # Putting together.
 
     async def assemble(self, container: Container, live: Live, undo: contextlib.AsyncExitStack) -> Assembled:
         """Make all parts; ``undo`` learns how to unmake each of them."""
+        self.expect_process()
         run_dir = self.run_dir(container.id)
         rootfs = run_dir / "rootfs"
         await run_blocking(_fresh_run_dir_sync, run_dir)

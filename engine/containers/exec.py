@@ -73,6 +73,7 @@ class Execs:
             raise InvalidParameter("No exec command specified")
         _check_executable(container)
         self._forget_oldest()
+        self._assembly.expect_process()
         instance = Exec(new_id(), container.id, settings)
         self._by_id[instance.id] = instance
         self._records.event(container, f"exec_create: {instance.command}", {"execID": instance.id})

@@ -12,6 +12,8 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
+from engine.containers.syntax import syntax_words
+
 S = TypeVar("S", bound=msgspec.Struct)
 
 _TEXT_OR_LIST = frozenset({"Cmd", "Entrypoint"})
@@ -31,7 +33,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     try:
         document = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"invalid JSON: {error}") from error
+        raise ValueError(syntax_words(raw) or f"invalid JSON: {error}") from error
     if document is None:
         return {}
     if not isinstance(document, dict):
