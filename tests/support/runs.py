@@ -1,0 +1,371 @@
+"""Fakes of what a container's run needs: the journal, the shim, the assembly; and a bench that wires real services to them.
+
+A fake shim ends when it is killed by a signal in ``ends_by``; ``Bench.exits`` ends it by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from engine.clock import SECOND
+from engine.containers.assembly import Assembly
+from engine.containers.exec import Execs
+from engine.containers.journalist import Journalist
+from engine.containers.lifecycle import Lifecycle
+from engine.containers.live import Live, LiveTable
+from engine.containers.model import Container
+from engine.containers.prober import Prober
+from engine.containers.removal import Remover
+from engine.containers.store import ContainerStore
+from engine.containers.supervisor import Supervisor
+from engine.errors import EngineError
+from engine.events import EventBus
+from engine.filters import Filters
+from engine.journal import Journal
+from engine.runtime.oci import RuntimeFailure
+from engine.runtime.shims import ExecSpec, ExitRecord, Shim, ShimLost, Shims
+from engine.snapshots.base import Snapshotter
+from engine.tasks import KeyedLocks, Nursery
+from engine.volumes.service import VolumeService
+
+
+class FakeJournal:
+    """Documents in memory; ``failure`` is raised by the next writes."""
+
+    def __init__(self) -> None:
+        self.documents: dict[tuple[str, str], bytes] = {}
+        self.durable: list[bool] = []
+        self.failure: Exception | None = None
+
+    def load(self, kind: str) -> dict[str, bytes]:
+        return {key: body for (of, key), body in self.documents.items() if of == kind}
+
+    async def put(self, kind: str, key: str, body: bytes, *, durable: bool = True) -> None:
+        await asyncio.sleep(0)
+        if self.failure is not None:
+            raise self.failure
+        self.documents[kind, key] = body
+        self.durable.append(durable)
+
+    async def delete(self, kind: str, key: str, *, durable: bool = True) -> None:
+        await asyncio.sleep(0)
+        self.documents.pop((kind, key), None)
+
+
+class FakeShim:
+    """A shim whose container runs until something ends it."""
+
+    def __init__(self, container_id: str, pid: int = 4242, *, init_pid: int | None = None) -> None:
+        self.container_id = container_id
+        self.pid = pid
+        self.init_pid = init_pid
+        self.ends_by = {9, 15}
+        self.signals: list[int] = []
+        self.attached: list[dict[str, Any]] = []
+        self.sizes: list[tuple[int, int, str | None]] = []
+        self.peers: list[socket.socket] = []
+        self.prepared: list[ExecSpec] = []
+        self.exec_signals: list[tuple[str, int]] = []
+        self.run_failure: Exception | None = None
+        self.exec_failure: Exception | None = None
+        self.is_discarded = False
+        self._exit: asyncio.Future[ExitRecord] = asyncio.get_running_loop().create_future()
+        self._execs: dict[str, asyncio.Future[int]] = {}
+
+    @property
+    def exit_record(self) -> ExitRecord | None:
+        return self._exit.result() if self._exit.done() and self._exit.exception() is None else None
+
+    async def run(self) -> int:
+        if self.run_failure is not None:
+            raise self.run_failure
+        self.init_pid = self.pid
+        return self.pid
+
+    def end(self, exit_code: int, *, oom_killed: bool = False, finished_at: int = 100 * SECOND) -> None:
+        if not self._exit.done():
+            self._exit.set_result(ExitRecord(exit_code, oom_killed, SECOND, finished_at))
+
+    def lose(self) -> None:
+        self._exit.set_exception(ShimLost())
+
+    async def wait_exit(self) -> ExitRecord:
+        return await asyncio.shield(self._exit)
+
+    async def kill(self, number: int) -> None:
+        if self._exit.done():
+            raise ProcessLookupError
+        self.signals.append(int(number))
+        if number in self.ends_by:
+            self.end(128 + int(number))
+
+    async def attach(self, **choice: Any) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self.attached.append(choice)
+        self.peers.append(theirs)
+        return ours
+
+    async def resize(self, rows: int, columns: int, exec_id: str | None = None) -> None:
+        self.sizes.append((rows, columns, exec_id))
+
+    async def prepare_exec(self, spec: ExecSpec) -> None:
+        self.prepared.append(spec)
+
+    async def start_exec(self, exec_id: str) -> int:
+        if self.exec_failure is not None:
+            raise self.exec_failure
+        self._execs[exec_id] = asyncio.get_running_loop().create_future()
+        return 77
+
+    def end_exec(self, exec_id: str, outcome: int | Exception) -> None:
+        if isinstance(outcome, Exception):
+            self._execs[exec_id].set_exception(outcome)
+        else:
+            self._execs[exec_id].set_result(outcome)
+
+    async def wait_exec(self, exec_id: str) -> int:
+        return await asyncio.shield(self._execs[exec_id])
+
+    async def kill_exec(self, exec_id: str, number: int) -> None:
+        self.exec_signals.append((exec_id, number))
+
+    async def discard(self) -> None:
+        self.is_discarded = True
+
+    def close_peers(self) -> None:
+        for peer in self.peers:
+            peer.close()
+
+
+class FakeAssembled:
+    """What an assembly gives to a start."""
+
+    def __init__(self, shim: FakeShim) -> None:
+        self.shim = shim
+
+
+class FakeAssembly:
+    """Puts fake runs together; ``log`` tells what was asked of it, in order."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.log: list[str] = []
+        self.shims: list[FakeShim] = []
+        self.failure: Exception | None = None
+        self.run_failure: Exception | None = None
+        self.trash_failure: OSError | None = None
+        self.ends_by = {9, 15}
+        self.hold: asyncio.Event | None = None
+        self.sizes: dict[str, int] = {}
+
+    def expect_process(self) -> None:
+        """Nothing to prepare."""
+
+    async def assemble(self, container: Container, live: Live, undo: contextlib.AsyncExitStack) -> FakeAssembled:
+        self.log.append("assemble")
+        undo.callback(self.log.append, "undo")
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.failure is not None:
+            raise self.failure
+        shim = FakeShim(container.id, 4242 + len(self.shims))
+        shim.ends_by, shim.run_failure = self.ends_by, self.run_failure
+        self.shims.append(shim)
+        live.shim = cast(Shim, shim)
+        undo.callback(setattr, live, "shim", None)
+        return FakeAssembled(shim)
+
+    def with_facts(self, container: Container, assembled: FakeAssembled) -> Container:
+        return container
+
+    def without_facts(self, container: Container) -> Container:
+        return container
+
+    async def put_away(self, container: Container, live: Live) -> None:
+        self.log.append("put away")
+        live.shim = None
+
+    async def adopt(self, container: Container, live: Live, shim: FakeShim) -> None:
+        self.log.append("adopt")
+
+    async def freeze(self, container: Container) -> None:
+        self.log.append("freeze")
+
+    async def thaw(self, container: Container) -> None:
+        self.log.append("thaw")
+
+    async def kill_leftover(self, container_id: str) -> None:
+        self.log.append("kill leftover")
+
+    async def trash_directory(self, container_id: str) -> None:
+        if self.trash_failure is not None:
+            raise self.trash_failure
+        self.log.append("trash")
+
+    async def writable_size(self, container_id: str) -> int:
+        return self.sizes.get(container_id, 0)
+
+    async def sweep(self) -> None:
+        self.log.append("sweep")
+
+    def run_dir(self, container_id: str) -> Path:
+        return self.root / container_id
+
+    def directory(self, container_id: str) -> Path:
+        return self.root / "data" / container_id
+
+    def log_path(self, container_id: str) -> Path:
+        return self.directory(container_id) / f"{container_id}-json.log"
+
+    async def run_dirs(self, run_root: Path) -> list[Path]:
+        return sorted(path for path in run_root.iterdir() if path.is_dir())
+
+    async def drop_run_dir(self, run_dir: Path) -> None:
+        self.log.append(f"drop {run_dir.name}")
+        for file in run_dir.iterdir():
+            file.unlink()
+        run_dir.rmdir()
+
+    async def exec_process(self, container: Container, settings: Any) -> Mapping[str, Any]:
+        return {"args": list(settings.cmd or ())}
+
+
+class FakeShims:
+    """Finds the shims that a test says are there."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, FakeShim] = {}
+
+    async def find(self, container_id: str, run_dir: Path) -> FakeShim | None:
+        return self.known.get(container_id)
+
+
+class FakeSnapshotter:
+    """Remembers what was removed."""
+
+    name = "overlay2"
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+        self.prepared: list[tuple[str, tuple[str, ...], int | None]] = []
+        self.failure: Exception | None = None
+
+    async def prepare(self, container_id: str, layers: tuple[str, ...], limit: int | None) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.prepared.append((container_id, tuple(layers), limit))
+
+    async def remove(self, container_id: str) -> None:
+        self.removed.append(container_id)
+
+
+class FakeVolumeRemover:
+    """The part of the volume service that removals need."""
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+        self.failure: EngineError | None = None
+
+    async def remove(self, name: str, *, force: bool = False) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.removed.append(name)
+
+
+class FakeProber:
+    """Remembers whom it was told to probe."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+
+    def begin(self, container_id: str, live: Live) -> None:
+        self.begun.append(container_id)
+
+
+class Bench:
+    """Lifecycle, supervisor, remover and execs as the daemon wires them, on fakes."""
+
+    def __init__(self, root: Path, *records: Container) -> None:
+        self.journal = FakeJournal()
+        self.events = EventBus()
+        self.store = ContainerStore(cast(Journal, self.journal))
+        self.records = Journalist(self.store, self.events)
+        self.live = LiveTable()
+        self.assembly = FakeAssembly(root)
+        self.locks = KeyedLocks()
+        self.nursery = Nursery("bench")
+        self.shims = FakeShims()
+        self.prober = FakeProber()
+        self.snapshotter = FakeSnapshotter()
+        self.volumes = FakeVolumeRemover()
+        assembly = cast(Assembly, self.assembly)
+        self.lifecycle = Lifecycle(self.records, self.live, assembly, self.locks)
+        self.execs = Execs(self.records, self.live, assembly, self.nursery)
+        self.remover = Remover(
+            self.records,
+            self.live,
+            self.lifecycle,
+            assembly,
+            self.execs,
+            cast(VolumeService, self.volumes),
+            cast(Snapshotter, self.snapshotter),
+            self.locks,
+        )
+        self.supervisor = Supervisor(
+            self.records,
+            self.live,
+            assembly,
+            self.lifecycle,
+            cast(Shims, self.shims),
+            self.locks,
+            self.nursery,
+            cast(Prober, self.prober),
+            self.remover.auto_remove,
+        )
+        self.lifecycle.watch_with(self.supervisor.watch)
+        for record in records:
+            self.store._insert(record)
+
+    def now(self, container_id: str) -> Container:
+        """The record as it is."""
+        return self.store.require(container_id)
+
+    def adopt(self, record: Container) -> FakeShim:
+        """Give a record that says "running" its process, watched as after a start."""
+        shim = FakeShim(record.id, record.state.pid, init_pid=record.state.pid)
+        self.assembly.shims.append(shim)
+        self.live[record.id].shim = cast(Shim, shim)
+        self.supervisor.watch(record.id, self.live[record.id])
+        return shim
+
+    def actions(self) -> list[str]:
+        """All events so far."""
+        return [event.action for event in self.events.past(Filters(), 0)]
+
+    def attributes(self, action: str) -> Mapping[str, str]:
+        """Of the last event of this action."""
+        return [event.attributes for event in self.events.past(Filters(), 0) if event.action == action][-1]
+
+    async def aclose(self) -> None:
+        self.supervisor.close()
+        await self.nursery.aclose()
+        for shim in [*self.assembly.shims, *self.shims.known.values()]:
+            shim.close_peers()
+
+
+async def until(condition: Any) -> None:
+    """Let the loop turn until ``condition()`` holds."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+def refused(words: str, exit_hint: int = 127) -> RuntimeFailure:
+    """What a runtime says when it cannot start a process."""
+    return RuntimeFailure(words, exit_hint)
