@@ -21,6 +21,7 @@ from registry.tasks import begin, run_blocking
 _BLOCK = 4096
 _STAGING_BYTES = 1024 * 1024
 _DIRECT_WORTH_BYTES = 128 * 1024
+_TWO_THREADS_WORTH_BYTES = 1024 * 1024
 # One aligned buffer for each pool thread; a write borrows it only while it runs.
 _local = threading.local()
 
@@ -33,7 +34,7 @@ class GrowingFile:
         self._written = size
         self._tail = b""
         self._direct: bool | None = None
-        self._running: asyncio.Future[None] | None = None
+        self._running: asyncio.Future[object] | None = None
 
     @classmethod
     def open_sync(cls, path: str, create: bool) -> GrowingFile:
@@ -57,15 +58,21 @@ class GrowingFile:
         return self._written + len(self._tail)
 
     async def write(self, chunks: Sequence[bytes], hasher: Hasher | None = None) -> None:
-        """Append all chunks and hash them, off the loop."""
-        self._running = begin(run_blocking(self._write_sync, chunks, hasher))
+        """Append all chunks and hash them, off the loop; large ones are hashed by one thread and written by another."""
+        size = sum(map(len, chunks))
+        if hasher is not None and size >= _TWO_THREADS_WORTH_BYTES:
+            both = asyncio.gather(
+                run_blocking(_hash_sync, chunks, hasher), run_blocking(self._write_sync, chunks, None)
+            )
+            self._running = begin(both)
+        else:
+            self._running = begin(run_blocking(self._write_sync, chunks, hasher))
         await asyncio.shield(self._running)
         self._running = None
 
     def _write_sync(self, chunks: Sequence[bytes], hasher: Hasher | None) -> None:
         if hasher is not None:
-            for chunk in chunks:
-                hasher.update(chunk)
+            _hash_sync(chunks, hasher)
         if self._direct is None and self._written % _BLOCK == 0 and sum(map(len, chunks)) >= _DIRECT_WORTH_BYTES:
             self._direct = _set_direct(self._descriptor, True)
         if self._direct:
@@ -141,6 +148,11 @@ class GrowingFile:
                 os.fdatasync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _hash_sync(chunks: Sequence[bytes], hasher: Hasher) -> None:
+    for chunk in chunks:
+        hasher.update(chunk)
 
 
 def _staging() -> memoryview:
