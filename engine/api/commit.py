@@ -5,12 +5,10 @@ from __future__ import annotations
 from aiohttp import web
 
 from engine.api.app import Route
-from engine.api.decode import query_bool, query_str
+from engine.api.decode import loose_body, query_bool, query_str
 from engine.api.streams import json_response
 from engine.containers.commit import CommitRequest, Committer
-from engine.containers.loose import decode_loose
 from engine.containers.settings import ContainerConfig
-from engine.errors import InvalidParameter
 
 
 class CommitRoutes:
@@ -33,16 +31,6 @@ class CommitRoutes:
             author=query_str(request, "author"),
             pause=query_bool(request, "pause", True) or not query_str(request, "pause"),
             changes=request.query.getall("changes", []),
-            config=await _config(request),
+            config=await loose_body(request, ContainerConfig, optional=True),
         )
         return json_response({"Id": await self._committer.commit(wish)}, 201)
-
-
-async def _config(request: web.Request) -> ContainerConfig:
-    body = await request.read()
-    if not body.strip():
-        return ContainerConfig()
-    try:
-        return decode_loose(ContainerConfig, body)
-    except ValueError as error:
-        raise InvalidParameter(str(error)) from error

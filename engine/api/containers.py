@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 from typing import Any
 
@@ -13,6 +14,7 @@ from engine.api.app import Route
 from engine.api.decode import (
     api_version,
     check_json,
+    parse_platform,
     query_bool,
     query_filters,
     query_int,
@@ -32,7 +34,11 @@ from engine.containers.logs import LogQuery
 from engine.containers.model import Container
 from engine.containers.service import ContainerService
 from engine.errors import InvalidParameter
+from engine.names import is_valid_name
 from engine.tasks import wait_any
+
+MAX_SIZE = 2**32 - 1
+"""The most rows or columns a request may ask for; the kernel keeps the low 16 bits of them."""
 
 
 class ContainerRoutes:
@@ -78,9 +84,11 @@ class ContainerRoutes:
         """Make a container; nothing runs yet."""
         check_json(request)
         body = decode_create(await request.read())
-        wish = CreateRequest(
-            query_str(request, "name"), body.config, body.host, body.networking, query_str(request, "platform")
-        )
+        if len(endpoints := body.networking.endpoints_config or {}) > 1 and api_version(request) < (1, 44):
+            names = ", ".join(endpoints)
+            raise InvalidParameter(f"Container cannot be created with multiple network endpoints: {names}")
+        platform = parse_platform(query_str(request, "platform"))
+        wish = CreateRequest(query_str(request, "name"), body.config, body.host, body.networking, platform)
         container, warnings = await self._service.create(wish)
         return json_response({"Id": container.id, "Warnings": warnings}, 201)
 
@@ -94,6 +102,7 @@ class ContainerRoutes:
         """Run it."""
         if request.query.get("detachKeys"):
             parse_detach_keys(request.query["detachKeys"])
+        refuse_checkpoint(query_str(request, "checkpoint"))
         await self._service.start(request.match_info["name"])
         return no_content()
 
@@ -249,6 +258,15 @@ async def started_stream(client: Takeover, pending: asyncio.Future[socket.socket
     return None
 
 
+def refuse_checkpoint(checkpoint: str) -> None:
+    """Checkpoints are no part of this engine; a name that is none is told first. Raises ``InvalidParameter``."""
+    if checkpoint and not is_valid_name(checkpoint):
+        allowed = "[a-zA-Z0-9][a-zA-Z0-9_.-]"
+        raise InvalidParameter(f'invalid checkpoint ID "{checkpoint}", only {allowed} are allowed')
+    if checkpoint:
+        raise InvalidParameter("checkpoint is only supported in experimental mode")
+
+
 def stream_type(request: web.Request, tty: bool) -> str:
     """The content type of a raw stream; since API 1.42 it says whether frames are in it."""
     return RAW_STREAM if tty or api_version(request) < (1, 42) else MULTIPLEXED_STREAM
@@ -259,9 +277,12 @@ def size_of(request: web.Request) -> tuple[int, int]:
     values: dict[str, Any] = {}
     for key in ("h", "w"):
         text = query_str(request, key)
-        if not (text.isascii() and text.isdigit()):
-            raise InvalidParameter(f'invalid resize {"height" if key == "h" else "width"} "{text}": invalid syntax')
+        side = "height" if key == "h" else "width"
+        if not re.fullmatch(r"-?[0-9]+", text):
+            raise InvalidParameter(f'invalid resize {side} "{text}": invalid syntax')
         values[key] = int(text)
+        if not 0 <= values[key] <= MAX_SIZE:
+            raise InvalidParameter(f'invalid resize {side} "{text}": value out of range')
     return values["h"], values["w"]
 
 

@@ -11,12 +11,26 @@ from aiohttp import web
 
 from engine import API_VERSION
 from engine.clock import duration_ns, parse_rfc3339
+from engine.containers.loose import decode_loose
+from engine.containers.syntax import syntax_words
 from engine.errors import InvalidParameter
 from engine.filters import Filters
+from registry.manifest import Platform
 
 T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
 
 VERSION = web.RequestKey("api_version", tuple)
+
+
+_ARCHITECTURES = {
+    "x86_64": ("amd64", ""),
+    "x86-64": ("amd64", ""),
+    "aarch64": ("arm64", ""),
+    "armhf": ("arm", "v7"),
+    "armel": ("arm", "v6"),
+    "i386": ("386", ""),
+}
 
 
 def api_version(request: web.Request) -> tuple[int, int]:
@@ -70,6 +84,21 @@ async def json_body(request: web.Request, kind: type[T], *, optional: bool = Fal
     return decode_json(raw, kind)
 
 
+async def loose_body(request: web.Request, kind: type[S], *, optional: bool = False) -> S:
+    """The JSON body by Go's rules. Raises ``InvalidParameter`` for another content type, bad JSON, or a wrong type.
+
+    With ``optional`` an empty body is ``kind()``, whatever its type is said to be.
+    """
+    raw = await request.read()
+    if optional and not raw:
+        return kind()
+    check_json(request)
+    try:
+        return decode_loose(kind, raw)
+    except ValueError as error:
+        raise InvalidParameter(str(error)) from error
+
+
 def check_json(request: web.Request) -> None:
     """Refuse a body of another content type. Raises ``InvalidParameter`` with dockerd's sentence."""
     content_type = request.headers.get("Content-Type", "")
@@ -82,7 +111,21 @@ def decode_json(raw: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(raw, type=kind, strict=True)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidParameter(f"invalid JSON: {error}") from error
+        raise InvalidParameter(syntax_words(raw) or f"invalid JSON: {error}") from error
+
+
+def parse_platform(text: str) -> Platform | None:
+    """``os[/arch[/variant]]`` (or only an architecture); None for nothing. Raises ``InvalidParameter``."""
+    if not text:
+        return None
+    parts = text.lower().split("/")
+    if len(parts) > 3 or not all(re.fullmatch(r"[a-z0-9_.-]+", part) for part in parts):
+        raise InvalidParameter(f'"{text}": invalid platform specifier')
+    if len(parts) == 1 and parts[0] not in ("linux", "windows", "darwin", "freebsd"):
+        parts = ["linux", *parts]
+    given = parts[1] if len(parts) > 1 else ""
+    architecture, variant = _ARCHITECTURES.get(given, (given, ""))
+    return Platform(os=parts[0], architecture=architecture, variant=parts[2] if len(parts) > 2 else variant)
 
 
 def timestamp_ns(value: str, now_ns: int) -> int | None:

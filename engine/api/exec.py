@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import msgspec
 from aiohttp import web
 
 from engine.api.app import Route
 from engine.api.containers import size_of, stream_type
-from engine.api.decode import query_str
+from engine.api.decode import loose_body, query_str
 from engine.api.relay import DetachScanner, parse_detach_keys, relay, stdout_frame
 from engine.api.streams import Takeover, json_response, no_content
 from engine.containers.exec import Exec
 from engine.containers.live import StreamChoice
-from engine.containers.loose import decode_loose
 from engine.containers.service import ContainerService
 from engine.containers.settings import ExecSettings
-from engine.errors import EngineError, InvalidParameter
-
-T = TypeVar("T", bound=msgspec.Struct)
+from engine.errors import EngineError
 
 
 class ExecStart(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
@@ -57,7 +52,7 @@ class ExecRoutes:
 
     async def start(self, request: web.Request) -> web.StreamResponse:
         """Run it, attached (the connection is taken over) or not."""
-        wish = await loose_body(request, ExecStart) if request.can_read_body else ExecStart()
+        wish = await loose_body(request, ExecStart, optional=True)
         instance = self._execs.claim(request.match_info["id"])
         if wish.detach:
             await self._execs.prepare(instance, None, wish.console_size)
@@ -106,14 +101,6 @@ class ExecRoutes:
         """Signal it; docker has no such call."""
         await self._execs.kill(request.match_info["id"], query_str(request, "signal"))
         return no_content()
-
-
-async def loose_body(request: web.Request, kind: type[T]) -> T:
-    """The JSON body by Go's rules. Raises ``InvalidParameter``."""
-    try:
-        return decode_loose(kind, await request.read())
-    except ValueError as error:
-        raise InvalidParameter(str(error)) from error
 
 
 def exec_view(instance: Exec) -> dict[str, object]:

@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from engine.api.app import Route
-from engine.api.decode import api_version, json_body, query_bool, query_filters, query_int, query_str
+from engine.api.decode import api_version, json_body, parse_platform, query_bool, query_filters, query_int, query_str
 from engine.api.shapes import images as shapes
 from engine.api.streams import json_lines, json_response
 from engine.errors import InvalidParameter, SystemFailure
@@ -214,30 +214,6 @@ async def _stream(request: web.Request, lines: AsyncGenerator[Line, None]) -> we
             async for line in source:
                 await out.send(line)
     return out.response
-
-
-def parse_platform(text: str) -> Platform | None:
-    """``os[/arch[/variant]]`` (or only an architecture); None for nothing. Raises ``InvalidParameter``."""
-    if not text:
-        return None
-    parts = text.lower().split("/")
-    if len(parts) > 3 or not all(re.fullmatch(r"[a-z0-9_.-]+", part) for part in parts):
-        raise InvalidParameter(f'"{text}": invalid platform specifier')
-    if len(parts) == 1 and parts[0] not in ("linux", "windows", "darwin", "freebsd"):
-        parts = ["linux", *parts]
-    given = parts[1] if len(parts) > 1 else ""
-    architecture, variant = _ARCHITECTURES.get(given, (given, ""))
-    return Platform(os=parts[0], architecture=architecture, variant=parts[2] if len(parts) > 2 else variant)
-
-
-_ARCHITECTURES = {
-    "x86_64": ("amd64", ""),
-    "x86-64": ("amd64", ""),
-    "aarch64": ("arm64", ""),
-    "armhf": ("arm", "v7"),
-    "armel": ("arm", "v6"),
-    "i386": ("386", ""),
-}
 
 
 def parse_platform_json(text: str) -> Platform | None:

@@ -25,11 +25,12 @@ def parse_detach_keys(text: str) -> bytes:
     """``ctrl-p,ctrl-q`` or ``a,b`` to bytes. Raises ``InvalidParameter``."""
     keys = bytearray()
     for part in (text or DEFAULT_DETACH_KEYS).split(","):
-        name = part.lower()
         if len(part) == 1 and part.isascii():
             keys.append(ord(part))
-        elif name.startswith("ctrl-") and len(name) == 6 and name[5] in "abcdefghijklmnopqrstuvwxyz@[\\]^_":
-            keys.append(ord(name[5].upper()) & 0x1F)
+        elif part.startswith("ctrl-") and len(part) == 6 and part[5] in "abcdefghijklmnopqrstuvwxyz@[\\]^_":
+            keys.append(ord(part[5].upper()) & 0x1F)
+        elif part == "DEL":
+            keys.append(0x7F)
         else:
             raise InvalidParameter(f"Invalid detach keys ({text}) provided")
     return bytes(keys)

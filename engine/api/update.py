@@ -6,11 +6,9 @@ import msgspec
 from aiohttp import web
 
 from engine.api.app import Route
-from engine.api.decode import api_version, check_json
+from engine.api.decode import api_version, loose_body
 from engine.api.streams import json_response
-from engine.containers.loose import decode_loose
 from engine.containers.update import UpdateConfig, Updater
-from engine.errors import InvalidParameter
 
 
 class UpdateRoutes:
@@ -25,11 +23,7 @@ class UpdateRoutes:
 
     async def update(self, request: web.Request) -> web.StreamResponse:
         """``docker update``."""
-        check_json(request)
-        try:
-            change = decode_loose(UpdateConfig, await request.read())
-        except ValueError as error:
-            raise InvalidParameter(str(error)) from error
+        change = await loose_body(request, UpdateConfig)
         if api_version(request) < (1, 40):
             change = msgspec.structs.replace(change, pids_limit=None)
         warnings = await self._updater.update(request.match_info["name"], change)

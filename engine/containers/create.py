@@ -34,6 +34,7 @@ from engine.snapshots.archive import CopyUp
 from engine.snapshots.base import LayerKey, Snapshotter
 from engine.tasks import run_blocking
 from engine.volumes.service import VolumeService
+from registry.manifest import Platform
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class CreateRequest:
     config: ContainerConfig
     host_config: HostConfig
     networking: NetworkingConfig
-    platform: str = ""
+    platform: Platform | None = None
 
 
 class Creator:
@@ -77,7 +78,8 @@ class Creator:
     async def create(self, request: CreateRequest) -> tuple[Container, list[str]]:
         """The new container and docker's warnings. Raises an ``EngineError``; then nothing has changed."""
         host, warnings = self._check(request)
-        image = self._image(request.config.image)
+        image = self._image(request.config.image, request.platform)
+        self._check_links(request.host_config)
         config = self._merge(request.config, image)
         async with contextlib.AsyncExitStack() as undo:
             container_id = new_id()
@@ -101,8 +103,29 @@ class Creator:
         self._records.event(container, "create")
         return container, warnings
 
-    def _image(self, reference: str) -> Image | None:
-        return self._images.get(reference) if reference else None
+    def _image(self, reference: str, platform: Platform | None) -> Image | None:
+        """The image, which has to be for the platform that was asked for: a client pulls where it is told of none."""
+        image = self._images.get(reference) if reference else None
+        if image is None or platform is None or image.suits(platform):
+            return image
+        raise NotFound(
+            f"image with reference {reference} was found but its platform ({_shown(image.platform)}) "
+            f"does not match the specified platform ({_shown(platform)})"
+        )
+
+    def _check_links(self, host: HostConfig) -> None:
+        for link in host.links or ():
+            name = link.partition(":")[0].removeprefix("/")
+            try:
+                target = self._records.store.find(name)
+            except NotFound as error:
+                # As 404 it would make the docker command line pull the image.
+                raise InvalidParameter(f"could not get container for {name}: {error.message}") from error
+            if target.host_config.network_mode == "host":
+                raise InvalidParameter(
+                    "conflicting options: host type networking can't be used with links. "
+                    "This would result in undefined behavior"
+                )
 
     def _check(self, request: CreateRequest) -> tuple[HostConfig, list[str]]:
         """Check everything that can be checked without touching the host; the host settings with defaults filled in."""
@@ -244,6 +267,10 @@ def _size_limit(host: HostConfig) -> int | None:
         return int(float(number) * factor)
     except ValueError as error:
         raise InvalidParameter(f"invalid size: '{options['size']}'") from error
+
+
+def _shown(platform: Platform) -> str:
+    return "/".join(part for part in (platform.os, platform.architecture, platform.variant) if part)
 
 
 def _make_directory_sync(path: Path) -> None:

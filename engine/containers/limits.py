@@ -95,6 +95,8 @@ def _check_cpu(limits: Resources, facts: HostFacts, findings: Findings) -> None:
         raise ValueError(
             f"range of CPUs is from 0.01 to {facts.cpus}.00, as there are only {facts.cpus} CPUs available"
         )
+    if limits.cpu_shares < 0:
+        raise ValueError(f"invalid CPU shares ({limits.cpu_shares}): value must be a positive integer")
     if limits.cpu_shares > 0 and "cpu_shares" not in facts.supports:
         findings.discard(_lacks("CPU shares", "Shares discarded."), "cpu_shares")
     if (period or quota) and "cpu_cfs" not in facts.supports:

@@ -46,6 +46,11 @@ def convert_loose(kind: type[S], document: Mapping[str, Any]) -> S:
     return cast(S, _to_struct(kind, document, kind.__name__))
 
 
+def names_any(kind: type[msgspec.Struct], document: Mapping[str, Any]) -> bool:
+    """Whether any of the document's keys is a field of ``kind``."""
+    return not _fields(kind).keys().isdisjoint(key.lower() for key in document)
+
+
 @functools.cache
 def _fields(kind: type[msgspec.Struct]) -> dict[str, tuple[str, str, object]]:
     hints = typing.get_type_hints(kind)

@@ -181,7 +181,11 @@ def _check_bindings(host: HostConfig) -> None:
 
 def _check_port(port: str) -> None:
     number, _, protocol = port.partition("/")
-    if not _is_port_range(number) or protocol.lower() not in ("", "tcp", "udp", "sctp"):
+    if not _is_port_range(number):
+        # Ports are keys of the document, and clients are told of them as of its other syntax.
+        reason = "value out of range" if number.isdigit() else "invalid syntax" if number else "value is empty"
+        raise ValueError(f"invalid JSON: invalid port '{number}': {reason}")
+    if protocol.lower() not in ("", "tcp", "udp", "sctp"):
         raise ValueError(f'invalid port specification: "{port}"')
 
 

@@ -181,6 +181,21 @@ class Image:
         document = self.document
         return Platform(architecture=document.architecture, os=document.os, variant=document.variant)
 
+    def suits(self, wanted: Platform) -> bool:
+        """Whether it is for that platform, by its own document or by the index it came from; an empty part fits all."""
+        known = [self.platform, *(m.platform for m in self.manifests if m.platform is not None)]
+        return any(
+            all(
+                not asked or not given or asked.lower() == given.lower()
+                for asked, given in (
+                    (wanted.os, has.os),
+                    (wanted.architecture, has.architecture),
+                    (wanted.variant, has.variant),
+                )
+            )
+            for has in known
+        )
+
     @property
     def image_manifests(self) -> tuple[Descriptor, ...]:
         """Only those of ``manifests`` that are no index."""

@@ -12,7 +12,7 @@ from engine.shim import wire
 
 def set_size(master: int, rows: int, columns: int) -> None:
     """Resize; the kernel sends SIGWINCH to the foreground process group."""
-    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows & 0xFFFF, columns & 0xFFFF, 0, 0))
 
 
 class ConsoleSocket:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from engine.containers.loose import convert_loose, mismatch, parse_object
+from engine.containers.loose import convert_loose, mismatch, names_any, parse_object
 from engine.containers.settings import ContainerConfig, HostConfig, NetworkingConfig
 from engine.errors import InvalidParameter
 
@@ -30,16 +30,21 @@ def decode_create(raw: bytes) -> CreateRequest:
 
     Raises ``InvalidParameter`` with dockerd's words.
     """
+    if not raw.strip():
+        raise InvalidParameter("invalid JSON: EOF")
     try:
         document = parse_object(raw)
         parts = {key.lower(): value for key, value in document.items()}
-        return CreateRequest(
+        request = CreateRequest(
             config=convert_loose(ContainerConfig, document),
             host=convert_loose(HostConfig, _part(parts, "hostconfig")),
             networking=convert_loose(NetworkingConfig, _part(parts, "networkingconfig")),
         )
     except ValueError as error:
         raise InvalidParameter(str(error)) from error
+    if not names_any(ContainerConfig, document):
+        raise InvalidParameter("config cannot be empty in order to create a container")
+    return request
 
 
 def _part(parts: dict[str, Any], name: str) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import pytest
 import pytest_asyncio
 
 from engine.api.app import Api
-from engine.api.images import ImageRoutes, parse_platform
+from engine.api.decode import parse_platform
+from engine.api.images import ImageRoutes
 from engine.api.listeners import Listeners
 from engine.config import Config
 from engine.errors import InvalidParameter

@@ -25,7 +25,7 @@ from tests.support.served import Served, served
     [
         ("", b"\x10\x11"),
         ("ctrl-p,ctrl-q", b"\x10\x11"),
-        ("CTRL-P,Ctrl-q", b"\x10\x11"),
+        ("DEL,x", b"\x7fx"),
         ("a,b", b"ab"),
         ("ctrl-@,ctrl-[,ctrl-\\,ctrl-],ctrl-^,ctrl-_", b"\x00\x1b\x1c\x1d\x1e\x1f"),
         ("A", b"A"),
@@ -35,7 +35,7 @@ def test_keys(text: str, keys: bytes) -> None:
     assert parse_detach_keys(text) == keys
 
 
-@pytest.mark.parametrize("text", ["ctrl-", "ctrl-aa", "ctrl-1", "a,,b", "del", "é"])
+@pytest.mark.parametrize("text", ["ctrl-", "ctrl-aa", "ctrl-1", "a,,b", "del", "é", "ctrl-A,a"])
 def test_what_are_no_keys_is_refused(text: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         parse_detach_keys(text)

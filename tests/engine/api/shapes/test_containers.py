@@ -25,6 +25,13 @@ def test_a_bad_create_body_is_the_clients_error(raw: bytes) -> None:
         decode_create(raw)
 
 
+def test_a_body_without_any_setting_is_no_container() -> None:
+    with pytest.raises(InvalidParameter, match="config cannot be empty in order to create a container"):
+        decode_create(b'{"HostConfig": {}}')
+    with pytest.raises(InvalidParameter, match="^invalid JSON: EOF$"):
+        decode_create(b"")
+
+
 def test_config_leaves_out_what_dockerd_leaves_out() -> None:
     shape = config_json(ContainerConfig(hostname="h", healthcheck=HealthConfig(test=("NONE",))))
     assert shape["Healthcheck"] == {"Test": ["NONE"]} or shape["Healthcheck"] == {"Test": ("NONE",)}

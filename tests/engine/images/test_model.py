@@ -1,0 +1,38 @@
+"""Images for a platform, and for another one."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.images.model import Image, ImageDocument
+from registry.manifest import Descriptor, Platform
+
+ARM = ImageDocument(os="linux", architecture="arm", variant="v7")
+
+
+def image(document: ImageDocument, manifests: tuple[Descriptor, ...] = ()) -> Image:
+    return Image("sha256:" + "0" * 64, document, (), (), manifests)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "suits"),
+    [
+        (Platform(os="linux", architecture="arm", variant="v7"), True),
+        (Platform(os="linux", architecture="arm"), True),
+        (Platform(os="Linux"), True),
+        (Platform(os="linux", architecture="arm", variant="v6"), False),
+        (Platform(os="linux", architecture="amd64"), False),
+        (Platform(os="windows", architecture="arm", variant="v7"), False),
+    ],
+)
+def test_what_is_asked_for_must_be_what_it_is_for(wanted: Platform, suits: bool) -> None:
+    assert image(ARM).suits(wanted) is suits
+
+
+def test_the_index_it_came_from_may_know_better() -> None:
+    told = Descriptor(platform=Platform(os="linux", architecture="arm64"))
+    assert image(ImageDocument(os="linux", architecture="amd64"), (told,)).suits(told.platform or Platform())
+
+
+def test_an_image_that_does_not_say_fits_all() -> None:
+    assert image(ImageDocument()).suits(Platform(os="linux", architecture="s390x"))
