@@ -52,6 +52,8 @@ class Processes:
         try:
             output = await _ps(arguments.split(" "), pids)
             table = parse(output, frozenset(pids))
+        except FileNotFoundError as error:
+            raise SystemFailure('ps: exec: "ps": executable file not found in $PATH') from error
         except (OSError, TimeoutError) as error:
             raise SystemFailure(f"ps: {error}") from error
         except ValueError as error:
