@@ -222,6 +222,7 @@ class ContainerService:
             )
             self._records.event(container, "attach")
             return stream
+        live.pending_attaches[:] = [one for one in live.pending_attaches if not one.stream.done()]
         pending = PendingAttach(choice, asyncio.get_running_loop().create_future())
         live.pending_attaches.append(pending)
         self._records.event(container, "attach")
@@ -241,9 +242,13 @@ class ContainerService:
             path,
             query,
             framed=not container.config.tty,
-            ended=lambda: not self.find(container.id).is_running,
+            ended=lambda: not self._runs(container.id),
             end_event=live.ended,
         )
+
+    def _runs(self, container_id: str) -> bool:
+        container = self._records.store.get(container_id)
+        return container is not None and container.is_running
 
     async def truncate_log(self, container: Container) -> None:
         """Empty the log, rotated files included. Raises ``InvalidParameter`` when the driver keeps none."""

@@ -1,6 +1,6 @@
-"""Fakes of what a container's run needs: the journal, the shim, the assembly; and a bench that wires real services to them.
+"""Fakes of what a container's run needs (journal, shim, assembly), and a bench that wires real services to them.
 
-A fake shim ends when it is killed by a signal in ``ends_by``; ``Bench.exits`` ends it by itself.
+A fake shim ends when it is killed by a signal in ``ends_by``, or by its ``end``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from engine.containers.prober import Prober
 from engine.containers.removal import Remover
 from engine.containers.store import ContainerStore
 from engine.containers.supervisor import Supervisor
-from engine.errors import EngineError
+from engine.errors import EngineError, no_such_image, no_such_network
 from engine.events import EventBus
 from engine.filters import Filters
 from engine.journal import Journal
@@ -220,8 +220,10 @@ class FakeAssembly:
     def directory(self, container_id: str) -> Path:
         return self.root / "data" / container_id
 
-    def log_path(self, container_id: str) -> Path:
-        return self.directory(container_id) / f"{container_id}-json.log"
+    def log_path(self, container: Container) -> Path | None:
+        if container.host_config.log_config.type == "none":
+            return None
+        return self.directory(container.id) / f"{container.id}-json.log"
 
     async def run_dirs(self, run_root: Path) -> list[Path]:
         return sorted(path for path in run_root.iterdir() if path.is_dir())
@@ -276,6 +278,77 @@ class FakeVolumeRemover:
         if self.failure is not None:
             raise self.failure
         self.removed.append(name)
+
+
+class FakeImage:
+    """An image by its id."""
+
+    def __init__(self, image_id: str, size: int = 0, config: object = None) -> None:
+        self.id = image_id
+        self.size = size
+        self.config = config
+
+
+class FakeImages:
+    """Images by any of their names."""
+
+    def __init__(self, by_name: dict[str, FakeImage] | None = None) -> None:
+        self.by_name = by_name or {}
+        self.asked: list[str] = []
+        self.layer_keys: tuple[str, ...] = ("layer1", "layer2")
+
+    def find(self, name: str) -> FakeImage | None:
+        self.asked.append(name)
+        return self.by_name.get(name)
+
+    def get(self, name: str) -> FakeImage:
+        if name not in self.by_name:
+            raise no_such_image(name)
+        return self.by_name[name]
+
+    async def layers(self, image: FakeImage) -> tuple[str, ...]:
+        return self.layer_keys
+
+
+class FakeNetwork:
+    """A network by id and name."""
+
+    def __init__(self, network_id: str, name: str) -> None:
+        self.id = network_id
+        self.name = name
+
+
+class FakeNetworks:
+    """Networks, and what was asked of them."""
+
+    def __init__(self, *networks: FakeNetwork) -> None:
+        self.known = networks or (FakeNetwork("n1", "bridge"), FakeNetwork("n2", "front"))
+        self.log: list[tuple[str, ...]] = []
+        self.failure: EngineError | None = None
+
+    def find(self, reference: str) -> FakeNetwork:
+        for network in self.known:
+            if reference in (network.id, network.name):
+                return network
+        raise no_such_network(reference)
+
+    async def validate_wish(self, mode: str, endpoints: Mapping[str, Any], blank: Any = None) -> dict[str, Any]:
+        if mode in ("host", "none") or mode.startswith("container:"):
+            return {}
+        return {self.find(name).name: wish for name, wish in endpoints.items()} or {"bridge": blank}
+
+    async def connect(self, container_id: str, reference: str, wish: Any) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.log.append(("connect", container_id, reference))
+
+    async def disconnect(self, container_id: str, reference: str) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.log.append(("disconnect", container_id, reference))
+
+    async def rename_container(self, container_id: str, name: str) -> None:
+        self.log.append(("rename", container_id, name))
 
 
 class FakeProber:

@@ -1,0 +1,100 @@
+"""Networks joined and left: in the record, and at once where it runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+import pytest_asyncio
+
+from engine.containers.connect import Connector
+from engine.containers.model import Container, Status
+from engine.containers.settings import EndpointSettings
+from engine.errors import Conflict, Forbidden, InvalidParameter, NotFound, SystemFailure
+from engine.networks.service import NetworkService
+from tests.support.containers import container, ended, running
+from tests.support.runs import Bench, FakeNetworks
+
+NEW = container(1, name="new", networks={"bridge": EndpointSettings()})
+BOX = running(2, name="box", networks={"bridge": EndpointSettings()})
+WISH = EndpointSettings(aliases=("db",))
+
+
+class ConnectBench(Bench):
+    """A bench with a connector."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, NEW, BOX)
+        self.networks = FakeNetworks()
+        self.connector = Connector(self.records, self.live, cast(NetworkService, self.networks), self.locks)
+
+    def joined(self, record: Container) -> list[str]:
+        return list(self.now(record.id).networks)
+
+
+@pytest_asyncio.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[ConnectBench]:
+    made = ConnectBench(tmp_path)
+    yield made
+    await made.aclose()
+
+
+async def test_a_stopped_container_only_wishes(bench: ConnectBench) -> None:
+    await bench.connector.connect_network("new", "n2", WISH)
+    assert bench.now(NEW.id).networks == {"bridge": EndpointSettings(), "front": WISH}
+    await bench.connector.disconnect_network("new", "bridge", force=False)
+    assert bench.joined(NEW) == ["front"]
+    assert bench.networks.log == []
+    assert bench.journal.durable == [True, True]
+
+
+async def test_a_running_one_joins_and_leaves_at_once(bench: ConnectBench) -> None:
+    await bench.connector.connect_network("/box", "front", WISH)
+    await bench.connector.disconnect_network(BOX.id, "n1", force=False)
+    assert bench.joined(BOX) == ["front"]
+    assert bench.networks.log == [("connect", BOX.id, "n2"), ("disconnect", BOX.id, "n1")]
+
+
+async def test_what_failed_has_not_changed_the_record(bench: ConnectBench) -> None:
+    bench.networks.failure = SystemFailure("no address left")
+    with pytest.raises(SystemFailure):
+        await bench.connector.connect_network("box", "front", WISH)
+    with pytest.raises(SystemFailure):
+        await bench.connector.disconnect_network("box", "bridge", force=False)
+    assert bench.now(BOX.id) == BOX
+    await bench.connector.disconnect_network("box", "bridge", force=True)
+    assert bench.joined(BOX) == []
+
+
+async def test_twice_or_not_at_all_is_forbidden(bench: ConnectBench) -> None:
+    with pytest.raises(Forbidden, match="endpoint with name box already exists in network bridge"):
+        await bench.connector.connect_network("box", "bridge", WISH)
+    with pytest.raises(Forbidden, match=f"container {BOX.id} is not connected to network front"):
+        await bench.connector.disconnect_network("box", "front", force=False)
+
+
+async def test_unknown_names(bench: ConnectBench) -> None:
+    with pytest.raises(NotFound, match="network nowhere not found"):
+        await bench.connector.connect_network("box", "nowhere", WISH)
+    with pytest.raises(NotFound, match="No such container: nobody"):
+        await bench.connector.connect_network("nobody", "front", WISH)
+    with pytest.raises(NotFound):
+        await bench.connector.disconnect_network("nobody", "front", force=False)
+    await bench.connector.disconnect_network("nobody", "front", force=True)
+
+
+@pytest.mark.parametrize("mode", ["host", "container:" + "a" * 64])
+async def test_who_has_no_network_of_its_own_joins_none(bench: ConnectBench, mode: str) -> None:
+    await bench.records.save(container(6, name="shared", host={"network_mode": mode}))
+    with pytest.raises(InvalidParameter, match="cannot be connected to any other network"):
+        await bench.connector.connect_network("shared", "front", WISH)
+    with pytest.raises(InvalidParameter):
+        await bench.connector.disconnect_network("shared", "front", force=False)
+
+
+async def test_what_is_being_removed_joins_none(bench: ConnectBench) -> None:
+    await bench.records.save(ended(6, name="going", state={"status": Status.REMOVING}))
+    with pytest.raises(Conflict, match="marked for removal"):
+        await bench.connector.connect_network("going", "front", WISH)
