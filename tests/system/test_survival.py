@@ -112,9 +112,7 @@ def test_a_reboot_is_recognised_by_the_empty_run_folder(engine: Berth) -> None:
 
 def reboot(engine: Berth) -> None:
     """What a reboot does to a machine: every process of ours is gone, and so is the run folder."""
-    pids: list[int] = []
-    for path in (engine.exec_root / "containers").glob("*/init.pid"):
-        pids.append(int(path.read_text()))
+    pids = [int(path.read_text()) for path in (engine.exec_root / "containers").glob("*/init.pid")]
     for pid in [*processes(str(engine.exec_root)), *pids]:
         kill(pid)
     shutil.rmtree(engine.exec_root)
