@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiofiles
 import msgspec
 
 from engine.clock import rfc3339
@@ -155,7 +156,8 @@ class Assembly:
         sandbox = await self._open_sandbox(container, undo)
         live.sandbox = sandbox
         spec = await self._spec(container, sandbox, mounts, str(rootfs), shm)
-        await run_blocking(_write_spec_sync, run_dir / "config.json", spec)
+        async with aiofiles.open(run_dir / "config.json", "wb") as file:
+            await file.write(msgspec.json.encode(spec))
         layers = tuple(LayerKey(key) for key in container.layers)
         steps = await self._snapshotter.mount_steps(
             container.id, layers, str(rootfs), transient=container.host_config.auto_remove
@@ -328,7 +330,7 @@ class Assembly:
             link_env=self._link_environment(container),
         )
         try:
-            check_propagation(mounts, await run_blocking(Path("/proc/self/mountinfo").read_text))
+            check_propagation(mounts, await _mount_table())
             return build_spec(given)
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
@@ -444,7 +446,8 @@ class Assembly:
 
     async def exec_process(self, container: Container, settings: ExecSettings) -> dict[str, Any]:
         """The process object of an exec: the container's own, with what the client asked for laid over it."""
-        spec = json.loads(await run_blocking((self.run_dir(container.id) / "config.json").read_bytes))
+        async with aiofiles.open(self.run_dir(container.id) / "config.json", "rb") as file:
+            spec = json.loads(await file.read())
         process: dict[str, Any] = spec["process"]
         process.pop("consoleSize", None)
         process["args"] = list(settings.cmd or ())
@@ -501,8 +504,9 @@ def _drop_sync(run_dir: Path) -> None:
     shutil.rmtree(run_dir, ignore_errors=True)
 
 
-def _write_spec_sync(path: Path, spec: dict[str, Any]) -> None:
-    path.write_bytes(msgspec.json.encode(spec))
+async def _mount_table() -> str:
+    async with aiofiles.open("/proc/self/mountinfo", errors="surrogateescape") as file:
+        return await file.read()
 
 
 def _list_sync(folder: Path) -> list[Path]:

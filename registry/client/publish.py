@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import IO
 from urllib.parse import quote, urljoin
+
+import aiofiles
+from aiofiles.threadpool.binary import AsyncBufferedReader
 
 from registry.client.failures import ConnectionFailed, RemoteError
 from registry.client.session import RegistrySession
@@ -74,16 +76,13 @@ class RemoteTarget:
 
     async def _send(self, location: str, path: Path, offset: int, progress: Callable[[int], None]) -> str:
         headers = {"Content-Type": "application/octet-stream"}
-        file = await asyncio.get_running_loop().run_in_executor(None, path.open, "rb")
-        try:
+        # aiohttp leaves the iterator as it is when the connection breaks: the file is closed here.
+        async with aiofiles.open(path, "rb") as file:
             data = _read(file, offset, progress)
             async with self.session.request(
                 "PATCH", location, scope=self._scope, headers=headers, data=data, accept=(202, 204)
             ) as response:
                 return self._location(response.headers.get("Location", "")) or location
-        finally:
-            # aiohttp leaves the iterator as it is when the connection breaks.
-            file.close()
 
     async def _finish(self, location: str, digest: Digest) -> None:
         url = f"{location}{'&' if '?' in location else '?'}digest={quote(digest, safe='')}"
@@ -124,10 +123,9 @@ class RemoteTarget:
         return urljoin(f"{self.session.endpoint.base}/v2/", header) if header else ""
 
 
-async def _read(file: IO[bytes], offset: int, progress: Callable[[int], None]) -> AsyncIterator[bytes]:
-    loop = asyncio.get_running_loop()
-    file.seek(offset)
-    while chunk := await loop.run_in_executor(None, file.read, _CHUNK):
+async def _read(file: AsyncBufferedReader, offset: int, progress: Callable[[int], None]) -> AsyncIterator[bytes]:
+    await file.seek(offset)
+    while chunk := await file.read(_CHUNK):
         yield chunk
         offset += len(chunk)
         progress(offset)

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from pathlib import Path
+
+import aiofiles.os
 
 from registry.config import Settings
 from registry.store import paths
 from registry.store.driver import StorageDriver
-from registry.tasks import run_blocking
 
 _FILE_SECONDS = 5.0
 _PROBE_SECONDS = 10.0
@@ -39,7 +39,7 @@ class Health:
     async def look(self) -> None:
         """Every configured check, once."""
         for file in self._files:
-            self._set(str(file), "file exists" if await run_blocking(Path.exists, file) else "")
+            self._set(str(file), "file exists" if await aiofiles.os.path.exists(file) else "")
         if self._storage_seconds > 0:
             self._set("storagedriver", await self.probe())
 
