@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,6 +254,10 @@ class Creator:
             await self._copy_up(container.id, layers, point.destination, path)
 
 
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]+)?) ?([kmgt]?)(?:i?b)?")
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
 def _size_limit(host: HostConfig) -> int | None:
     options = host.storage_opt or {}
     for key in options:
@@ -260,17 +265,10 @@ def _size_limit(host: HostConfig) -> int | None:
             raise InvalidParameter(f"--storage-opt: unknown option {key}")
     if "size" not in options:
         return None
-    text = options["size"].strip().lower().removesuffix("b")
-    units = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-    number, factor = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
-    try:
-        return int(float(number) * factor)
-    except ValueError as error:
-        raise InvalidParameter(f"invalid size: '{options['size']}'") from error
-
-
-def _shown(platform: Platform) -> str:
-    return "/".join(part for part in (platform.os, platform.architecture, platform.variant) if part)
+    match = _SIZE.fullmatch(options["size"].strip().lower())
+    if match is None:
+        raise InvalidParameter(f"invalid size: '{options['size']}'")
+    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def _make_directory_sync(path: Path) -> None:

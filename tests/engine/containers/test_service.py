@@ -218,7 +218,7 @@ async def test_logs_end_with_the_container_even_when_it_is_removed(bench: Servic
 
     async def follow() -> None:
         async for chunk in bench.service.logs(BOX, LogQuery(follow=True)):
-            seen.append(chunk)
+            seen.append(chunk)  # noqa: PERF401 - seen while it grows
 
     following = asyncio.ensure_future(follow())
     await until(lambda: seen == [b"\x01\x00\x00\x00\x00\x00\x00\x03hi\n"])

@@ -1,0 +1,244 @@
+"""Making containers: what the record says, and that a refused or failed create leaves nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import pytest_asyncio
+
+from engine.containers.create import CreateRequest, Creator
+from engine.containers.defaults import DaemonDefaults
+from engine.containers.host import HostFacts
+from engine.containers.model import Container, Status
+from engine.containers.settings import (
+    ContainerConfig,
+    EndpointSettings,
+    HostConfig,
+    Mount,
+    NetworkingConfig,
+    VolumeOptions,
+)
+from engine.errors import Conflict, EngineError, InvalidParameter, NotFound
+from engine.filters import Filters
+from engine.images.model import RuntimeConfig
+from engine.images.service import ImageService
+from engine.journal import Journal
+from engine.networks.service import NetworkService
+from engine.snapshots.base import LayerKey, Snapshotter
+from engine.volumes.service import VolumeService
+from engine.volumes.store import VolumeStore
+from tests.support.containers import container
+from tests.support.runs import Bench, FakeImage, FakeImages, FakeJournal, FakeNetworks
+
+IMAGE_ID = "sha256:" + "e" * 64
+
+
+class NoUsers:
+    """No container uses any volume."""
+
+    def users_of_volume(self, name: str) -> tuple[str, ...]:
+        return ()
+
+
+class CreateBench(Bench):
+    """A creator on fakes and real volumes."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, container(1, name="taken"))
+        self.root = root
+        self.copied: list[tuple[tuple[str, ...], str, Path]] = []
+        self.copy_failure: Exception | None = None
+        image = FakeImage(IMAGE_ID, config=RuntimeConfig(cmd=["sh"], env=["A=1"], volumes={"/data": {}}))
+        self.images = FakeImages({"busybox": image, "plain": FakeImage(IMAGE_ID, config=RuntimeConfig(cmd=["sh"]))})
+        self.all_volumes = VolumeService(
+            root / "volumes", VolumeStore(cast(Journal, FakeJournal())), self.events, self.nursery, NoUsers()
+        )
+        self.creator = Creator(
+            DaemonDefaults(),
+            HostFacts(),
+            self.records,
+            cast(ImageService, self.images),
+            self.all_volumes,
+            cast(NetworkService, FakeNetworks()),
+            cast(Snapshotter, self.snapshotter),
+            self.copy_up,
+            root / "containers",
+            ["runc"],
+        )
+
+    async def copy_up(self, key: str, layers: Sequence[LayerKey], source: str, target: Path) -> None:
+        if self.copy_failure is not None:
+            raise self.copy_failure
+        self.copied.append((tuple(layers), source, target))
+
+    async def create(
+        self,
+        name: str = "",
+        *,
+        config: dict[str, Any] | None = None,
+        host: dict[str, Any] | None = None,
+        networks: dict[str, EndpointSettings | None] | None = None,
+    ) -> Container:
+        request = CreateRequest(
+            name,
+            ContainerConfig(**{"image": "plain", **(config or {})}),
+            HostConfig(**(host or {})),
+            NetworkingConfig(endpoints_config=networks),
+        )
+        made, _ = await self.creator.create(request)
+        return made
+
+    def left(self) -> dict[str, object]:
+        """Everything that a create may leave behind."""
+        folder = self.root / "containers"
+        return {
+            "records": [c.name for c in self.store],
+            "names": sorted(self.store._by_name),
+            "folders": sorted(os.listdir(folder)) if folder.exists() else [],
+            "snapshots": len(self.snapshotter.prepared) - len(self.snapshotter.removed),
+            "volumes": [name for name in os.listdir(self.root / "volumes") if name != ".trash"],
+            "events": self.events.past(Filters.parse('{"type": ["container"]}', ["type"]), 0),
+        }
+
+
+@pytest_asyncio.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[CreateBench]:
+    made = CreateBench(tmp_path)
+    await made.all_volumes.restore({})
+    yield made
+    await made.aclose()
+
+
+async def test_a_record_is_the_wish_over_the_image(bench: CreateBench) -> None:
+    made = await bench.create("/web", config={"image": "busybox", "env": ("B=2",)})
+    assert bench.now(made.id) is made
+    assert (made.name, made.image, made.image_id) == ("web", "busybox", IMAGE_ID)
+    assert (made.path, made.args) == ("sh", ())
+    assert set(made.config.env or ()) == {"A=1", "B=2"}
+    assert made.config.hostname == made.id[:12]
+    assert made.layers == ("layer1", "layer2")
+    assert made.state.status is Status.CREATED
+    assert (made.host_config.network_mode, list(made.networks)) == ("default", ["bridge"])
+    assert bench.snapshotter.prepared == [(made.id, ("layer1", "layer2"), None)]
+    assert (bench.root / "containers" / made.id).is_dir()
+    assert bench.journal.durable == [True]
+    assert bench.attributes("create")["name"] == "web"
+
+
+async def test_a_container_without_a_name_gets_one(bench: CreateBench) -> None:
+    made = await bench.create()
+    assert bench.store.find(made.name) is made
+    assert "_" in made.name
+
+
+async def test_anonymous_volumes_are_made_filled_and_remembered(bench: CreateBench) -> None:
+    made = await bench.create(config={"image": "busybox"})
+    (point,) = made.mounts
+    assert (point.type, point.destination, point.driver) == ("volume", "/data", "local")
+    assert made.anonymous_volumes == (point.name,)
+    assert bench.copied == [(("layer1", "layer2"), "/data", Path(point.source))]
+
+
+async def test_a_named_volume_that_exists_is_used_as_it_is(bench: CreateBench) -> None:
+    volume = await bench.all_volumes.create("data")
+    Path(volume.mountpoint, "here").touch()
+    made = await bench.create(host={"binds": ("data:/srv",)})
+    assert made.mounts[0].source == volume.mountpoint
+    assert made.anonymous_volumes == ()
+    assert bench.copied == []
+
+
+async def test_labels_of_a_mount_go_to_its_volume(bench: CreateBench) -> None:
+    wish = Mount(type="volume", source="fresh", target="/x", volume_options=VolumeOptions(labels={"a": "b"}))
+    await bench.create(host={"mounts": (wish,)})
+    assert bench.all_volumes.get("fresh").labels == {"a": "b"}
+
+
+async def test_volumes_of_another_container(bench: CreateBench) -> None:
+    await bench.create("first", host={"binds": ("data:/srv",)})
+    made = await bench.create(host={"volumes_from": ("first:ro",)})
+    assert (made.mounts[0].name, made.mounts[0].destination, made.mounts[0].rw) == ("data", "/srv", False)
+
+
+async def test_joined_networks_are_kept_by_id(bench: CreateBench) -> None:
+    other = bench.store.find("taken")
+    made = await bench.create(host={"network_mode": "container:taken"})
+    assert made.host_config.network_mode == f"container:{other.id}"
+    assert made.config.hostname == ""
+
+
+async def test_networks_are_kept_by_name(bench: CreateBench) -> None:
+    wish = EndpointSettings(aliases=("db",))
+    made = await bench.create(networks={"n2": wish, "bridge": None}, host={"network_mode": "front"})
+    assert made.networks == {"front": wish, "bridge": EndpointSettings()}
+
+
+async def test_a_size_limit_reaches_the_snapshot(bench: CreateBench) -> None:
+    await bench.create(host={"storage_opt": {"size": "1.5G"}})
+    assert bench.snapshotter.prepared[0][2] == 3 << 29
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "host", "kind", "words"),
+    [
+        ("taken", {}, {}, Conflict, 'The container name "/taken" is already in use'),
+        ("-x", {}, {}, InvalidParameter, r"Invalid container name \(-x\), only \[a-zA-Z0-9\]"),
+        ("ok", {"image": "gone"}, {}, NotFound, "No such image: gone"),
+        ("ok", {"image": ""}, {}, InvalidParameter, "no command specified"),
+        ("ok", {"stop_signal": "NOPE"}, {}, InvalidParameter, "NOPE"),
+        ("ok", {}, {"storage_opt": {"size": "inf"}}, InvalidParameter, "invalid size: 'inf'"),
+        ("ok", {}, {"storage_opt": {"size": "-1"}}, InvalidParameter, "invalid size"),
+        ("ok", {}, {"storage_opt": {"colour": "red"}}, InvalidParameter, "unknown option colour"),
+        ("ok", {}, {"volumes_from": ("nobody",)}, InvalidParameter, "No such container: nobody"),
+        ("ok", {}, {"binds": ("relative/x:/y",)}, InvalidParameter, "relative/x"),
+        (
+            "ok",
+            {},
+            {"mounts": (Mount(type="bind", source="/no/such/place", target="/x"),)},
+            InvalidParameter,
+            "bind source path does not exist: /no/such/place",
+        ),
+        ("ok", {}, {"links": ("nobody:db",)}, InvalidParameter, "could not get container for nobody"),
+        ("ok", {}, {"runtime": "nope"}, InvalidParameter, "nope"),
+    ],
+)
+async def test_a_refused_create_leaves_nothing(
+    bench: CreateBench,
+    name: str,
+    config: dict[str, Any],
+    host: dict[str, Any],
+    kind: type[EngineError],
+    words: str,
+) -> None:
+    before = bench.left()
+    with pytest.raises(kind, match=words):
+        await bench.create(name, config=config, host=host)
+    assert bench.left() == before
+
+
+async def test_a_failed_create_leaves_nothing(bench: CreateBench) -> None:
+    before = bench.left()
+    bench.snapshotter.failure = ValueError("size limits do not work here")
+    with pytest.raises(InvalidParameter, match="size limits do not work here"):
+        await bench.create("ok", config={"image": "busybox"})
+    bench.snapshotter.failure = None
+    bench.copy_failure = OSError("No space left on device")
+    with pytest.raises(OSError, match="No space left"):
+        await bench.create("ok", config={"image": "busybox"})
+    bench.copy_failure = None
+    bench.journal.failure = OSError("journal is full")
+    with pytest.raises(OSError, match="journal is full"):
+        await bench.create("ok", config={"image": "busybox"}, host={"binds": ("fresh:/srv",)})
+    assert bench.left() == before
+
+
+async def test_a_volume_that_was_there_survives_a_failed_create(bench: CreateBench) -> None:
+    await bench.all_volumes.create("data")
+    bench.journal.failure = OSError("journal is full")
+    with pytest.raises(OSError, match="journal is full"):
+        await bench.create("ok", host={"binds": ("data:/srv",)})
+    assert bench.all_volumes.exists("data")
