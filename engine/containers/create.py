@@ -271,6 +271,10 @@ def _size_limit(host: HostConfig) -> int | None:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
+def _shown(platform: Platform) -> str:
+    return "/".join(part for part in (platform.os, platform.architecture, platform.variant) if part)
+
+
 def _make_directory_sync(path: Path) -> None:
     path.mkdir(mode=0o710, parents=True)
 

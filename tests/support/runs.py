@@ -32,6 +32,7 @@ from engine.runtime.shims import ExecSpec, ExitRecord, Shim, ShimLost, Shims
 from engine.snapshots.base import Snapshotter
 from engine.tasks import KeyedLocks, Nursery
 from engine.volumes.service import VolumeService
+from registry.manifest import Platform
 
 
 class FakeJournal:
@@ -287,6 +288,10 @@ class FakeImage:
         self.id = image_id
         self.size = size
         self.config = config
+        self.platform = Platform(architecture="amd64", os="linux")
+
+    def suits(self, platform: Platform) -> bool:
+        return platform.architecture == self.platform.architecture
 
 
 class FakeImages:

@@ -31,6 +31,7 @@ from engine.networks.service import NetworkService
 from engine.snapshots.base import LayerKey, Snapshotter
 from engine.volumes.service import VolumeService
 from engine.volumes.store import VolumeStore
+from registry.manifest import Platform
 from tests.support.containers import container
 from tests.support.runs import Bench, FakeImage, FakeImages, FakeJournal, FakeNetworks
 
@@ -218,6 +219,19 @@ async def test_a_refused_create_leaves_nothing(
     with pytest.raises(kind, match=words):
         await bench.create(name, config=config, host=host)
     assert bench.left() == before
+
+
+async def test_an_image_for_another_platform_is_not_found(bench: CreateBench) -> None:
+    config, arm = ContainerConfig(image="plain"), Platform(architecture="arm64", os="linux", variant="v8")
+    with pytest.raises(NotFound) as caught:
+        await bench.creator.create(CreateRequest("ok", config, HostConfig(), NetworkingConfig(), arm))
+    assert caught.value.message == (
+        "image with reference plain was found but its platform (linux/amd64) "
+        "does not match the specified platform (linux/arm64/v8)"
+    )
+    amd = Platform(architecture="amd64", os="linux")
+    made, _ = await bench.creator.create(CreateRequest("ok", config, HostConfig(), NetworkingConfig(), amd))
+    assert made.image == "plain"
 
 
 async def test_a_failed_create_leaves_nothing(bench: CreateBench) -> None:
