@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import os
 import secrets
@@ -113,8 +114,28 @@ def write_files_sync(files: Files) -> None:
     finally:
         for descriptor, _ in unfinished:
             os.close(descriptor)
-    for folder in dict.fromkeys(os.path.dirname(target) for target, _ in files):
+    folders = list(dict.fromkeys(os.path.dirname(target) for target, _ in files))
+    if len(folders) > 1 and _has_one_journal(folders[-1]):
+        folders = folders[-1:]
+    for folder in folders:
         sync_folder_sync(folder)
+
+
+@functools.lru_cache(maxsize=64)
+def _journals(device: int) -> bool:
+    """Whether a device holds ext4 or XFS. Their journal is one sequence: a sync of the last change commits all before
+    it."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with contextlib.suppress(OSError), open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+        for line in mounts:
+            fields, _, rest = line.partition(" - ")
+            if fields.split()[2] == wanted:
+                return rest.split()[0] in ("ext4", "xfs")
+    return False
+
+
+def _has_one_journal(folder: str) -> bool:
+    return _journals(os.stat(folder).st_dev)
 
 
 _process_mark = f"{os.getpid():x}{secrets.token_hex(6)}"
