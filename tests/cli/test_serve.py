@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from cli import serve as serve_module
 from cli.commands import berth
 from cli.serve import flags_to_keys, serve
 
@@ -64,14 +63,3 @@ def test_a_good_configuration_is_said_to_be_good(tmp_path: Path) -> None:
     path.write_text('{"data-root": "/x", "log-level": "debug"}')
     result = CliRunner().invoke(berth, ["serve", "--config-file", str(path), "--validate"])
     assert (result.exit_code, result.output) == (0, "configuration OK\n")
-
-
-def test_the_daemon_starts_again_once_with_one_arena(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[list[str]] = []
-    monkeypatch.setattr(serve_module.os, "execv", lambda program, arguments: started.append([program, *arguments]))
-    monkeypatch.setattr(serve_module.sys, "orig_argv", ["python", "-m", "cli", "serve"])
-    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
-    serve_module._limit_arenas()
-    serve_module._limit_arenas()
-    python = serve_module.sys.executable
-    assert started == [[python, python, "-m", "cli", "serve"]]
