@@ -1,18 +1,19 @@
-"""An API on a unix socket, with a client session and plain sockets to talk to it."""
+"""An API on a unix socket, with pytest-aiohttp's client and plain sockets to talk to it."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+from pytest_aiohttp.plugin import AiohttpClient
 
 from engine.api.app import Api, Route
 from engine.api.listeners import Listeners
 from engine.tasks import Nursery
+from tests.support.running import RunningServer
 
 
 @dataclass(slots=True)
@@ -42,21 +43,22 @@ class Served:
             writer.close()
 
 
-@contextlib.asynccontextmanager
-async def served(routes: Iterable[Route], root: Path) -> AsyncIterator[Served]:
-    """Serve ``routes`` on a socket under ``root`` for the time of the block."""
-    nursery = Nursery("api")
-    listeners = Listeners(Api(routes, nursery), "root")
+async def serve_api(
+    routes: Iterable[Route], root: Path, aiohttp_client: AiohttpClient, nursery: Nursery | None = None
+) -> Served:
+    """Serve ``routes`` on a socket under ``root`` until the end of the test; a ``nursery`` given is its giver's."""
+    own = nursery or Nursery("api")
+    listeners = Listeners(Api(routes, own), "root")
     path = f"{root}/s"
     await listeners.open([f"unix://{path}"], None)
-    connector = aiohttp.UnixConnector(path=path)
-    try:
-        async with aiohttp.ClientSession("http://berth", connector=connector) as session:
-            running = Served(path, session, nursery, listeners)
-            try:
-                yield running
-            finally:
-                running.hang_up()
-    finally:
+
+    async def stop() -> None:
+        running.hang_up()
         await listeners.close(0.1)
-        await nursery.aclose()
+        if nursery is None:
+            await own.aclose()
+
+    connector = aiohttp.UnixConnector(path=path)
+    client = await aiohttp_client(RunningServer("http://berth", stop), base_url="http://berth", connector=connector)
+    running = Served(path, client.session, own, listeners)
+    return running

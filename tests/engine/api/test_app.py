@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import aiohttp
 import pytest
@@ -16,7 +14,8 @@ from aiohttp import web
 from engine.api.app import EngineRequest, Route, RouteTable
 from engine.api.decode import api_version
 from engine.errors import Conflict, NotModified
-from tests.support.served import Served, served
+from tests.engine.api.conftest import Serve
+from tests.support.served import Served
 
 
 async def nothing(request: web.Request) -> web.StreamResponse:
@@ -114,9 +113,8 @@ def handlers() -> Handlers:
 
 
 @pytest_asyncio.fixture
-async def api(handlers: Handlers, short_root: Path) -> AsyncIterator[Served]:
-    async with served(handlers.table(), short_root) as running:
-        yield running
+async def api(handlers: Handlers, serve: Serve) -> Served:
+    return await serve(handlers.table())
 
 
 async def test_every_path_exists_with_and_without_a_version(api: Served) -> None:

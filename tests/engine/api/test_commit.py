@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
 import pytest
 import pytest_asyncio
 
-from engine.api.app import Api
 from engine.api.commit import CommitRoutes
-from engine.api.listeners import Listeners
 from engine.containers.commit import CommitRequest, Committer
 from engine.containers.settings import ContainerConfig
-from engine.tasks import Nursery
+from tests.engine.api.conftest import Serve
 
 
 class Recorder:
@@ -44,16 +40,10 @@ class Room:
 
 
 @pytest_asyncio.fixture
-async def room(short_root: Path) -> AsyncIterator[Room]:
-    nursery, committer = Nursery("api"), Recorder()
+async def room(serve: Serve) -> Room:
+    committer = Recorder()
     routes = CommitRoutes(cast(Committer, committer)).table()
-    listeners = Listeners(Api(routes, nursery), "root")
-    await listeners.open([f"unix://{short_root}/s"], None)
-    connector = aiohttp.UnixConnector(path=f"{short_root}/s")
-    async with aiohttp.ClientSession("http://berth", connector=connector) as session:
-        yield Room(session, committer)
-    await listeners.close(0.1)
-    await nursery.aclose()
+    return Room((await serve(routes)).session, committer)
 
 
 async def test_everything_that_can_be_asked(room: Room) -> None:

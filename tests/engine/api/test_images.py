@@ -11,16 +11,15 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from engine.api.app import Api
 from engine.api.decode import parse_platform
 from engine.api.images import ImageRoutes
-from engine.api.listeners import Listeners
 from engine.config import Config
 from engine.errors import InvalidParameter
 from engine.images.transport import ImageTransport
 from engine.journal import Journal
 from engine.tasks import run_blocking
 from registry.manifest import Platform
+from tests.engine.api.conftest import Serve
 from tests.engine.images.conftest import Shop, tar_of
 
 
@@ -47,18 +46,13 @@ class Client:
 
 
 @pytest_asyncio.fixture
-async def client(short_root: Path) -> AsyncIterator[Client]:
+async def client(short_root: Path, serve: Serve) -> AsyncIterator[Client]:
     journal = Journal(short_root / "journal")
     await run_blocking(journal.open_sync)
     shop = Shop(short_root, journal)
     transport = ImageTransport(Config(), shop.service, None, shop.nursery, ())
     routes = ImageRoutes(shop.service, transport.puller, transport.pusher, shop.nursery, transport.platform)
-    listeners = Listeners(Api(routes.table(), shop.nursery), "root")
-    await listeners.open([f"unix://{short_root}/s"], None)
-    connector = aiohttp.UnixConnector(path=f"{short_root}/s")
-    async with aiohttp.ClientSession("http://berth", connector=connector) as session:
-        yield Client(session, shop)
-    await listeners.close(0.1)
+    yield Client((await serve(routes.table(), shop.nursery)).session, shop)
     await transport.aclose()
     await shop.nursery.aclose()
     await journal.aclose()

@@ -10,8 +10,6 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from engine.api.app import Api
-from engine.api.listeners import Listeners
 from engine.api.networks import NetworkRoutes
 from engine.config import Config
 from engine.containers.settings import EndpointSettings
@@ -19,7 +17,8 @@ from engine.errors import no_such_container
 from engine.events import EventBus
 from engine.journal import Journal
 from engine.networks.service import NetworkService
-from engine.tasks import Nursery, run_blocking
+from engine.tasks import run_blocking
+from tests.engine.api.conftest import Serve
 from tests.support.played_networks import PlayedDriver, PlayedLinks, absent_firewall
 
 
@@ -44,8 +43,8 @@ def connector() -> Connector:
 
 
 @pytest_asyncio.fixture
-async def client(short_root: Path, connector: Connector) -> AsyncIterator[aiohttp.ClientSession]:
-    nursery, journal = Nursery("api"), Journal(short_root / "journal")
+async def client(short_root: Path, connector: Connector, serve: Serve) -> AsyncIterator[aiohttp.ClientSession]:
+    journal = Journal(short_root / "journal")
     await run_blocking(journal.open_sync)
     driver = PlayedDriver()
     service = NetworkService(
@@ -57,13 +56,7 @@ async def client(short_root: Path, connector: Connector) -> AsyncIterator[aiohtt
         drivers=dict.fromkeys(("bridge", "host", "null"), driver),
     )
     await service.start()
-    listeners = Listeners(Api(NetworkRoutes(service, connector).table(), nursery), "root")
-    await listeners.open([f"unix://{short_root}/s"], None)
-    unix = aiohttp.UnixConnector(path=f"{short_root}/s")
-    async with aiohttp.ClientSession("http://berth", connector=unix) as session:
-        yield session
-    await listeners.close(0.1)
-    await nursery.aclose()
+    yield (await serve(NetworkRoutes(service, connector).table())).session
     await service.aclose()
     await journal.aclose()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -17,7 +16,8 @@ from engine.api.app import Route
 from engine.api.relay import DetachScanner, parse_detach_keys, relay, stdout_frame
 from engine.api.streams import RAW_STREAM, Takeover
 from engine.errors import InvalidParameter
-from tests.support.served import Served, served
+from tests.engine.api.conftest import Serve
+from tests.support.served import Served
 
 
 @pytest.mark.parametrize(
@@ -128,9 +128,8 @@ async def relayed() -> AsyncIterator[Relayed]:
 
 
 @pytest_asyncio.fixture
-async def api(relayed: Relayed, short_root: Path) -> AsyncIterator[Served]:
-    async with served(relayed.table(), short_root) as running:
-        yield running
+async def api(relayed: Relayed, serve: Serve) -> Served:
+    return await serve(relayed.table())
 
 
 async def attached(api: Served) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

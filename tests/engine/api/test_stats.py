@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
 import pytest_asyncio
 
-from engine.api.app import Api
-from engine.api.listeners import Listeners
 from engine.api.stats import StatsRoutes
 from engine.containers.model import Container, State, Status
 from engine.containers.processes import Processes, ProcessTable
@@ -21,7 +18,7 @@ from engine.containers.settings import ContainerConfig, HostConfig
 from engine.containers.stats import NOTHING, Collectors, Sample
 from engine.errors import no_such_container
 from engine.runtime.cgroupstats import CgroupStats
-from engine.tasks import Nursery
+from tests.engine.api.conftest import Serve
 
 SECOND = 1_000_000_000
 
@@ -79,18 +76,11 @@ class Lister:
 
 
 @pytest_asyncio.fixture
-async def client(short_root: Path) -> AsyncIterator[aiohttp.ClientSession]:
-    nursery = Nursery("api")
+async def client(serve: Serve) -> aiohttp.ClientSession:
     routes = StatsRoutes(
         cast(ContainerService, Service()), cast(Collectors, Three()), cast(Processes, Lister())
     ).table()
-    listeners = Listeners(Api(routes, nursery), "root")
-    await listeners.open([f"unix://{short_root}/s"], None)
-    connector = aiohttp.UnixConnector(path=f"{short_root}/s")
-    async with aiohttp.ClientSession("http://berth", connector=connector) as session:
-        yield session
-    await listeners.close(0.1)
-    await nursery.aclose()
+    return (await serve(routes)).session
 
 
 async def get(client: aiohttp.ClientSession, path: str) -> tuple[int, list[Any]]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -16,7 +14,8 @@ from engine.api import streams
 from engine.api.app import Route
 from engine.api.streams import RAW_STREAM, Takeover, json_lines, json_response, no_content
 from engine.errors import Conflict
-from tests.support.served import Served, served
+from tests.engine.api.conftest import Serve
+from tests.support.served import Served
 
 UPGRADE = b"POST /echo HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
 
@@ -117,9 +116,8 @@ def handlers() -> Handlers:
 
 
 @pytest_asyncio.fixture
-async def api(handlers: Handlers, short_root: Path) -> AsyncIterator[Served]:
-    async with served(handlers.table(), short_root) as running:
-        yield running
+async def api(handlers: Handlers, serve: Serve) -> Served:
+    return await serve(handlers.table())
 
 
 async def answered(reader: asyncio.StreamReader) -> bytes:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
 import pytest
 import pytest_asyncio
 
-from engine.api.app import Api
-from engine.api.listeners import Listeners
 from engine.api.update import UpdateRoutes
 from engine.containers.settings import RestartPolicy
 from engine.containers.update import UpdateConfig, Updater
-from engine.tasks import Nursery
+from tests.engine.api.conftest import Serve
 
 
 class Recorder:
@@ -35,15 +31,8 @@ def updater() -> Recorder:
 
 
 @pytest_asyncio.fixture
-async def client(short_root: Path, updater: Recorder) -> AsyncIterator[aiohttp.ClientSession]:
-    nursery = Nursery("api")
-    listeners = Listeners(Api(UpdateRoutes(cast(Updater, updater)).table(), nursery), "root")
-    await listeners.open([f"unix://{short_root}/s"], None)
-    connector = aiohttp.UnixConnector(path=f"{short_root}/s")
-    async with aiohttp.ClientSession("http://berth", connector=connector) as session:
-        yield session
-    await listeners.close(0.1)
-    await nursery.aclose()
+async def client(serve: Serve, updater: Recorder) -> aiohttp.ClientSession:
+    return (await serve(UpdateRoutes(cast(Updater, updater)).table())).session
 
 
 async def post(client: aiohttp.ClientSession, path: str, **body: Any) -> tuple[int, Any]:

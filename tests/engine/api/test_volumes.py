@@ -9,14 +9,13 @@ from typing import Any
 import aiohttp
 import pytest_asyncio
 
-from engine.api.app import Api
-from engine.api.listeners import Listeners
 from engine.api.volumes import VolumeRoutes
 from engine.events import EventBus
 from engine.journal import Journal
 from engine.tasks import Nursery, run_blocking
 from engine.volumes.service import VolumeService
 from engine.volumes.store import VolumeStore
+from tests.engine.api.conftest import Serve
 
 
 class NoUsers:
@@ -27,17 +26,12 @@ class NoUsers:
 
 
 @pytest_asyncio.fixture
-async def client(short_root: Path) -> AsyncIterator[aiohttp.ClientSession]:
+async def client(short_root: Path, serve: Serve) -> AsyncIterator[aiohttp.ClientSession]:
     nursery, journal = Nursery("api"), Journal(short_root / "journal")
     await run_blocking(journal.open_sync)
     service = VolumeService(short_root / "volumes", VolumeStore(journal), EventBus(), nursery, NoUsers())
     await service.restore({})
-    listeners = Listeners(Api(VolumeRoutes(service).table(), nursery), "root")
-    await listeners.open([f"unix://{short_root}/s"], None)
-    connector = aiohttp.UnixConnector(path=f"{short_root}/s")
-    async with aiohttp.ClientSession("http://berth", connector=connector) as session:
-        yield session
-    await listeners.close(0.1)
+    yield (await serve(VolumeRoutes(service).table())).session
     await nursery.aclose()
     await journal.aclose()
 

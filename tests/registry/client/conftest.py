@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from pytest_aiohttp.plugin import AiohttpRawServer
 
 from registry.client.credentials import AuthConfig
 from registry.client.hosts import Endpoint, HostPolicy
@@ -37,17 +38,12 @@ class Stage:
 
 
 @pytest_asyncio.fixture
-async def stage() -> AsyncIterator[Stage]:
+async def stage(aiohttp_raw_server: AiohttpRawServer) -> AsyncIterator[Stage]:
     made = Stage()
-    runner = web.ServerRunner(web.Server(made.handle), shutdown_timeout=0.1)  # type: ignore[arg-type]
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    made.host = f"127.0.0.1:{port}"
+    server = await aiohttp_raw_server(made.handle, shutdown_timeout=0.1)  # type: ignore[arg-type]
+    made.host = f"127.0.0.1:{server.port}"
     yield made
     await made.transport.aclose()
-    await runner.cleanup()
 
 
 @pytest.fixture

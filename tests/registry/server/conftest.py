@@ -3,8 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,14 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
+from pytest_aiohttp.plugin import AiohttpClient
 
 from registry.config import Settings
 from registry.digest import Digest
 from registry.manifest import OCI_MANIFEST, Descriptor, ImageManifest, encode
 from registry.server.app import RegistryServer
 from registry.users import set_user_sync
+from tests.support.running import RunningServer
 
 
 @dataclass
@@ -96,21 +97,21 @@ def users(tmp_path: Path) -> Path:
 Start = Callable[..., Awaitable[Client]]
 
 
-@pytest_asyncio.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
+@pytest.fixture
+def start(tmp_path: Path, aiohttp_client: AiohttpClient) -> Start:
     """Starts servers on free loopback ports; stops them at the end."""
-    async with AsyncExitStack() as exits:
 
-        async def begin(**changes: Any) -> Client:
-            settings = replace(Settings(root=tmp_path / "root", address="127.0.0.1:0", drain_seconds=0.5), **changes)
-            server = RegistryServer(settings)
-            await server.start()
-            exits.push_async_callback(server.stop)
-            scheme = "https" if settings.serves_tls else "http"
-            session = await exits.enter_async_context(aiohttp.ClientSession(skip_auto_headers=["Content-Type"]))
-            return Client(server, session, scheme)
+    async def begin(**changes: Any) -> Client:
+        settings = replace(Settings(root=tmp_path / "root", address="127.0.0.1:0", drain_seconds=0.5), **changes)
+        server = RegistryServer(settings)
+        await server.start()
+        host, port = server.addresses()[0]
+        scheme = "https" if settings.serves_tls else "http"
+        running = RunningServer(f"{scheme}://{host}:{port}", server.stop)
+        client = await aiohttp_client(running, skip_auto_headers=["Content-Type"])
+        return Client(server, client.session, scheme)
 
-        yield begin
+    return begin
 
 
 @pytest_asyncio.fixture
