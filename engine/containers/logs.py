@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import io
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -54,52 +54,84 @@ class Entry(msgspec.Struct):
     attrs: dict[str, str] = {}
 
 
-_decode = msgspec.json.Decoder(Entry).decode
+_DECODER = msgspec.json.Decoder(Entry)
+_FIXED_LENGTH = len("2006-01-02T15:04:05.000000000")
 
 
 class Renderer:
-    """Turns log lines into what the client reads."""
+    """Turns log lines into what the client reads. Lines of one write share their time, so it is looked at once."""
 
     def __init__(self, query: LogQuery, *, framed: bool) -> None:
         self._query = query
         self._framed = framed
         self._timed = query.since_ns is not None or query.until_ns is not None
+        self._time: str | None = None
+        self._prefix = b""
+        self._in_time = True
         self.past_until = False
 
-    def render(self, lines: list[bytes]) -> bytes:
+    def render(self, chunk: bytes) -> bytes:
         """The wire bytes of some whole lines; unreadable lines are passed over (a crash may have torn one)."""
         out: list[bytes] = []
-        for line in lines:
-            try:
-                entry = _decode(line)
-                if self._wanted(entry):
-                    self._append(out, entry)
-            except (msgspec.DecodeError, ValueError):  # ValueError: a time that is none
+        try:
+            entries: Iterable[Entry] = _DECODER.decode_lines(chunk)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            entries = _readable(chunk)
+        query = self._query
+        for entry in entries:
+            if not (query.stdout if entry.stream == "stdout" else query.stderr):
                 continue
+            if entry.time != self._time and not self._take_time(entry.time):
+                continue
+            if self._in_time:
+                self._append(out, entry)
         return b"".join(out)
 
-    def _wanted(self, entry: Entry) -> bool:
-        query = self._query
-        if not (query.stdout if entry.stream == "stdout" else query.stderr):
+    def _take_time(self, time: str) -> bool:
+        """Look at an entry's time; False when it is none, and somebody wants to know it."""
+        try:
+            if self._timed:
+                self._in_time = self._wanted(parse_rfc3339(time))
+            if self._query.timestamps:
+                self._prefix = _fixed(time).encode() + b" "
+        except ValueError:
             return False
-        if not self._timed:
-            return True
-        at = parse_rfc3339(entry.time)
+        self._time = time
+        return True
+
+    def _wanted(self, at: int) -> bool:
+        query = self._query
         if query.until_ns is not None and at > query.until_ns:
             self.past_until = True
             return False
         return query.since_ns is None or at >= query.since_ns
 
     def _append(self, out: list[bytes], entry: Entry) -> None:
-        text = entry.log.encode("utf-8", "surrogatepass")
+        try:
+            text = entry.log.encode()
+        except UnicodeEncodeError:
+            text = entry.log.encode("utf-8", "surrogatepass")
         if self._query.details:
             text = _details(entry.attrs) + b" " + text
         if self._query.timestamps:
-            text = rfc3339_fixed(parse_rfc3339(entry.time)).encode() + b" " + text
+            text = self._prefix + text
         if self._framed:
             out.append(STREAM_NUMBERS.get(entry.stream, STREAM_NUMBERS["stdout"]))
             out.append(len(text).to_bytes(4, "big"))
         out.append(text)
+
+
+def _readable(chunk: bytes) -> Iterator[Entry]:
+    for line in chunk.split(b"\n"):
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+            yield _DECODER.decode(line)
+
+
+def _fixed(time: str) -> str:
+    """The time with nine digits of its second, as docker shows it. ValueError when it is none."""
+    if len(time) <= _FIXED_LENGTH + 1 and time[19:20] == "." and time.endswith("Z"):
+        return time[:-1].ljust(_FIXED_LENGTH, "0") + "Z"
+    return rfc3339_fixed(parse_rfc3339(time))
 
 
 def _details(attrs: dict[str, str]) -> bytes:
@@ -223,21 +255,24 @@ class LogCursor:
             files = _seek_tail(files, tail)
         self._queue = files
 
-    def read_sync(self) -> list[bytes]:
+    def read_sync(self) -> bytes:
         """The next whole lines, about ``BATCH_BYTES`` of them; empty at the end of what is there now."""
         while True:
             if self._file is None:
                 if not self._queue:
-                    return []
+                    return b""
                 self._file, self._rest = self._queue.pop(0), b""
             data = self._file.read(BATCH_BYTES)
             if data:
-                whole, newline, self._rest = (self._rest + data).rpartition(b"\n")
-                if newline:
-                    return whole.split(b"\n")
+                if self._rest:
+                    data = self._rest + data
+                end = data.rfind(b"\n") + 1
+                self._rest = data[end:]
+                if end:
+                    return data[:end]
                 continue
             if not self._advance_sync():
-                return []
+                return b""
 
     def _advance_sync(self) -> bool:
         """At the end of a file: go to the next one, if there is one."""
@@ -345,8 +380,8 @@ async def read_log(
 
 
 def _batch_sync(cursor: LogCursor, renderer: Renderer) -> tuple[bytes, bool]:
-    lines = cursor.read_sync()
-    return renderer.render(lines), bool(lines)
+    chunk = cursor.read_sync()
+    return renderer.render(chunk), bool(chunk)
 
 
 async def _change(watch: FolderWatch, end_event: asyncio.Event, until_ns: int | None) -> None:

@@ -30,6 +30,8 @@ del _ESCAPES[ord("\n")]
 _HTML = tuple((bytes((byte,)), _ESCAPES[byte]) for byte in b"<>&")
 _SURROGATES = dict.fromkeys(range(0xDC80, 0xDD00), "\\ufffd")
 _SEPARATORS = (("\u2028".encode(), b"\\u2028"), ("\u2029".encode(), b"\\u2029"))
+_START = b'{"log":"'
+_MOST_PARTS = 1000  # the kernel takes 1024 of one writev
 # Beyond one byte in this many that is not plain, a chunk is binary.
 _SPARSE = 8
 # The C function, where the interpreter has it; both quote a string and keep what is not ASCII.
@@ -212,19 +214,22 @@ class JsonFile(Log):
         tail = self._tails[stream]
         lines, entries, self._tails[stream] = cut(tail + data if tail else data)
         end = self._middles[stream] + timestamp(time.time_ns()) + b'"}\n'
-        encoded = []
+        parts: list[bytes] = []
         if lines:
-            encoded.append(b'{"log":"' + escape(lines[:-1]).replace(b"\n", b"\\n" + end + b'{"log":"') + b"\\n" + end)
-        encoded.extend(b'{"log":"' + escape(entry).replace(b"\n", b"\\n") + end for entry in entries)
-        if encoded:
-            self._append(b"".join(encoded))
+            whole = b"\\n" + end
+            parts = [_START, escape(lines[:-1]).replace(b"\n", whole + _START), whole]
+        for entry in entries:
+            parts += [_START, escape(entry[:-1]), b"\\n"] if entry.endswith(b"\n") else [_START, escape(entry)]
+            parts.append(end)
+        if parts:
+            self._append(parts)
 
     def flush(self) -> None:
         for stream, tail in self._tails.items():
             if tail:
                 self._tails[stream] = b""
                 end = self._middles[stream] + timestamp(time.time_ns()) + b'"}\n'
-                self._append(b'{"log":"' + escape(tail) + end)
+                self._append([_START, escape(tail), end])
 
     def truncate(self) -> None:
         os.ftruncate(self._file, 0)
@@ -247,10 +252,16 @@ class JsonFile(Log):
         self._file = os.open(self._path, flags, 0o640)
         self._size = os.fstat(self._file).st_size
 
-    def _append(self, encoded: bytes) -> None:
+    def _append(self, parts: list[bytes]) -> None:
         try:
+            if len(parts) <= _MOST_PARTS and (
+                self._max_size <= 0 or self._size + sum(map(len, parts)) < self._max_size
+            ):
+                self._write(parts)
+                return
+            encoded = b"".join(parts)
             if self._max_size <= 0:
-                self._write(encoded)
+                self._write([encoded])
                 return
             while encoded:
                 if self._size >= self._max_size:
@@ -259,15 +270,23 @@ class JsonFile(Log):
                 room = max(1, self._max_size - self._size)
                 stop = encoded.find(b"\n", room - 1) + 1 or len(encoded)
                 part, encoded = encoded[:stop], encoded[stop:]
-                self._write(part)
+                self._write([part])
         except OSError as error:
             if not self._troubled:
                 self._troubled = True
                 self._on_trouble(error)
 
-    def _write(self, encoded: bytes) -> None:
+    def _write(self, parts: list[bytes]) -> None:
+        size = sum(map(len, parts))
+        written = os.writev(self._file, parts) if len(parts) > 1 else 0
+        if written < size:
+            self._write_rest(b"".join(parts), written)
+        else:
+            self._size += written
+        self._troubled = False
+
+    def _write_rest(self, encoded: bytes, written: int) -> None:
         view = memoryview(encoded)
-        written = 0
         try:
             while written < len(view):
                 written += os.write(self._file, view[written:])
@@ -279,7 +298,6 @@ class JsonFile(Log):
             self._size += whole
             raise
         self._size += written
-        self._troubled = False
 
     def _make_room(self) -> None:
         """Rotate, but not under the child that compresses the last file unless it is too slow for the container."""
@@ -367,7 +385,10 @@ def open_log(settings: dict[str, Any], on_trouble: Callable[[OSError], None]) ->
     if driver in _REMOTE:
         from engine.shim import logqueue, sinks
 
-        sink = sinks.open_sink(driver, settings["sink"])
+        try:
+            sink = sinks.open_sink(driver, settings["sink"])
+        except OSError as error:
+            raise OSError(f"failed to initialize logging driver: {error}") from error
         cache = _open_file("local", settings, on_trouble) if settings["path"] else NoLog()
         return logqueue.Remote(sink, cache, limit=limit, on_trouble=on_trouble)
     if driver != "none" and driver not in _FILE_DEFAULTS:
