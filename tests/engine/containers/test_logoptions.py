@@ -95,8 +95,10 @@ def test_what_dockerd_takes_is_taken(driver: str, options: dict[str, str]) -> No
         (
             "fluentd",
             {"fluentd-async": "1", "fluentd-async-connect": "1"},
-            "conflicting options: cannot specify both 'fluentd-async' and 'fluentd-async-connect', "
-            "use 'fluentd-async' only",
+            (
+                "conflicting options: cannot specify both 'fluentd-async' and 'fluentd-async-connect', "
+                "use 'fluentd-async' only"
+            ),
         ),
         (
             "fluentd",
