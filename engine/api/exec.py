@@ -73,7 +73,6 @@ class ExecRoutes:
             # The head has gone out: docker says it on the stream, and inspect has the exit code.
             words = f"{error.message}\r\n".encode()
             client.write(words if wish.tty else stdout_frame(words))
-            stream.close()
         else:
             typed = settings.attach_stdin and settings.tty
             scanner = DetachScanner(parse_detach_keys(settings.detach_keys)) if typed else None
@@ -82,7 +81,9 @@ class ExecRoutes:
                     self._service.detached(self._service.find(instance.container_id))
             except ConnectionError:
                 pass
-        client.close_write()
+        finally:
+            stream.close()
+            client.close_write()
         return client.finished()
 
     async def inspect(self, request: web.Request) -> web.StreamResponse:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import msgspec
 
 from engine.clock import SECOND
 from engine.containers.model import Container, Status
@@ -114,15 +112,19 @@ def summary(
     networks: Mapping[str, Any],
     ports: Mapping[str, Any] | None,
     size: Mapping[str, int] | None = None,
+    link_names: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """One element of the list. ``image`` is the name to show, ``networks`` the endpoint documents by network name."""
+    """One element of the list. ``image`` is the name to show, ``networks`` the endpoint documents by network name.
+
+    ``link_names`` are those it has in other containers: ``/container/alias``.
+    """
     host = container.host_config
     host_view: dict[str, Any] = {"NetworkMode": host.network_mode}
     if host.annotations:
         host_view["Annotations"] = host.annotations
     shown: dict[str, Any] = {
         "Id": container.id,
-        "Names": [f"/{container.name}"],
+        "Names": [f"/{container.name}", *link_names],
         "Image": image,
         "ImageID": container.image_id,
         "Command": command_words(container),
@@ -138,8 +140,3 @@ def summary(
     if size is not None:
         shown.update(size)
     return shown
-
-
-def builtins(document: object) -> Any:
-    """A settings struct as plain JSON values with Docker's spelling."""
-    return msgspec.to_builtins(document)

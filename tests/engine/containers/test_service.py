@@ -7,25 +7,21 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 import pytest_asyncio
 
 from engine.clock import SECOND
-from engine.containers.create import Creator
 from engine.containers.listing import PRUNE_ALLOWED, ListQuery
 from engine.containers.live import Exit, StreamChoice
 from engine.containers.logs import LogQuery
 from engine.containers.model import Container, Status
-from engine.containers.service import ContainerService
 from engine.containers.settings import EndpointSettings, LogConfig
 from engine.errors import Conflict, InvalidParameter, NotFound, NotModified
 from engine.filters import Filters
-from engine.images.service import ImageService
-from engine.networks.service import NetworkService
 from tests.support.containers import container, ended, running
-from tests.support.runs import Bench, FakeImage, FakeImages, FakeNetworks, refused, until
+from tests.support.runs import refused, until
+from tests.support.services import ServiceBench
 
 NEW = container(1, name="new", networks={"front": EndpointSettings()})
 BOX = running(2, name="box")
@@ -34,30 +30,9 @@ FROZEN = running(4, name="frozen", state={"status": Status.PAUSED})
 AGAIN = ended(5, name="again", state={"status": Status.RESTARTING})
 
 
-class ServiceBench(Bench):
-    """A bench with the service on top."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root, NEW, BOX, OLD, FROZEN, AGAIN)
-        self.networks = FakeNetworks()
-        self.images = FakeImages({"busybox": FakeImage(BOX.image_id)})
-        self.service = ContainerService(
-            self.records,
-            self.live,
-            cast(Creator, None),
-            self.lifecycle,
-            self.remover,
-            self.execs,
-            self.lifecycle._assembly,
-            cast(ImageService, self.images),
-            cast(NetworkService, self.networks),
-            self.locks,
-        )
-
-
 @pytest_asyncio.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[ServiceBench]:
-    made = ServiceBench(tmp_path)
+    made = ServiceBench(tmp_path, NEW, BOX, OLD, FROZEN, AGAIN)
     yield made
     await made.aclose()
 
