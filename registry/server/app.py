@@ -53,6 +53,7 @@ _SERVICE = "berth registry"
 _READ_BUFFER = 128 * 1024
 _ABANDONED_AFTER_SECONDS = 86400.0
 _UPKEEP_SECONDS = 60.0
+_SEND_REST_SECONDS = 10.0
 _EXPIRY_SECONDS = 6 * 3600.0
 
 
@@ -229,13 +230,15 @@ class RegistryServer:
         """Take no more connections, let requests in progress finish for the drain time, close."""
         for listener in self._listeners:
             listener.close()
-        await self._background.aclose()
-        await self.webhooks.save()
+        # aiohttp's own shutdown stops reading at once, which would cut uploads: requests in progress come first.
+        await self.dispatcher.drain(self.settings.drain_seconds)
         for server in self._servers:
             server.pre_shutdown()
-            await server.shutdown(self.settings.drain_seconds)
+            await server.shutdown(min(self.settings.drain_seconds, _SEND_REST_SECONDS))
         self._servers.clear()
         self._listeners.clear()
+        await self._background.aclose()
+        await self.webhooks.save()
         if self.proxy is not None:
             await self.proxy.aclose()
         await self.transport.aclose()

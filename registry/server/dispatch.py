@@ -4,6 +4,7 @@ else."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import itertools
 import logging
@@ -83,14 +84,32 @@ class Dispatcher:
         self._prefix = settings.prefix.rstrip("/")
         self._standing = {**API_VERSION, **settings.headers}
         self.observers: list[Observer] = []
+        self._in_flight = 0
+        self._idle: asyncio.Event | None = None
 
     async def handle(self, request: BaseRequest) -> web.StreamResponse:
         """The one entry point, for aiohttp's low-level server."""
         started = time.perf_counter()
-        kind, reply = await self._answer(request)
+        self._in_flight += 1
+        try:
+            kind, reply = await self._answer(request)
+        finally:
+            self._in_flight -= 1
+            if self._idle is not None and not self._in_flight:
+                self._idle.set()
+        if self._idle is not None:
+            reply.keep_alive = False
         for observer in self.observers:
             observer(request, reply, kind, reply.user, started)
         return as_response(reply)
+
+    async def drain(self, seconds: float) -> None:
+        """From now on every answer is its connection's last; wait until requests in progress are answered."""
+        self._idle = asyncio.Event()
+        if self._in_flight:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._idle.wait()
 
     async def _answer(self, request: BaseRequest) -> tuple[str, Reply]:
         kind = "base"

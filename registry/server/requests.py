@@ -18,6 +18,7 @@ from registry.errors import RegistryError
 from registry.server.auth import Identity
 
 BODY_STALL_SECONDS = 60.0
+BODY_PAUSE_SECONDS = 0.5
 
 
 @dataclass(slots=True)
@@ -126,8 +127,13 @@ class Body:
         size = 0
         try:
             while size < batch_bytes:
-                async with asyncio.timeout(BODY_STALL_SECONDS):
-                    chunk = await self._content.readany()
+                try:
+                    async with asyncio.timeout(BODY_PAUSE_SECONDS if batch else BODY_STALL_SECONDS):
+                        chunk = await self._content.readany()
+                except TimeoutError:
+                    if batch:
+                        break  # what a slow client has sent so far goes to disk, where it survives us
+                    raise
                 if not chunk:
                     break
                 batch.append(chunk)
