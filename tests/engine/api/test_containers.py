@@ -20,9 +20,9 @@ from engine.containers.model import Status
 from engine.errors import InvalidParameter, no_such_image
 from engine.images.store import ImageStore
 from engine.networks.service import NetworkService
+from tests.engine.api.conftest import Serve
 from tests.support.containers import container, ended, running
 from tests.support.runs import FakeImages, FakeShim, until
-from tests.engine.api.conftest import Serve
 from tests.support.served import Served
 from tests.support.services import ServiceBench
 

@@ -1,0 +1,214 @@
+"""The engine as a whole: ping, version, info, events, disk usage, and no swarm."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import pytest_asyncio
+
+from engine.api.system import SystemRoutes, _file_system
+from engine.api.usage import DiskUsageReport
+from engine.api.views import ContainerViews
+from engine.config import Config
+from engine.containers.assembly import Host
+from engine.containers.host import HostFacts
+from engine.containers.model import Status
+from engine.images.service import ImageService
+from engine.images.store import ImageStore
+from engine.networks.service import NetworkService
+from engine.runtime.cgroups import Cgroups
+from engine.runtime.oci import Runtime
+from engine.volumes.service import VolumeService
+from tests.engine.api.conftest import Serve
+from tests.support.containers import container, ended, running
+from tests.support.runs import FakeImages
+from tests.support.served import Served
+from tests.support.services import ServiceBench
+
+
+class NoCgroups:
+    """Names its driver."""
+
+    driver = "cgroupfs"
+
+
+class OneRuntime:
+    """What is asked of a runtime here."""
+
+    name, version, commit, path = "crun", "1.8", "abc", "/usr/bin/crun"
+
+
+class EmptyImages(FakeImages):
+    """An image store and an image service without images."""
+
+    def all(self) -> list[object]:
+        return []
+
+    def get(self, name: str) -> Any:
+        return None
+
+    def list(self, *_: object, **__: object) -> list[object]:
+        return []
+
+
+class EmptyVolumes:
+    """A volume service without volumes."""
+
+    async def usage(self) -> tuple[object, ...]:
+        return ()
+
+
+@pytest_asyncio.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[ServiceBench]:
+    made = ServiceBench(
+        tmp_path,
+        container(1),
+        running(2),
+        running(3, state={"status": Status.PAUSED}),
+        ended(4, state={"status": Status.RESTARTING}),
+        ended(5),
+    )
+    made.assembly.sizes = {container(1).id: 7}
+    yield made
+    await made.aclose()
+
+
+@pytest_asyncio.fixture
+async def routes(bench: ServiceBench, tmp_path: Path) -> SystemRoutes:
+    config = Config(
+        data_root=tmp_path,
+        labels=("a=b",),
+        registry_mirrors=("https://mirror",),
+        insecure_registries=("10.0.0.0/8", "old:5000"),
+        default_address_pools=(("10.9.0.0/16", 24),),
+    )
+    facts = HostFacts(cgroup_version=2, supports=frozenset({"memory", "pids"}), cpus=3, memory_total=99, apparmor=True)
+    runtimes = {"crun": cast(Runtime, OneRuntime())}
+    host = Host(facts, cast(Cgroups, NoCgroups()), runtimes, "crun", "/usr/bin/tini")
+    images = EmptyImages()
+    views = ContainerViews(bench.service, cast(NetworkService, bench.networks), cast(ImageStore, images), tmp_path)
+    usage = DiskUsageReport(
+        bench.service, views, cast(ImageService, images), cast(VolumeService, EmptyVolumes()), lambda: 55
+    )
+    return SystemRoutes(config, host, "id1", bench.store, cast(ImageStore, images), bench.events, usage, "overlay2")
+
+
+@pytest_asyncio.fixture
+async def api(routes: SystemRoutes, serve: Serve) -> Served:
+    return await serve(routes.table())
+
+
+async def ask(api: Served, path: str, **params: str) -> tuple[int, Any]:
+    status, text = await api.get(path, params=params)
+    return status, json.loads(text)
+
+
+async def lines(api: Served, **params: str) -> list[str]:
+    status, text = await api.get("/events", params=params)
+    assert status == 200
+    return [json.loads(line)["Action"] for line in text.splitlines()]
+
+
+async def test_ping(api: Served) -> None:
+    async with api.session.get("/_ping") as response:
+        assert (response.status, await response.text()) == (200, "OK")
+        assert response.headers["Builder-Version"] == "1"
+        assert response.headers["Swarm"] == "inactive"
+        assert "no-cache" in response.headers["Cache-Control"]
+        assert response.headers["Api-Version"] == "1.51"
+    async with api.session.head("/v1.40/_ping") as response:
+        assert (response.status, await response.read()) == (200, b"")
+
+
+async def test_version(api: Served) -> None:
+    _, version = await ask(api, "/version")
+    assert (version["ApiVersion"], version["MinAPIVersion"], version["Os"]) == ("1.51", "1.24", "linux")
+    assert [c["Name"] for c in version["Components"]] == ["Engine", "berth", "crun"]
+    assert version["Components"][2]["Details"] == {"GitCommit": "abc"}
+
+
+async def test_info(api: Served, routes: SystemRoutes) -> None:
+    _, info = await ask(api, "/info")
+    counts = {key: info[f"Containers{key}"] for key in ("", "Running", "Paused", "Stopped")}
+    assert counts == {"": 5, "Running": 2, "Paused": 1, "Stopped": 2}
+    assert (info["ID"], info["NCPU"], info["MemTotal"], info["Driver"]) == ("id1", 3, 99, "overlay2")
+    assert (info["MemoryLimit"], info["SwapLimit"], info["PidsLimit"]) == (True, False, True)
+    assert (info["CgroupVersion"], info["CgroupDriver"]) == ("2", "cgroupfs")
+    assert info["SecurityOptions"] == ["name=apparmor", "name=seccomp,profile=builtin", "name=cgroupns"]
+    assert (info["Labels"], info["DefaultRuntime"], info["InitBinary"]) == (["a=b"], "crun", "tini")
+    assert info["DefaultAddressPools"] == [{"Base": "10.9.0.0/16", "Size": 24}]
+    registries = info["RegistryConfig"]
+    assert registries["Mirrors"] == ["https://mirror/"]
+    assert registries["InsecureRegistryCIDRs"] == ["10.0.0.0/8", "::1/128", "127.0.0.0/8"]
+    assert registries["IndexConfigs"]["old:5000"]["Secure"] is False
+    routes.reloaded(Config(data_root=routes.config.data_root, debug=True))
+    assert (await ask(api, "/info"))[1]["Debug"] is True
+
+
+async def test_past_events(api: Served, bench: ServiceBench) -> None:
+    bench.records.event(running(2), "start")
+    bench.records.event(running(2), "die", {"exitCode": "0"})
+    assert await lines(api, since="0", until="1970-01-02") == []
+    now = str(bench.events._last_ns // 10**9 + 1)
+    assert await lines(api, since="0", until=now) == ["start", "die"]
+    assert await lines(api, since="0", until=now, filters='{"event":["die"]}') == ["die"]
+    assert await lines(api, until="5") == []
+
+
+async def test_live_events_follow_past_ones(api: Served, bench: ServiceBench) -> None:
+    bench.records.event(running(2), "start")
+    async with api.session.get("/events", params={"since": "0", "filters": '{"type":["container"]}'}) as response:
+        assert json.loads(await asyncio.wait_for(response.content.readline(), 5))["Action"] == "start"
+        assert bench.events.listeners == 1
+        bench.events.publish("volume", "create", "v1")
+        bench.records.event(running(2), "die")
+        assert json.loads(await asyncio.wait_for(response.content.readline(), 5))["Action"] == "die"
+        response.close()
+    async with asyncio.timeout(5):
+        while bench.events.listeners:
+            await asyncio.sleep(0.001)
+
+
+async def test_events_end_at_until(api: Served) -> None:
+    async with asyncio.timeout(5):
+        assert await lines(api, until="-10ms") == []
+
+
+async def test_event_parameters_are_checked(api: Served) -> None:
+    assert await ask(api, "/events", since="10", until="5") == (
+        400,
+        {"message": "`since` time cannot be after `until` time"},
+    )
+    assert (await ask(api, "/events", since="soon"))[0] == 400
+    assert (await ask(api, "/events", filters='{"colour":["red"]}'))[0] == 400
+
+
+async def test_disk_usage(api: Served) -> None:
+    _, everything = await ask(api, "/system/df")
+    assert (everything["LayersSize"], everything["Images"], everything["Volumes"]) == (55, [], [])
+    assert len(everything["Containers"]) == 5
+    assert sum(row["SizeRw"] for row in everything["Containers"]) == 7
+    _, volumes = await ask(api, "/system/df", type="volume")
+    assert (volumes["LayersSize"], volumes["Images"], volumes["Containers"], volumes["Volumes"]) == (0, None, None, [])
+    assert await ask(api, "/system/df", type="dust") == (400, {"message": "unknown object type: dust"})
+
+
+@pytest.mark.parametrize("path", ["/swarm", "/services", "/nodes", "/tasks", "/secrets", "/configs"])
+async def test_there_is_no_swarm(api: Served, path: str) -> None:
+    status, answer = await ask(api, path)
+    assert status == 503
+    assert answer["message"].startswith("This node is not a swarm manager.")
+
+
+async def test_there_are_no_plugins(api: Served) -> None:
+    assert await ask(api, "/plugins") == (200, [])
+
+
+def test_file_systems_are_named() -> None:
+    assert _file_system(Path("/proc/self")) == "proc"
+    assert _file_system(Path("/sys")) == "sysfs"
