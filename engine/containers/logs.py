@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import io
 import os
+import zlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ BATCH_BYTES = 512 * 1024
 BLOCK_BYTES = 64 * 1024
 _LISTING_ATTEMPTS = 5
 _GZIP_WITH_NAME = b"\x08"
+_GZIP_WINDOW = 31
+_BEGINNING = 4096
+_FIRST = 256
 STREAM_NUMBERS = {"stdout": b"\x01\x00\x00\x00", "stderr": b"\x02\x00\x00\x00"}
 
 
@@ -170,14 +174,17 @@ def _is_compressed(file: object) -> bool:
     return isinstance(file, igzip.IGzipFile)
 
 
-def _identity_sync(file: IO[bytes]) -> int:
-    """The inode of an open file; of a compressed one, that of the file it was made from, which the shim notes in it."""
-    if _is_compressed(file):
-        head = os.pread(file.fileno(), 64, 0)
-        name = head[10:].partition(b"\0")[0]
-        if head[3:4] == _GZIP_WITH_NAME and name.isdigit():
-            return int(name)
-    return os.fstat(file.fileno()).st_ino
+def _identity_sync(file: IO[bytes]) -> tuple[int, bytes]:
+    """What stays the same about a file that is renamed and compressed: its inode, which the shim notes in what it
+    compresses, and how it begins, because the inode of a file that is gone may soon be another's.
+    """
+    descriptor = file.fileno()
+    head = os.pread(descriptor, _BEGINNING, 0)
+    if not _is_compressed(file):
+        return os.fstat(descriptor).st_ino, head[:_FIRST]
+    name = head[10:].partition(b"\0")[0]
+    inode = int(name) if head[3:4] == _GZIP_WITH_NAME and name.isdigit() else os.fstat(descriptor).st_ino
+    return inode, zlib.decompressobj(_GZIP_WINDOW).decompress(head, _FIRST)
 
 
 def _open_all_sync(path: Path) -> list[IO[bytes]]:
@@ -292,7 +299,7 @@ class LogCursor:
         self._file = None
         return bool(self._queue)
 
-    def _newer_sync(self, identity: int) -> list[IO[bytes]]:
+    def _newer_sync(self, identity: tuple[int, bytes]) -> list[IO[bytes]]:
         """The files after the one that was read; all of them where that one is gone, because all are newer then."""
         files = _open_all_sync(self._path)
         identities = [_identity_sync(file) for file in files]

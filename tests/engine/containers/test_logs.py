@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import io
 import json
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from engine.clock import SECOND, rfc3339
 from engine.containers import logs
-from engine.containers.logs import LogCursor, LogQuery, Renderer, log_files, read_log, start_of_tail
+from engine.containers.logs import LogCursor, LogQuery, Renderer, log_files, read_log, start_of_tail, truncate_log_sync
 
 
 def line(text: str, stream: str = "stdout", at: int = 1, attrs: dict[str, str] | None = None) -> bytes:
@@ -301,3 +302,74 @@ def test_half_a_line_waits_for_its_rest(tmp_path: Path, sync_log: Callable[[str]
     sync_log("o\n")
     assert drained(cursor) == [b"two"]
     cursor.close_sync()
+
+
+def compress(plain: Path) -> None:
+    """As the shim does: the header names the inode of the file it was made from."""
+    with open(f"{plain}.gz", "wb") as file, gzip.GzipFile(str(plain.stat().st_ino), "wb", fileobj=file) as target:
+        target.write(plain.read_bytes())
+    plain.unlink()
+
+
+def test_a_reader_finds_its_place_among_compressed_files(tmp_path: Path) -> None:
+    log_path = tmp_path / "x"
+    cursor = LogCursor(log_path)
+    log_path.write_bytes(b"1\n")
+    cursor.open_sync(None)
+    assert drained(cursor) == [b"1"]
+    for text in (b"2\n", b"3\n"):
+        for number in (2, 1):
+            with contextlib.suppress(FileNotFoundError):
+                (tmp_path / f"x.{number}.gz").rename(tmp_path / f"x.{number + 1}.gz")
+        log_path.rename(tmp_path / "x.1")
+        compress(tmp_path / "x.1")
+        log_path.write_bytes(text)
+    assert drained(cursor) == [b"2", b"3"]
+    cursor.close_sync()
+
+
+def test_a_file_with_the_inode_of_a_gone_one_is_another_file(tmp_path: Path) -> None:
+    log_path = tmp_path / "x"
+    log_path.write_bytes(b"now\n")
+    with (
+        open(f"{log_path}.1.gz", "wb") as file,
+        gzip.GzipFile(str(log_path.stat().st_ino), "wb", fileobj=file) as target,
+    ):
+        target.write(b"then\n")
+    cursor = LogCursor(log_path)
+    cursor.open_sync(None)
+    assert drained(cursor) == [b"then", b"now"]
+    log_path.rename(tmp_path / "x.2")
+    (tmp_path / "x.1.gz").rename(tmp_path / "x.3.gz")
+    (tmp_path / "x.1").write_bytes(b"next\n")
+    log_path.write_bytes(b"last\n")
+    assert drained(cursor) == [b"next", b"last"]
+    cursor.close_sync()
+
+
+def test_a_file_that_is_being_compressed_is_read_once(tmp_path: Path) -> None:
+    for name in ("x", "x.1", "x.1.gz", "x.2.gz", "x.1.tmp"):
+        (tmp_path / name).touch()
+    assert [file.name for file in log_files(tmp_path / "x")] == ["x.2.gz", "x.1", "x"]
+
+
+def test_the_tail_of_a_compressed_file(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.with_name("x.1").write_bytes(b"".join(b"%d\n" % number for number in range(1000)))
+    compress(path.with_name("x.1"))
+    path.write_bytes(b"new\n")
+    for wanted in (2, 500, 1001, 2000):
+        cursor = LogCursor(path)
+        cursor.open_sync(wanted)
+        expected = [b"%d" % number for number in range(1000)] + [b"new"]
+        assert drained(cursor) == expected[-wanted:]
+        cursor.close_sync()
+
+
+def test_a_stopped_containers_log_is_emptied(tmp_path: Path) -> None:
+    for name in ("x", "x.1", "x.2.gz", "y", "x.tmp"):
+        (tmp_path / name).write_bytes(b"1\n")
+    truncate_log_sync(tmp_path / "x")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["x", "x.tmp", "y"]
+    assert (tmp_path / "x").read_bytes() == b""
+    truncate_log_sync(tmp_path / "none")

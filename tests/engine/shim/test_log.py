@@ -3,11 +3,13 @@
 import gzip
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine.shim import log as log_module
 from engine.shim.log import PIECE, JsonFile, NoLog, cut, escape, open_log, size_of, timestamp
 from engine.shim.wire import STDERR, STDOUT
 
@@ -186,3 +188,62 @@ def test_drivers_by_name(tmp_path: Path) -> None:
     chosen.close()
     with pytest.raises(ValueError, match="no log driver named 'paper'"):
         open_log(settings("paper"), lambda _error: None)
+
+
+def test_binary_is_read_back_as_what_it_was() -> None:
+    noise = bytes(range(256)) * 40
+    read = json.loads(b'"' + escape(noise).replace(b"\n", b"\\n") + b'"')
+    assert read == noise.decode("utf-8", "replace")
+    assert escape(bytes(1000)) == rb"\u0000" * 1000
+    text = b"\t<\\>\"'&" * 200 + "\u2028é\n".encode()
+    assert json.loads(b'"' + escape(text).replace(b"\n", b"\\n") + b'"') == text.decode()
+    assert b"<" not in escape(text)
+
+
+def test_a_compressor_that_is_too_slow_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    def endless(_path: str) -> int:
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+        started.append(pid)
+        return pid
+
+    monkeypatch.setattr(log_module, "_compress_in_child", endless)
+    path = tmp_path / "log"
+    log = JsonFile(str(path), attributes={}, max_size=500, max_files=4, compress=True)
+    for number in range(60):
+        log.write(STDOUT, b"%04d\n" % number)
+    log.close()
+    assert len(started) > 1
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    assert all(file.stat().st_size < 1200 for file in tmp_path.iterdir())
+    kept = texts(tmp_path / "log.3") + texts(tmp_path / "log.2") + texts(tmp_path / "log.1") + texts(path)
+    assert kept == [f"{number:04d}\n" for number in range(60 - len(kept), 60)]
+
+
+def test_what_the_last_run_left_uncompressed_is_compressed_by_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    Path(f"{path}.1").write_bytes(b"old\n")
+    log = JsonFile(str(path), attributes={}, max_size=500, max_files=4, compress=True)
+    wait_for_child(log._compressor)
+    log.reaped(log._compressor)
+    log.close()
+    assert gzip.decompress((tmp_path / "log.1.gz").read_bytes()) == b"old\n"
+    assert not (tmp_path / "log.1").exists()
+
+
+def test_a_destination_that_is_away_is_named(tmp_path: Path) -> None:
+    sink = {
+        "network": "unix",
+        "address": str(tmp_path / "none"),
+        "facility": 3,
+        "format": "",
+        "tag": "t",
+        "hostname": "h",
+    }
+    settings = {"driver": "syslog", "path": "", "options": {}, "attrs": {}, "sink": sink}
+    with pytest.raises(OSError, match="^failed to initialize logging driver: dial unix .*: no such file or directory$"):
+        open_log(settings, lambda _error: None)
