@@ -29,12 +29,18 @@ def _settled(berth: Berth, identifiers: set[str]) -> set[str]:
 def berth() -> Iterator[Berth]:
     """A running daemon with everything of its own. When the module ends it must have left nothing on the machine."""
     daemon = Berth()
+    identifiers: set[str] = set()
     try:
         daemon.start()
         daemon.make_busybox()
         yield daemon
         containers = daemon.data_root / "containers"
         identifiers = {path.name for path in containers.iterdir()} if containers.is_dir() else set()
+    except RuntimeError:
+        # It did not start: its last words are in the error, and its folder is of no further use.
+        daemon.stop()
+        daemon.remove()
+        raise
     finally:
         daemon.stop()
     left = _settled(daemon, identifiers)
