@@ -24,6 +24,7 @@ from engine.api.decode import (
 from engine.api.relay import DetachScanner, Pending, parse_detach_keys, relay, release
 from engine.api.shapes.containers import decode_create
 from engine.api.shapes.inspect import inspect_view
+from engine.api.shapes.older import RECURSIVE_READ_ONLY, for_version
 from engine.api.streams import MULTIPLEXED_STREAM, RAW_STREAM, Takeover, json_response, no_content
 from engine.api.views import ContainerViews
 from engine.clock import now_ns
@@ -55,7 +56,7 @@ class ContainerRoutes:
             Route("GET", "/containers/json", self.list),
             Route("POST", "/containers/create", self.create),
             Route("POST", "/containers/prune", self.prune),
-            Route("GET", f"{one}/json", self.inspect),
+            Route("GET", "/containers/{name:.*}/json", self.inspect),
             Route("POST", f"{one}/start", self.start),
             Route("POST", f"{one}/stop", self.stop),
             Route("POST", f"{one}/restart", self.restart),
@@ -83,12 +84,16 @@ class ContainerRoutes:
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Make a container; nothing runs yet."""
         check_json(request)
-        body = decode_create(await request.read())
-        if len(endpoints := body.networking.endpoints_config or {}) > 1 and api_version(request) < (1, 44):
-            names = ", ".join(endpoints)
-            raise InvalidParameter(f"Container cannot be created with multiple network endpoints: {names}")
-        platform = parse_platform(query_str(request, "platform"))
-        wish = CreateRequest(query_str(request, "name"), body.config, body.host, body.networking, platform)
+        version = api_version(request)
+        body = for_version(decode_create(await request.read()), version)
+        wish = CreateRequest(
+            query_str(request, "name"),
+            body.config,
+            body.host,
+            body.networking,
+            parse_platform(query_str(request, "platform")),
+            flat_read_only=version < RECURSIVE_READ_ONLY,
+        )
         container, warnings = await self._service.create(wish)
         return json_response({"Id": container.id, "Warnings": warnings}, 201)
 

@@ -54,6 +54,7 @@ class ContainerViews:
     ) -> list[dict[str, Any]]:
         """The elements of ``GET /containers/json``."""
         now, names = now_ns(), self._service.image_names(containers)
+        link_names = self._service.link_names()
         return [
             summary(
                 container,
@@ -62,6 +63,7 @@ class ContainerViews:
                 self.endpoints(container),
                 self.ports(container),
                 sizes[container.id] if sizes is not None else None,
+                link_names.get(container.id, ()),
             )
             for container in containers
         ]
@@ -88,6 +90,7 @@ class ContainerViews:
             sandbox_id=sandbox_id,
             sandbox_key=f"/var/run/docker/netns/{sandbox_id[:12]}" if sandbox_id else "",
             graph=self._graph(container),
+            links=self._service.shown_links(container),
             has_log=container.host_config.log_config.type == "json-file",
             size_rw=size.get("SizeRw"),
             size_root=size.get("SizeRootFs"),

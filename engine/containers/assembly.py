@@ -25,7 +25,7 @@ from engine.config import Config
 from engine.containers.accounts import Accounts
 from engine.containers.host import HostFacts
 from engine.containers.hostprobe import all_devices_sync, device_nodes_sync
-from engine.containers.links import link_environment
+from engine.containers.links import link_environment, links_of
 from engine.containers.live import Live
 from engine.containers.logsettings import log_file_name, plan_log
 from engine.containers.logtag import LogSubject
@@ -38,7 +38,7 @@ from engine.containers.security import ALL_CAPABILITIES
 from engine.containers.settings import ExecSettings, Ulimit
 from engine.containers.spec import SpecInput, build_spec, capability_sets
 from engine.containers.store import ContainerStore
-from engine.errors import Conflict, InvalidParameter, SystemFailure
+from engine.errors import Conflict, InvalidParameter, SystemFailure, not_running
 from engine.images.service import ImageService
 from engine.kernel.mount import mount_sync, unmount_sync
 from engine.networks.model import Link, SandboxRequest
@@ -209,7 +209,7 @@ class Assembly:
         joined = joined_container(mode)
         if joined is not None:
             other = self._store.find(joined)
-            self._running_pid(joined, "ipc")
+            self._namespace_owner(joined, "ipc")
             shared = self.run_dir(other.id) / SHARED_MEMORY
             if not await run_blocking(shared.is_dir):
                 raise Conflict(
@@ -253,6 +253,13 @@ class Assembly:
         undo.push_async_callback(self._networks.close_sandbox, container.id)
         return await self._networks.open_sandbox(request)
 
+    def _namespace_owner(self, reference: str, kind: str) -> int:
+        """The process whose namespace is joined. Raises ``SystemFailure``: the container's own settings are fine."""
+        other = self._store.find(reference)
+        if not other.is_running:
+            raise SystemFailure(f"failed to join {kind.upper()} namespace: {not_running(other.id).message}")
+        return other.state.pid
+
     def _running_pid(self, reference: str, kind: str) -> int:
         other = self._store.find(reference)
         if not other.is_running:
@@ -262,10 +269,8 @@ class Assembly:
     def _linked(self, container: Container) -> list[tuple[Container, str, str]]:
         """The containers that ``--link`` names, each with its alias and address. Raises ``Conflict``."""
         found = []
-        for text in container.host_config.links or ():
-            name, _, alias = text.partition(":")
+        for name, alias in links_of(container):
             other = self._store.find(name)
-            alias = alias or other.name
             if not other.is_running:
                 raise Conflict(f"Cannot link to a non running container: /{other.name} AS /{container.name}/{alias}")
             endpoint = other.sandbox.endpoints.get("bridge") if other.sandbox else None
@@ -296,7 +301,7 @@ class Assembly:
         host = container.host_config
         user = await self._accounts.resolve(container)
         joined = {
-            kind: self._running_pid(name, kind)
+            kind: self._namespace_owner(name, kind)
             for kind, mode in (("ipc", host.ipc_mode), ("pid", host.pid_mode))
             if (name := joined_container(mode)) is not None
         }
@@ -307,6 +312,10 @@ class Assembly:
             for destination, member in NAME_FILES.items()
             if destination not in taken and (path := getattr(sandbox, member))
         }
+        try:
+            mounts = check_propagation(mounts, await _mount_table(), str(self._config.data_root))
+        except ValueError as error:
+            raise InvalidParameter(str(error)) from error
         given = SpecInput(
             config=container.config,
             host=host,
@@ -330,7 +339,6 @@ class Assembly:
             link_env=self._link_environment(container),
         )
         try:
-            check_propagation(mounts, await _mount_table())
             return build_spec(given)
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
@@ -526,7 +534,10 @@ def _subpath_sync(root: Path, subpath: str) -> Path:
     """The folder or file below a volume; links may not lead out of it."""
     resolved = Path(os.path.realpath(root / subpath))
     if not resolved.is_relative_to(os.path.realpath(root)):
-        raise InvalidParameter(f"subpath {subpath} leads out of the volume")
+        raise InvalidParameter(
+            f'path concatenation escapes the base directory, base: "{root}", subpath: "{subpath}", '
+            f'resolved: "{resolved}"'
+        )
     if not resolved.exists():
         raise InvalidParameter(f"cannot access path {resolved}: lstat {resolved}: no such file or directory")
     return resolved

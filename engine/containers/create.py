@@ -24,6 +24,7 @@ from engine.containers.logoptions import check_log_options
 from engine.containers.merge import command_line, image_settings, merge_image
 from engine.containers.model import Container
 from engine.containers.mounts import MountPoint
+from engine.containers.namespaces import joined_container
 from engine.containers.settings import ContainerConfig, EndpointSettings, HostConfig, NetworkingConfig
 from engine.containers.validation import validate_create
 from engine.errors import InvalidParameter, NotFound
@@ -47,6 +48,8 @@ class CreateRequest:
     host_config: HostConfig
     networking: NetworkingConfig
     platform: Platform | None = None
+    flat_read_only: bool = False
+    """Read-only binds leave the mounts below them as they are, as before API 1.44."""
 
 
 class Creator:
@@ -80,7 +83,7 @@ class Creator:
         """The new container and docker's warnings. Raises an ``EngineError``; then nothing has changed."""
         host, warnings = self._check(request)
         image = self._image(request.config.image, request.platform)
-        self._check_links(request.host_config)
+        self._check_others(request.host_config)
         config = self._merge(request.config, image)
         async with contextlib.AsyncExitStack() as undo:
             container_id = new_id()
@@ -95,7 +98,7 @@ class Creator:
                 raise InvalidParameter(str(error)) from error
             undo.push_async_callback(self._snapshotter.remove, container_id)
             container = msgspec.structs.replace(container, layers=tuple(layers))
-            container = await self._with_mounts(container, undo)
+            container = await self._with_mounts(container, request.flat_read_only, undo)
             await run_blocking(_make_directory_sync, self._directory / container_id)
             undo.push_async_callback(run_blocking, _drop_directory_sync, self._directory / container_id)
             await self._records.save(container, durable=True)
@@ -114,13 +117,19 @@ class Creator:
             f"does not match the specified platform ({_shown(platform)})"
         )
 
-    def _check_links(self, host: HostConfig) -> None:
+    def _check_others(self, host: HostConfig) -> None:
+        """The containers that this one names. As 404 an unknown one would make the docker command line pull."""
+        for mode in (host.pid_mode, host.ipc_mode):
+            if joined := joined_container(mode):
+                try:
+                    self._records.store.find(joined)
+                except NotFound as error:
+                    raise InvalidParameter(error.message) from error
         for link in host.links or ():
             name = link.partition(":")[0].removeprefix("/")
             try:
                 target = self._records.store.find(name)
             except NotFound as error:
-                # As 404 it would make the docker command line pull the image.
                 raise InvalidParameter(f"could not get container for {name}: {error.message}") from error
             if target.host_config.network_mode == "host":
                 raise InvalidParameter(
@@ -144,6 +153,8 @@ class Creator:
                 config = merge_image(config, image_settings(msgspec.to_builtins(image.config)))
             if not command_line(config):
                 raise ValueError("no command specified")
+            if config.working_dir:
+                config = msgspec.structs.replace(config, working_dir=mount_rules.clean(config.working_dir))
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
         return config
@@ -203,11 +214,16 @@ class Creator:
             return mode
         return f"container:{self._records.store.find(name).id}"
 
-    async def _with_mounts(self, container: Container, undo: contextlib.AsyncExitStack) -> Container:
+    async def _with_mounts(
+        self, container: Container, flat_read_only: bool, undo: contextlib.AsyncExitStack
+    ) -> Container:
         host = container.host_config
         try:
             inherited = {text: self._mounts_of(text) for text in host.volumes_from or ()}
-            planned = mount_rules.plan_mounts(container.config, host, inherited)
+            planned = [
+                mount_rules.near_root(point, str(self._directory.parent), flat_read_only=flat_read_only)
+                for point in mount_rules.plan_mounts(container.config, host, inherited)
+            ]
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
         anonymous: list[str] = []

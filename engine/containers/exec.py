@@ -169,6 +169,9 @@ class Execs:
         instance = self.find(exec_id)
         if not instance.started:
             raise Conflict(f"cannot resize a stopped exec: {exec_id}")
+        container = self._records.store.get(instance.container_id)
+        if container is not None:
+            _check_executable(container)
         shim = self._live[instance.container_id].shim
         if shim is not None:
             with contextlib.suppress(OSError):  # docker does not mind one that has no terminal

@@ -4,6 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from engine.containers.model import Container
+
+
+def links_of(container: Container) -> list[tuple[str, str]]:
+    """The name and alias of each ``--link``, as given; without an alias the name is one."""
+    pairs = []
+    for text in container.host_config.links or ():
+        name, _, alias = text.partition(":")
+        name = name.removeprefix("/")
+        pairs.append((name, alias.removeprefix("/") or name))
+    return pairs
+
+
 _PRIVATE = ("HOME", "PATH")
 
 

@@ -191,6 +191,31 @@ def parse_mount(mount: Mount) -> MountPoint:
     )
 
 
+def near_root(point: MountPoint, root: str, *, flat_read_only: bool = False) -> MountPoint:
+    """A bind of, or around, the daemon's own folder follows what is unmounted there, or it would keep it busy.
+
+    ``flat_read_only`` leaves the mounts below a read-only bind as they are. Raises ``ValueError``.
+    """
+    if point.type != "bind":
+        return point
+    options = (point.wish.bind_options if point.wish else None) or BindOptions()
+    if flat_read_only and not point.rw and not options.non_recursive:
+        options = msgspec.structs.replace(options, read_only_non_recursive=True)
+        wish = point.wish or Mount(type="bind", source=point.source, target=point.destination, read_only=True)
+        point = msgspec.structs.replace(point, wish=msgspec.structs.replace(wish, bind_options=options))
+    if not (point.source.startswith(root) or root.startswith(point.source)):
+        return point
+    asked = options.propagation or next((o for o in point.mode.split(",") if o in PROPAGATIONS), "")
+    if not asked:
+        return msgspec.structs.replace(point, propagation="rslave")
+    if asked in ("rslave", "rshared"):
+        return point
+    raise ValueError(
+        'invalid mount config: must use either propagation mode "rslave" or "rshared" when mount source is within the '
+        f'daemon root, daemon root: "{root}", bind mount source: "{point.source}", propagation: "{asked}"'
+    )
+
+
 def with_volume(point: MountPoint, name: str, driver: str, path: str) -> MountPoint:
     """The point of a volume that exists now; local volumes get the label mode ``z``, as dockerd records it."""
     mode = point.mode or ("z" if driver == "local" else "")

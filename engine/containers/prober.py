@@ -33,6 +33,9 @@ _CHUNK = 32 * 1024
 _HEADER = struct.Struct(">BxxxL")
 _PROBE_FAILED = -1
 _DEATH_SECONDS = 5.0
+_DRAIN_SECONDS = 0.5
+_START_SECONDS = 30.0
+"""A probe's own time begins when it runs; this is for the runtime to get it there."""
 
 OnUnhealthy = Callable[[str], Awaitable[None]]
 
@@ -129,13 +132,17 @@ class Prober:
         with stream:
             self._records.event(container, f"exec_start: {words}", about)
             try:
-                async with asyncio.timeout(plan.timeout / SECOND):
+                async with asyncio.timeout(_START_SECONDS):
                     await shim.start_exec(exec_id)
+                async with asyncio.timeout(plan.timeout / SECOND):
                     await _collect(stream, output)
                     code = await shim.wait_exec(exec_id)
                 text = output.decode("utf-8", "replace")
             except TimeoutError:
                 await _kill(shim, exec_id)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_DRAIN_SECONDS):
+                        await _collect(stream, output)
                 code, text = _PROBE_FAILED, timeout_words(plan.timeout, output.decode("utf-8", "replace"))
         self._records.event(container, "exec_die", {**about, "exitCode": str(code)})
         return code, text

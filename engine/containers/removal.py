@@ -117,11 +117,10 @@ def _check_removable(container: Container, force: bool) -> None:
     match container.state.status:
         case Status.PAUSED:
             raise Conflict(
-                f"You cannot remove a paused container {container.id}. "
-                "Unpause and then stop the container before attempting removal or force remove"
+                f'cannot remove container "/{container.name}": container is paused and must be unpaused first'
             )
         case Status.RUNNING | Status.RESTARTING:
             raise Conflict(
-                f"You cannot remove a {container.state.status.value} container {container.id}. "
-                "Stop the container before attempting removal or force remove"
+                f'cannot remove container "/{container.name}": container is {container.state.status.value}: '
+                "stop the container before removing or force remove"
             )

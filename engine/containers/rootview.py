@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from engine.containers.mounts import MountPoint, clean, tmpfs_data, tmpfs_options
 from engine.containers.settings import BindOptions, HostConfig
 
@@ -24,8 +26,9 @@ def mount_list(
     shm_path: str | None,
     *,
     recursive_readonly: bool,
+    writable_cgroups: bool | None = None,
 ) -> list[OciMount]:
-    """``mounts`` of the specification."""
+    """``mounts`` of the specification; cgroups are writable as ``writable_cgroups`` or, if None, privilege says."""
     mine = {point.destination: _of_point(point, recursive_readonly) for point in points}
     for destination, data in (host.tmpfs or {}).items():
         mine.setdefault(clean(destination), _tmpfs(clean(destination), tmpfs_options(data)))
@@ -34,7 +37,7 @@ def mount_list(
             mine[destination] = _bind(destination, path, [] if not host.readonly_rootfs else ["ro"])
     if shm_path is not None and host.ipc_mode != "none":
         mine.setdefault("/dev/shm", _bind("/dev/shm", shm_path, []))
-    base = [mount for mount in _standard(host, host.shm_size) if not _is_covered(mount["destination"], mine)]
+    base = [mount for mount in _standard(host, writable_cgroups) if not _is_covered(mount["destination"], mine)]
     if host.readonly_rootfs:
         base = [m if m["destination"] in _KERNEL_VIEWS else _read_only(m) for m in base]
     return base + sorted(mine.values(), key=lambda mount: clean(mount["destination"]).count("/"))
@@ -44,10 +47,11 @@ def _is_covered(destination: str, mine: Mapping[str, OciMount]) -> bool:
     return destination in mine or (destination.startswith("/dev/") and "/dev" in mine)
 
 
-def _standard(host: HostConfig, shm_size: int) -> list[OciMount]:
+def _standard(host: HostConfig, writable_cgroups: bool | None) -> list[OciMount]:
     """Docker's own mounts. A privileged container sees /sys and its cgroups writable."""
     hidden = ["nosuid", "noexec", "nodev"]
     sys_writable = host.privileged and not host.readonly_rootfs
+    cgroups_writable = host.privileged if writable_cgroups is None else writable_cgroups
     mounts = [
         _mount("/proc", "proc", "proc", hidden),
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -55,11 +59,11 @@ def _standard(host: HostConfig, shm_size: int) -> list[OciMount]:
             "/dev/pts", "devpts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
         ),
         _mount("/sys", "sysfs", "sysfs", hidden if sys_writable else [*hidden, "ro"]),
-        _mount("/sys/fs/cgroup", "cgroup", "cgroup", hidden if host.privileged else ["ro", *hidden]),
+        _mount("/sys/fs/cgroup", "cgroup", "cgroup", hidden if cgroups_writable else ["ro", *hidden]),
         _mount("/dev/mqueue", "mqueue", "mqueue", hidden),
     ]
     if host.ipc_mode != "none":
-        mounts.append(_mount("/dev/shm", "tmpfs", "shm", [*hidden, "mode=1777", f"size={shm_size}"]))
+        mounts.append(_mount("/dev/shm", "tmpfs", "shm", [*hidden, "mode=1777", f"size={host.shm_size}"]))
     return mounts
 
 
@@ -104,20 +108,26 @@ def _read_only_word(bind: BindOptions, recursive_readonly: bool) -> str:
     return "ro"
 
 
-def check_propagation(points: Iterable[MountPoint], mountinfo: str) -> None:
+def check_propagation(points: Iterable[MountPoint], mountinfo: str, root: str) -> tuple[MountPoint, ...]:
     """Refuse what the host's own mounts cannot do: only what lies on a shared mount can be shared, or followed.
 
+    Binds near ``root``, the daemon's own folder, follow it where they can (``near_root``) and are private elsewhere.
     ``mountinfo`` is the text of ``/proc/self/mountinfo``. Raises ``ValueError`` with dockerd's sentence.
     """
-    for point in points:
-        wanted = _RECURSIVE.get(point.propagation, point.propagation)
-        if point.type != "bind" or wanted not in ("rshared", "rslave"):
-            continue
+    return tuple(_checked(point, mountinfo, root) for point in points)
+
+
+def _checked(point: MountPoint, mountinfo: str, root: str) -> MountPoint:
+    wanted = _RECURSIVE.get(point.propagation, point.propagation)
+    if point.type == "bind" and wanted in ("rshared", "rslave"):
         place, marks = _mount_of(point.source, mountinfo)
         accepted = ("shared:",) if wanted == "rshared" else ("shared:", "master:")
         if not any(mark.startswith(accepted) for mark in marks):
+            if wanted == "rslave" and (point.source.startswith(root) or root.startswith(point.source)):
+                return msgspec.structs.replace(point, propagation="rprivate")
             kind = "a shared" if wanted == "rshared" else "a shared or slave"
             raise ValueError(f"path {point.source} is mounted on {place} but it is not {kind} mount")
+    return point
 
 
 def _mount_of(path: str, mountinfo: str) -> tuple[str, list[str]]:

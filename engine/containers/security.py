@@ -123,8 +123,8 @@ def parse_security_options(options: Sequence[str] | None, *, no_new_privileges: 
     parsed: dict[str, Any] = {"no_new_privileges": no_new_privileges}
     labels: list[str] = []
     for option in options or ():
-        if option == "no-new-privileges":
-            parsed["no_new_privileges"] = True
+        if option in ("no-new-privileges", "writable-cgroups"):
+            parsed[option.replace("-", "_")] = True
             continue
         if option == "disable":
             labels.append("disable")

@@ -20,6 +20,7 @@ from engine.containers.create import CreateRequest, Creator
 from engine.containers.exec import Execs
 from engine.containers.journalist import Journalist
 from engine.containers.lifecycle import Lifecycle
+from engine.containers.links import links_of
 from engine.containers.listing import ListQuery
 from engine.containers.live import Exit, LiveTable, PendingAttach, StreamChoice
 from engine.containers.logs import LogQuery, read_log, truncate_log_sync
@@ -86,6 +87,25 @@ class ContainerService:
             return {self._networks.find(reference).name, reference}
         except NotFound:
             return {reference}
+
+    def link_names(self) -> dict[str, list[str]]:
+        """The names that containers have by ``--link`` in others (``/container/alias``), by container id."""
+        names: dict[str, list[str]] = {}
+        for container in self._records.store:
+            for name, alias in links_of(container) if container.host_config.links else ():
+                with contextlib.suppress(EngineError):
+                    names.setdefault(self.find(name).id, []).append(f"/{container.name}/{alias}")
+        return names
+
+    def shown_links(self, container: Container) -> list[str]:
+        """Its links as inspect shows them: ``/name:/container/alias``."""
+        return [f"/{self._name_of(name)}:/{container.name}/{alias}" for name, alias in links_of(container)]
+
+    def _name_of(self, reference: str) -> str:
+        try:
+            return self.find(reference).name
+        except EngineError:
+            return reference
 
     def image_names(self, containers: Iterable[Container]) -> dict[tuple[str, str], str]:
         """What to call the image of each, by ``(image, image_id)``: the name given at create while it still means that

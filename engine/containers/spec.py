@@ -68,7 +68,7 @@ def build_spec(given: SpecInput) -> dict[str, Any]:
         "ociVersion": OCI_VERSION,
         "process": _process(given, options, capabilities),
         "root": {"path": given.rootfs},
-        "mounts": _mounts(given),
+        "mounts": _mounts(given, options),
         "linux": _linux(given, options, capabilities),
     }
     if given.host.readonly_rootfs:
@@ -118,10 +118,15 @@ def capability_sets(capabilities: Sequence[str], uid: int) -> dict[str, list[str
     return {"bounding": list(capabilities), "effective": held, "permitted": held, "inheritable": []}
 
 
-def _mounts(given: SpecInput) -> list[dict[str, Any]]:
+def _mounts(given: SpecInput, options: security.SecurityOptions) -> list[dict[str, Any]]:
     shm_path = given.shm_path or ("/dev/shm" if given.host.ipc_mode == "host" else None)
     mounts = mount_list(
-        given.host, given.mounts, given.name_files, shm_path, recursive_readonly=given.facts.recursive_readonly
+        given.host,
+        given.mounts,
+        given.name_files,
+        shm_path,
+        recursive_readonly=given.facts.recursive_readonly,
+        writable_cgroups=options.writable_cgroups,
     )
     if uses_init(given.host, given.default_init):
         mounts.append(

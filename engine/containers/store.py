@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from engine.containers.links import links_of
 from engine.containers.model import Container
 from engine.errors import Conflict, InvalidParameter, name_in_use, no_such_container
 from engine.journal import Journal
@@ -58,19 +59,33 @@ class ContainerStore:
         return container
 
     def find(self, reference: str) -> Container:
-        """By full id, name (a leading slash is fine) or unique prefix of an id. Raises ``NotFound``."""
+        """By full id, name (a leading slash is fine) or unique prefix of an id. Raises ``NotFound``,
+        ``InvalidParameter``."""
+        if not reference:
+            raise InvalidParameter("invalid container name or ID: value is empty")
         by_id = self._by_id.get(reference)
         if by_id is not None:
             return by_id
         by_name = self._by_name.get(reference.removeprefix("/"))
         if by_name is not None:
             return self._by_id[by_name]
+        if "/" in reference.strip("/"):
+            return self._linked(reference)
         matches = self._prefixes.find(reference)
         if len(matches) > 1:
             raise InvalidParameter(f"Multiple IDs found with provided prefix: {reference}")
         if not matches:
             raise no_such_container(reference)
         return self._by_id[matches[0]]
+
+    def _linked(self, reference: str) -> Container:
+        """``container/alias``: what the container knows by ``--link`` as the alias."""
+        holder, _, wanted = reference.strip("/").partition("/")
+        linking = self._by_name.get(holder)
+        for name, alias in links_of(self._by_id[linking]) if linking in self._by_id else ():
+            if alias == wanted and "/" not in name:
+                return self.find(name)
+        raise no_such_container(reference)
 
     def newest_first(self) -> list[Container]:
         """All of them, as ``docker ps`` orders them."""

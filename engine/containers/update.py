@@ -6,6 +6,7 @@ so that a limit the kernel refused is never shown.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import msgspec
@@ -15,12 +16,12 @@ from engine.containers.host import HostFacts
 from engine.containers.journalist import Journalist
 from engine.containers.limits import Findings, check_limits
 from engine.containers.model import Container, Status
-from engine.containers.resources import linux_resources
+from engine.containers.resources import DeviceNumber, linux_resources
 from engine.containers.settings import HostConfig, Resources, RestartPolicy
 from engine.containers.validation import check_restart_policy
 from engine.errors import Conflict, EngineError, InvalidParameter, SystemFailure
 from engine.runtime.oci import update_resources
-from engine.tasks import KeyedLocks
+from engine.tasks import KeyedLocks, run_blocking
 
 _UPDATABLE = (
     "blkio_weight",
@@ -35,6 +36,10 @@ _UPDATABLE = (
     "memory_reservation",
     "cpu_realtime_period",
     "cpu_realtime_runtime",
+    "blkio_device_read_bps",
+    "blkio_device_write_bps",
+    "blkio_device_read_iops",
+    "blkio_device_write_iops",
 )
 
 
@@ -71,7 +76,10 @@ class Updater:
         if container.state.status in (Status.REMOVING, Status.DEAD):
             raise Conflict('container is marked for removal and cannot be "update"')
         host = merged(container.host_config, change)
-        limits = live_limits(change)
+        try:
+            limits = await run_blocking(live_limits, change, _device_number_sync)
+        except ValueError as error:
+            raise InvalidParameter(str(error)) from error
         if container.is_running and limits:
             try:
                 await update_resources(self._assembly.runtime_of(container), container.id, limits)
@@ -124,10 +132,10 @@ def _check_cpu(host: HostConfig, change: UpdateConfig) -> None:
             raise Conflict(f"Conflicting options: {name} cannot be updated as {other} has already been set")
 
 
-def live_limits(change: UpdateConfig) -> dict[str, Any]:
+def live_limits(change: UpdateConfig, device_number: DeviceNumber) -> dict[str, Any]:
     """``linux.resources`` of what changes."""
     wanted = Resources(**{name: getattr(change, name) for name in _UPDATABLE}, pids_limit=change.pids_limit)
-    limits = linux_resources(wanted, _no_device)
+    limits = linux_resources(wanted, device_number)
     if change.memory_swap == -1:
         limits.setdefault("memory", {})["swap"] = -1
     if change.pids_limit == 0:
@@ -135,5 +143,6 @@ def live_limits(change: UpdateConfig) -> dict[str, Any]:
     return limits
 
 
-def _no_device(path: str) -> tuple[int, int]:
-    raise ValueError(f"{path}: limits of devices cannot be updated")
+def _device_number_sync(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return os.major(status.st_rdev), os.minor(status.st_rdev)

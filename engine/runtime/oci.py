@@ -35,6 +35,13 @@ class Runtime:
     commit: str = ""
 
 
+def offers_recursive_read_only(runtime: Runtime) -> bool:
+    """Whether the mount option `rro` is understood: by runc since 1.1, by crun (which says so since) 1.9."""
+    since = {"runc": (1, 1), "crun": (1, 9)}.get(os.path.basename(runtime.path))
+    version = re.match(r"(\d+)\.(\d+)", runtime.version)
+    return since is not None and version is not None and (int(version[1]), int(version[2])) >= since
+
+
 def offers_exec_groups(runtime: Runtime, cgroup_version: int) -> bool:
     """Whether `exec --cgroup` is understood: by runc since 1.1, by crun on v2 only; others are not asked."""
     program = os.path.basename(runtime.path)

@@ -24,6 +24,8 @@ class InspectFacts:
     sandbox_key: str
     graph: Mapping[str, str]
     apparmor: str = ""
+    links: Sequence[str] = ()
+    """``/name:/container/alias`` of each link."""
     has_log: bool = True
     size_rw: int | None = None
     size_root: int | None = None
@@ -109,7 +111,7 @@ def inspect_view(container: Container, facts: InspectFacts) -> dict[str, Any]:
         "ProcessLabel": "",
         "AppArmorProfile": facts.apparmor,
         "ExecIDs": list(facts.exec_ids) or None,
-        "HostConfig": host_config_json(container.host_config),
+        "HostConfig": {**host_config_json(container.host_config), "Links": list(facts.links) or None},
         "GraphDriver": {"Data": dict(facts.graph), "Name": container.storage_driver},
         "Mounts": mount_summaries(container),
         "Config": config_json(container.config),

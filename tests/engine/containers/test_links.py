@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from engine.containers.links import link_environment
+from engine.containers.links import link_environment, links_of
+from tests.support.containers import container
 
 
 def test_name_port_and_environment_of_the_linked_container() -> None:
@@ -24,3 +25,8 @@ def test_name_port_and_environment_of_the_linked_container() -> None:
 
 def test_a_container_without_ports_has_only_a_name() -> None:
     assert link_environment("web", "db", "172.17.0.2", [], []) == ["DB_NAME=/web/db"]
+
+
+def test_links_by_name_and_alias() -> None:
+    linking = container(1, name="app", host={"links": ("db:/mysql", "/cache", "web:front")})
+    assert links_of(linking) == [("db", "mysql"), ("cache", "cache"), ("web", "front")]

@@ -10,6 +10,7 @@ from engine.containers.mounts import (
     clean,
     is_valid_mode,
     missing_source,
+    near_root,
     needs_source,
     parse_bind,
     parse_mount,
@@ -211,3 +212,30 @@ def test_shallow_places_come_first() -> None:
     points = [MountPoint(type="tmpfs", destination=d) for d in ("/a/b/c", "/a", "/a/b")]
     assert [p.destination for p in by_depth(points)] == ["/a", "/a/b", "/a/b/c"]
     assert clean("//a/./b/") == "/a/b"
+
+
+@pytest.mark.parametrize(
+    ("text", "propagation"),
+    [
+        ("/srv/berth/x:/a", "rslave"),
+        ("/:/a", "rslave"),
+        ("/srv/berth:/a:rshared", "rshared"),
+        ("/srv/other:/a", "rprivate"),
+        ("/srv/other:/a:shared", "shared"),
+    ],
+)
+def test_binds_near_the_daemons_folder_follow_it(text: str, propagation: str) -> None:
+    assert near_root(parse_bind(text), "/srv/berth").propagation == propagation
+
+
+def test_binds_near_the_daemons_folder_may_not_hold_it() -> None:
+    with pytest.raises(ValueError, match='must use either propagation mode "rslave" or "rshared"'):
+        near_root(parse_bind("/srv/berth/x:/a:rprivate"), "/srv/berth")
+
+
+def test_a_flat_read_only_bind_leaves_what_is_mounted_below() -> None:
+    flat = near_root(parse_bind("/x:/a:ro"), "/srv/berth", flat_read_only=True)
+    assert flat.wish is not None
+    assert flat.wish.bind_options is not None
+    assert flat.wish.bind_options.read_only_non_recursive
+    assert near_root(parse_bind("/x:/a"), "/srv/berth", flat_read_only=True).wish is None

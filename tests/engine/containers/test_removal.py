@@ -58,9 +58,9 @@ async def test_a_volume_in_use_stays(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (Status.RUNNING, "You cannot remove a running container {id}. Stop the container before"),
-        (Status.RESTARTING, "You cannot remove a restarting container {id}. Stop the container before"),
-        (Status.PAUSED, "You cannot remove a paused container {id}. Unpause and then stop the container before"),
+        (Status.RUNNING, 'cannot remove container "/{name}": container is running: stop the container before'),
+        (Status.RESTARTING, 'cannot remove container "/{name}": container is restarting: stop the container before'),
+        (Status.PAUSED, 'cannot remove container "/{name}": container is paused and must be unpaused first'),
     ],
 )
 async def test_what_runs_stays_without_force(bench: Bench, status: Status, words: str) -> None:
@@ -68,7 +68,7 @@ async def test_what_runs_stays_without_force(bench: Bench, status: Status, words
     await bench.records.save(record)
     with pytest.raises(Conflict) as caught:
         await bench.remover.remove(record.id)
-    assert caught.value.message.startswith(words.format(id=record.id))
+    assert caught.value.message.startswith(words.format(name=record.name))
     assert bench.now(record.id) == record
 
 

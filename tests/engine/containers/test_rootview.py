@@ -106,9 +106,30 @@ MOUNTINFO = """\
 
 def test_sharing_needs_a_shared_mount_below() -> None:
     check_propagation(
-        [parse_bind("/shared/a:/x:rshared"), parse_bind("/slave x/a:/y:slave"), parse_bind("/p:/z")], MOUNTINFO
+        [parse_bind("/shared/a:/x:rshared"), parse_bind("/slave x/a:/y:slave"), parse_bind("/p:/z")], MOUNTINFO, "/b"
     )
     with pytest.raises(ValueError, match="path /p is mounted on / but it is not a shared mount"):
-        check_propagation([parse_bind("/p:/z:shared")], MOUNTINFO)
+        check_propagation([parse_bind("/p:/z:shared")], MOUNTINFO, "/b")
     with pytest.raises(ValueError, match="path /p is mounted on / but it is not a shared or slave mount"):
-        check_propagation([parse_bind("/p:/z:rslave")], MOUNTINFO)
+        check_propagation([parse_bind("/p:/z:rslave")], MOUNTINFO, "/b")
+
+
+def test_what_lies_near_the_daemons_folder_is_private_where_it_cannot_follow() -> None:
+    (around,) = check_propagation([parse_bind("/p:/z:rslave")], MOUNTINFO, "/p/berth")
+    assert around.propagation == "rprivate"
+    (within,) = check_propagation([parse_bind("/slave x/b/c:/z:rslave")], MOUNTINFO, "/slave x/b")
+    assert within.propagation == "rslave"
+
+
+def test_cgroups_are_writable_when_asked_for() -> None:
+    for privileged, asked, writable in (
+        (False, None, False),
+        (False, True, True),
+        (True, None, True),
+        (True, False, False),
+    ):
+        mounts = mount_list(
+            HostConfig(privileged=privileged), (), FILES, None, recursive_readonly=False, writable_cgroups=asked
+        )
+        (cgroup,) = [mount for mount in mounts if mount["type"] == "cgroup"]
+        assert ("ro" not in cgroup["options"]) is writable

@@ -43,7 +43,7 @@ async def test_what_is_not_there_or_not_unique_is_said(store: ContainerStore) ->
     await store.save(TWO)
     with pytest.raises(NotFound, match="^No such container: three$"):
         store.find("three")
-    with pytest.raises(NotFound, match="^No such container: $"):
+    with pytest.raises(InvalidParameter, match="^invalid container name or ID: value is empty$"):
         store.find("")
     with pytest.raises(InvalidParameter, match="Multiple IDs found with provided prefix: ab"):
         store.find("ab")
@@ -114,3 +114,13 @@ def test_random_names_avoid_each_other(store: ContainerStore, monkeypatch: pytes
         assert store.reserve_random_name("c") == f"calm_cook{number}"
     with pytest.raises(Conflict, match="no free container name"):
         store.reserve_random_name("d")
+
+
+async def test_a_linked_container_is_found_by_its_alias(store: ContainerStore) -> None:
+    await store.save(ONE)
+    await store.save(container(3, id="e" * 64, name="app", host={"links": ("one:/db", "app/web:web")}))
+    assert store.find("app/db") is ONE
+    assert store.find("/app/db") is ONE
+    for unknown in ("app/web", "nobody/db", "app/cache"):
+        with pytest.raises(NotFound, match=f"^No such container: {unknown}$"):
+            store.find(unknown)

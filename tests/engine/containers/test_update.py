@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine.containers.host import HostFacts
-from engine.containers.settings import HostConfig, RestartPolicy
+from engine.containers.settings import HostConfig, RestartPolicy, ThrottleDevice
 from engine.containers.update import UpdateConfig, checked, live_limits, merged
 from engine.errors import Conflict, InvalidParameter
 
@@ -18,6 +18,13 @@ FACTS = HostFacts(
     cpuset_cpus="0-3",
     cpuset_mems="0",
 )
+
+
+def number(path: str) -> tuple[int, int]:
+    """Every path is device 8:1, but for one that is none."""
+    if path == "/dev/none":
+        raise FileNotFoundError(2, "No such file or directory")
+    return 8, 1
 
 
 def test_zero_leaves_a_limit_as_it_is() -> None:
@@ -60,20 +67,20 @@ def test_memory_may_grow_where_swap_is_unlimited_or_grows_too() -> None:
 
 
 def test_the_runtime_is_told_of_what_changes_only() -> None:
-    assert live_limits(UpdateConfig()) == {}
-    assert live_limits(UpdateConfig(restart_policy=RestartPolicy(name="always"))) == {}
-    assert live_limits(UpdateConfig(nano_cpus=500_000_000, pids_limit=7)) == {
+    assert live_limits(UpdateConfig(), number) == {}
+    assert live_limits(UpdateConfig(restart_policy=RestartPolicy(name="always")), number) == {}
+    assert live_limits(UpdateConfig(nano_cpus=500_000_000, pids_limit=7), number) == {
         "cpu": {"period": 100_000, "quota": 50_000},
         "pids": {"limit": 7},
     }
-    assert live_limits(UpdateConfig(memory_swap=-1)) == {"memory": {"swap": -1}}
+    assert live_limits(UpdateConfig(memory_swap=-1), number) == {"memory": {"swap": -1}}
 
 
 def test_no_pids_limit_has_two_spellings() -> None:
     for number in (0, -1):
         change, _ = checked(UpdateConfig(pids_limit=number), FACTS)
         assert change.pids_limit == 0
-        assert live_limits(change) == {"pids": {"limit": -1}}
+        assert live_limits(change, number) == {"pids": {"limit": -1}}
         assert merged(HostConfig(pids_limit=5), change).pids_limit == 0
 
 
@@ -93,3 +100,11 @@ def test_what_the_host_cannot_do_is_dropped_with_a_warning() -> None:
 def test_what_is_wrong_in_itself(change: UpdateConfig, words: str) -> None:
     with pytest.raises(InvalidParameter, match=words):
         checked(change, FACTS)
+
+
+def test_device_limits_go_to_the_devices_numbers() -> None:
+    change = UpdateConfig(blkio_device_read_bps=(ThrottleDevice(path="/dev/sda", rate=5),))
+    assert live_limits(change, number) == {"blockIO": {"throttleReadBpsDevice": [{"major": 8, "minor": 1, "rate": 5}]}}
+    assert merged(HostConfig(), change).blkio_device_read_bps == change.blkio_device_read_bps
+    with pytest.raises(ValueError, match="stat /dev/none: no such file"):
+        live_limits(UpdateConfig(blkio_device_write_iops=(ThrottleDevice(path="/dev/none", rate=5),)), number)
