@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from engine.kernel import mount
+from engine.kernel import mount, process
 from engine.snapshots import compare, pack, paths, roots, stacking
 from engine.snapshots.extract import OPAQUE_XATTR, Extractor, NeedsParents
 from engine.snapshots.feed import Feed
@@ -209,7 +209,11 @@ def usage(channel: Channel, _fds: list[int], *, folders: list[str]) -> None:
 
 
 def remove_tree(_channel: Channel, _fds: list[int], *, folder: str) -> None:
-    """Delete everything below ``folder`` and the folder, whatever its modes; links are not followed."""
+    """Delete everything below ``folder`` and the folder, whatever its modes; links are not followed.
+
+    Nobody waits for it, so everybody else goes first.
+    """
+    process.stand_back()
     roots.confine(os.path.dirname(folder))
     _remove(b"/" + os.fsencode(os.path.basename(folder)))
 

@@ -61,7 +61,7 @@ class Trash:
             if await run_blocking(_is_small_sync, path):
                 await run_blocking(shutil.rmtree, path, ignore_errors=False)
             else:
-                await self._workers.run("remove_tree", {"folder": str(path)})
+                await self._workers.run("remove_tree", {"folder": str(path)}, lane="trash")
         except asyncio.CancelledError:
             raise
         except (OSError, RuntimeError, ValueError) as error:

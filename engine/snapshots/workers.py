@@ -1,7 +1,8 @@
 """The pool of workers, seen from the daemon: one job is one forked child of the foundry process.
 
 Promises: at most as many CPU jobs at a time as there are processors, whatever is asked (prompt jobs, which are short or
-whose pace a client sets, have a lane of their own and wait for no unpacking); a cancelled job's worker is killed at
+whose pace a client sets, have a lane of their own and wait for no unpacking, and deletion has one for which nobody
+waits); a cancelled job's worker is killed at
 once; a worker that dies is an error that says so, never a hang; the foundry ends after some idle seconds, so that a
 quiet daemon holds no memory for it; nothing survives the daemon.
 """
@@ -143,8 +144,11 @@ class Workers:
     """Runs named jobs (``jobs.TABLE``) in confined child processes."""
 
     def __init__(self, cpu_jobs: int | None = None, idle_seconds: float = IDLE_SECONDS) -> None:
-        self._cpu = asyncio.Semaphore(cpu_jobs or os.cpu_count() or 2)
-        self._prompt = asyncio.Semaphore(PROMPT_JOBS)
+        self._lanes = {
+            "cpu": asyncio.Semaphore(cpu_jobs or os.cpu_count() or 2),
+            "prompt": asyncio.Semaphore(PROMPT_JOBS),
+            "trash": asyncio.Semaphore(1),
+        }
         self._idle_seconds = idle_seconds
         self._foundry: _Foundry | None = None
         self._starting = asyncio.Lock()
@@ -174,7 +178,7 @@ class Workers:
         self, job: str, args: Mapping[str, Any], *, fds: Sequence[int] = (), lane: str = "cpu"
     ) -> AsyncIterator[Job]:
         """A running job; leaving the context kills it if it still runs, and waits until its process is gone."""
-        async with self._cpu if lane == "cpu" else self._prompt:
+        async with self._lanes[lane]:
             running = await self._start(job, args, fds)
             try:
                 yield running

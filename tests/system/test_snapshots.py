@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import hashlib
 import io
@@ -462,6 +463,29 @@ async def test_the_foundry_ends_when_idle(tmp_path: Path) -> None:
     assert await workers.run("usage", {"folders": [str(tmp_path)]}) == [[3, 1]]
     await workers.aclose()
     close_pools()
+
+
+async def test_deletion_and_unpacking_do_not_wait_for_each_other(room: Room) -> None:
+    for name in ("t1", "t2", "t3"):
+        folder = room.root / name
+        folder.mkdir()
+        for number in range(250):  # too many for a pool thread
+            (folder / str(number)).touch()
+        await room.trash.take(folder)
+    fifo = room.root / "never"
+    os.mkfifo(fifo)
+    writer = os.open(fifo, os.O_RDWR)
+    args = {
+        "source": str(fifo), "offset": 0, "length": None, "diff_id": "0" * 64, "target": str(room.root),
+        "mode": "bottom", "steps": [], "copies": [],
+    }  # fmt: skip
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(os.cpu_count() or 2):  # every processor's lane is taken
+            await stack.enter_async_context(room.workers.job("unpack", args))
+        async with asyncio.timeout(20):
+            while os.listdir(room.root / "trash"):
+                await asyncio.sleep(0.01)
+    os.close(writer)
 
 
 async def test_a_transient_snapshot_can_be_mounted_again(room: Room) -> None:
