@@ -94,7 +94,7 @@ class Reference:
     def with_tag(self, tag: str) -> Reference:
         """The same repository with this tag and no digest."""
         if not is_tag(tag):
-            raise InvalidReference("invalid reference format")
+            raise InvalidReference("invalid tag format")
         return replace(self, tag=tag, digest=None)
 
     def with_digest(self, digest: Digest) -> Reference:

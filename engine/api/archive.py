@@ -68,7 +68,8 @@ class ArchiveRoutes:
     async def changes(self, request: web.Request) -> web.StreamResponse:
         """What differs from the image."""
         found = await self._archiver.changes(request.match_info["name"])
-        return json_response([{"Path": change.path, "Kind": int(change.kind)} for change in found])
+        # dockerd's nil list: clients see null, not an empty list
+        return json_response([{"Path": change.path, "Kind": int(change.kind)} for change in found] or None)
 
 
 def encode_stat(found: PathStat) -> str:

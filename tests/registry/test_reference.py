@@ -90,5 +90,5 @@ def test_reserved_and_escaping_paths_are_no_repositories(name: str) -> None:
 
 
 def test_wrong_tags_are_refused_when_renaming() -> None:
-    with pytest.raises(InvalidReference):
+    with pytest.raises(InvalidReference, match="^invalid tag format$"):
         Reference.parse("a").with_tag("no/slash")

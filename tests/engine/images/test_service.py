@@ -121,7 +121,7 @@ async def test_tag_moves_a_name(shop: Shop) -> None:
     ("repository", "tag", "words"),
     [
         ("A", "b", "must be lowercase"),
-        ("a", "b c", "invalid reference format"),
+        ("a", "b c", "invalid tag format"),
         ("a@sha256:" + "0" * 64, "", "refusing to create a tag with a digest reference"),
         ("a", "sha256:" + "0" * 64, "refusing to create a tag with a digest reference"),
         ("", "", "invalid reference format"),
