@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from engine.config import Config
-from engine.images.embedded import Embedded, Gate, Upstreams
+from engine.images.embedded import Embedded, Gate, Rules, Upstreams
 from engine.images.pull import Puller
 from engine.images.push import Pusher
 from engine.images.release import Release
@@ -46,6 +46,8 @@ class LocalRegistry(Protocol):
     @property
     def access(self) -> Gate: ...
     @property
+    def rules(self) -> Rules: ...
+    @property
     def notices(self) -> Notices: ...
     @property
     def proxy(self) -> Upstreams | None: ...
@@ -80,7 +82,7 @@ class ImageTransport:
                 registry.addresses(),
                 (os.uname().nodename,),
                 pushed=registry.notices.pushed,
-                rules=getattr(registry, "rules", None),
+                rules=registry.rules,
                 upstreams=registry.proxy,
             )
         repositories = registry.repositories if registry is not None else None

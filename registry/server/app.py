@@ -60,8 +60,8 @@ _EXPIRY_SECONDS = 6 * 3600.0
 class RegistryServer:
     """`await start()` listens, `await stop()` drains and closes. The parts are public for the engine to share:
 
-    `blobs`, `leases`, `repositories`, `uploads` (the store), `access` (`authenticate`, `authorize`), `notices`, and
-    `collector`, whose `extra_roots` the engine sets to what its images need.
+    `blobs`, `leases`, `repositories`, `uploads` (the store), `access` (`authenticate`, `authorize`), `rules` (what a
+    push must keep to), `notices`, and `collector`, whose `extra_roots` the engine sets to what its images need.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class RegistryServer:
             self.blobs, self.repositories, self.leases, retention=(*settings.retention, *expiry), pulls=self.pulls
         )
         self.access = Access(settings)
+        self.rules = PushRules(settings, self.repositories)
         self.notices = Notices()
         self.tls = TlsKeeper(settings)
         self.transport = Transport(HostPolicy())
@@ -107,10 +108,9 @@ class RegistryServer:
             self.dispatcher.observers.append(AccessLog(settings.log_format))
 
     def _routes(self) -> Mapping[str, Mapping[str, Handler]]:
-        rules = PushRules(self.settings, self.repositories)
-        manifests = ManifestHandlers(self.repositories, self.notices, rules, self.proxy)
+        manifests = ManifestHandlers(self.repositories, self.notices, self.rules, self.proxy)
         blobs = BlobHandlers(self.blobs, self.repositories, self.notices, self.proxy)
-        uploads = UploadHandlers(self.repositories, self.uploads, self.access, self.notices, rules)
+        uploads = UploadHandlers(self.repositories, self.uploads, self.access, self.notices, self.rules)
         lists = ListHandlers(self.repositories, self.access, self.proxy)
         referrers = ReferrerHandlers(ReferrerIndex(self.repositories))
         return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -23,7 +24,6 @@ from engine.images.transport import ImageTransport
 from registry.client.credentials import AuthConfig
 from registry.config import Settings
 from registry.digest import Digest
-from registry.errors import DENIED, RegistryError
 from registry.manifest import (
     DOCKER_MANIFEST,
     OCI_CONFIG,
@@ -31,7 +31,6 @@ from registry.manifest import (
     OCI_LAYER_GZIP,
     OCI_MANIFEST,
     Descriptor,
-    Manifest,
     Platform,
 )
 from registry.server.app import RegistryServer
@@ -40,6 +39,7 @@ from .conftest import Shop, chunks, config_of, tar_of
 
 NOBODY = AuthConfig()
 JOE = AuthConfig(username="joe", password="secret")
+QUOTA = 100_000
 LAYER = tar_of({"etc/a": b"hello" * 1000})
 
 
@@ -76,7 +76,13 @@ async def port(shop: Shop, tmp_path: Path) -> AsyncIterator[Port]:
     users = tmp_path / "htpasswd"
     elsewhere = RegistryServer(Settings(root=tmp_path / "elsewhere", address="127.0.0.1:0"))
     embedded = RegistryServer(
-        Settings(root=tmp_path / "registry", address="127.0.0.1:0", htpasswd=users),
+        Settings(
+            root=tmp_path / "registry",
+            address="127.0.0.1:0",
+            htpasswd=users,
+            immutable_tags=("firm/*",),
+            quotas={"small": QUOTA},
+        ),
         blobs=shop.blobs,
         leases=shop.leases,
     )
@@ -332,27 +338,23 @@ async def test_a_collection_spares_the_engines_images(shop: Shop, port: Port) ->
     assert stray not in await shop.digests()
 
 
-class Strict:
-    """Refuses to let a tag change."""
-
-    async def check_push(self, repository: str, tags: tuple[str, ...], manifest: Manifest) -> None:
-        raise RegistryError(DENIED, message=f"the tag {tags[0]} is immutable")
-
-    async def check_quota(self, repository: str, added_bytes: int, digest: Digest | None = None) -> None:
-        assert added_bytes
-
-    def note_blob(self, repository: str, digest: Digest, size: int) -> None:
-        assert size
-
-
-async def test_rules_hold_for_the_engine_too(shop: Shop, port: Port) -> None:
-    await shop.make(f"{port.home}/app:1", {"a": b"1"})
-    embedded = port.images.pusher._remotes.embedded
-    assert embedded is not None
-    embedded.rules = Strict()
+async def test_immutable_tags_hold_for_the_engine_too(shop: Shop, port: Port) -> None:
+    await shop.make(f"{port.home}/firm/app:1", {"a": b"1"})
+    pushed = await port.push(f"{port.home}/firm/app")
+    assert (await port.push(f"{port.home}/firm/app"))[-1] == pushed[-1]
+    await shop.make(f"{port.home}/firm/app:1", {"a": b"2"})
     with pytest.raises(SystemFailure, match="^denied: the tag 1 is immutable$"):
-        await port.push(f"{port.home}/app")
-    assert await port.embedded.repositories.tags("app") is None
+        await port.push(f"{port.home}/firm/app")
+    assert await port.embedded.repositories.resolve("firm/app", "1") == pushed[-1]["aux"]["Digest"]
+
+
+async def test_quotas_hold_for_the_engine_too(shop: Shop, port: Port) -> None:
+    await shop.make(f"{port.home}/small/app:1", {"a": b"1"})
+    await port.push(f"{port.home}/small/app")
+    await shop.make(f"{port.home}/small/app:2", {"a": os.urandom(QUOTA)})
+    with pytest.raises(SystemFailure, match="quota"):
+        await port.push(f"{port.home}/small/app", "2")
+    assert await port.embedded.repositories.tags("small/app") == ["1"]
 
 
 @pytest.fixture
