@@ -54,7 +54,7 @@ async def serve_api(
 
     async def stop() -> None:
         running.hang_up()
-        await listeners.close(0.1)
+        await listeners.close(0.01)
         if nursery is None:
             await own.aclose()
 

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from engine.api import listeners as module
 from engine.api.app import Api, Route
 from engine.api.listeners import Listeners
 from engine.tasks import Nursery
@@ -128,6 +129,25 @@ async def test_unknown_addresses_are_named(bench: Bench, host: str, monkeypatch:
     monkeypatch.delenv("LISTEN_PID", raising=False)
     with pytest.raises(ValueError, match="cannot listen on|no sockets found"):
         await bench.open(host)
+
+
+@pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET])
+async def test_sockets_handed_over_are_served(
+    bench: Bench, short_root: Path, monkeypatch: pytest.MonkeyPatch, family: socket.AddressFamily
+) -> None:
+    given = socket.socket(family)
+    given.bind(f"{short_root}/s" if family == socket.AF_UNIX else ("127.0.0.1", 0))
+    given.listen()
+    address = given.getsockname()
+    monkeypatch.setattr(module, "FIRST_SYSTEMD_FD", given.detach())
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    await bench.open("fd://")
+    if family == socket.AF_UNIX:
+        assert await answer(short_root / "s") == "here"
+        return
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{address[1]}/quick") as response:
+        assert await response.text() == "here"
 
 
 async def test_closing_waits_for_running_requests_and_removes_the_socket(bench: Bench, short_root: Path) -> None:

@@ -276,6 +276,13 @@ async def test_a_signal_to_a_process_that_has_just_ended_is_fine(bench: Bench, s
     assert shim.signals == []
 
 
+async def test_kill_knows_nobody_that_is_gone(bench: Bench) -> None:
+    with pytest.raises(NotFound):
+        await bench.lifecycle.kill("nobody")
+    with pytest.raises(NotFound):
+        await bench.lifecycle.restart("nobody")
+
+
 async def test_restart_stops_and_starts(bench: Bench, shim: FakeShim) -> None:
     await bench.lifecycle.restart(RUNNING.id)
     assert shim.signals == [signal.SIGTERM]
