@@ -12,7 +12,9 @@ from pathlib import Path
 import click
 
 from cli.registry_content import CONTENT_COMMANDS
+from cli.registry_grants import grant
 from cli.registry_settings import config_argument, config_option, root_option, run, settings_for
+from cli.registry_transfer import TRANSFER_COMMANDS
 from registry.config import Settings
 
 
@@ -57,11 +59,11 @@ async def _serve(settings: Settings) -> None:
     from registry.server.app import RegistryServer
 
     server = RegistryServer(settings)
+    await server.start()
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    await server.start()
     loop.add_signal_handler(signal.SIGHUP, server.reload)
     try:
         await ended.wait()
@@ -149,5 +151,5 @@ def list_users(config: str | None, root: str | None) -> None:
             click.echo(name)
 
 
-for command in CONTENT_COMMANDS:
+for command in (*CONTENT_COMMANDS, *TRANSFER_COMMANDS, grant):
     registry.add_command(command)

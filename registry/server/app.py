@@ -50,7 +50,7 @@ from registry.tasks import Background, run_blocking
 log = logging.getLogger("berth.registry")
 
 _SERVICE = "berth registry"
-_READ_BUFFER = 128 * 1024
+_READ_BUFFER = 64 * 1024
 _ABANDONED_AFTER_SECONDS = 86400.0
 _UPKEEP_SECONDS = 60.0
 _SEND_REST_SECONDS = 10.0

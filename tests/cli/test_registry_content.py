@@ -1,0 +1,71 @@
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from registry.digest import Digest
+from registry.manifest import OCI_MANIFEST, Descriptor, ImageManifest, encode
+from registry.store.blobs import BlobStore
+from registry.store.filesystem import FilesystemDriver
+from registry.store.leases import Leases
+from registry.store.repositories import Repositories
+
+from .test_registry import berth
+
+
+async def fill(root: Path, *names: str) -> Digest:
+    blobs = BlobStore(FilesystemDriver(root))
+    repositories = Repositories(blobs, Leases())
+    digest = Digest.of(b"")
+    for name in names:
+        repository, _, tag = name.partition(":")
+        config, layer = await blobs.put(b"{}"), await blobs.put(name.encode())
+        await repositories.link_blobs(repository, [config, layer])
+        document = ImageManifest(
+            media_type=OCI_MANIFEST,
+            config=Descriptor(digest=str(config), size=2),
+            layers=[Descriptor(digest=str(layer), size=len(name))],
+        )
+        digest = await repositories.put_manifest(repository, tag, encode(document))
+    return digest
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    asyncio.run(fill(tmp_path, "a/b:v1", "a/b:v2", "c:latest"))
+    return tmp_path
+
+
+def test_listing_and_inspecting(root: Path) -> None:
+    at = ("--root", str(root))
+    assert berth("ls", *at).output == "a/b\nc\n"
+    assert json.loads(berth("tags", "a/b", "--json", *at).output) == ["v1", "v2"]
+    document = json.loads(berth("inspect", "c", *at).output)
+    assert document["mediaType"] == OCI_MANIFEST and document["contentSize"] == 2 + len("c:latest")
+    assert document["manifest"]["schemaVersion"] == 2
+    for arguments in (("tags", "none"), ("inspect", "c:none"), ("inspect", "../c"), ("inspect", "c@sha256:x")):
+        assert berth(*arguments, *at).exit_code == 1
+
+
+def test_removing_then_collecting_frees_space(root: Path) -> None:
+    at = ("--root", str(root))
+    assert berth("rm", "a/b:v1", *at).output == "removed a/b:v1\n"
+    assert berth("rm", "c", "--repository", *at).output == "removed c\n"
+    assert berth("rm", "c", *at).exit_code == 1
+    assert berth("rm", "a/b:v1", *at).exit_code == 1
+    for path in root.rglob("*"):
+        os.utime(path, (1000, 1000))
+    dry = berth("gc", "-m", "--dry-run", *at).output
+    assert "would remove manifest a/b@" in dry
+    report = json.loads(berth("gc", "-m", "--json", *at).output)
+    assert len(report["removed_blobs"]) == 4 and report["freed_bytes"] > 0
+    assert "no problems found" in berth("verify", *at).output
+    assert berth("tags", "a/b", *at).output == "v2\n"
+
+
+def test_verify_fails_on_damage(root: Path) -> None:
+    BlobStore(FilesystemDriver(root)).local_path(Digest.of(b"c:latest")).write_bytes(b"rotten")
+    answer = berth("verify", "--root", str(root))
+    assert answer.exit_code == 1 and "content has digest" in answer.output
