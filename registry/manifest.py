@@ -151,9 +151,10 @@ class Manifest:
         return self.artifact_type or (self.config.media_type if self.config is not None else "")
 
 
-def parse_manifest(data: bytes, content_type: str = "") -> Manifest:
+def parse_manifest(data: bytes, content_type: str = "", *, unversioned: bool = False) -> Manifest:
     """Classify `data`. The declared `content_type` (parameters ignored) must agree with what the document says.
 
+    With `unversioned` one that does not say which schema it follows will do, as image archives hold them.
     Raises `ManifestInvalid` for anything else than schema 2 or OCI documents.
     """
     try:
@@ -163,7 +164,7 @@ def parse_manifest(data: bytes, content_type: str = "") -> Manifest:
     declared = content_type.partition(";")[0].strip().lower()
     if declared in SCHEMA1_TYPES or document.schema_version == 1 or document.fs_layers is not None:
         raise ManifestInvalid("schema 1 manifests are not supported")
-    if document.schema_version != 2:
+    if document.schema_version != 2 and not (unversioned and document.schema_version == 0):
         raise ManifestInvalid(f"unrecognized manifest schema version {document.schema_version}")
     media_type = _type_of(document, declared)
     kind = Kind.INDEX if media_type in INDEX_TYPES else Kind.IMAGE

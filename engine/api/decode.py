@@ -23,6 +23,12 @@ S = TypeVar("S", bound=msgspec.Struct)
 VERSION = web.RequestKey("api_version", tuple)
 
 
+_SYSTEMS = frozenset(
+    "aix android darwin dragonfly freebsd illumos ios js linux netbsd openbsd plan9 solaris wasip1 windows".split()
+)
+_MACHINES = frozenset(
+    "386 amd64 arm arm64 loong64 mips mips64 mips64le mipsle ppc64 ppc64le riscv64 s390x sparc64 wasm".split()
+)
 _ARCHITECTURES = {
     "x86_64": ("amd64", ""),
     "x86-64": ("amd64", ""),
@@ -121,7 +127,9 @@ def parse_platform(text: str) -> Platform | None:
     parts = text.lower().split("/")
     if len(parts) > 3 or not all(re.fullmatch(r"[a-z0-9_.-]+", part) for part in parts):
         raise InvalidParameter(f'"{text}": invalid platform specifier')
-    if len(parts) == 1 and parts[0] not in ("linux", "windows", "darwin", "freebsd"):
+    if len(parts) == 1 and parts[0] not in _SYSTEMS:
+        if parts[0] not in _MACHINES | _ARCHITECTURES.keys():
+            raise InvalidParameter(f'"{text}": unknown operating system or architecture: invalid argument')
         parts = ["linux", *parts]
     given = parts[1] if len(parts) > 1 else ""
     architecture, variant = _ARCHITECTURES.get(given, (given, ""))

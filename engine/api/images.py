@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import msgspec
@@ -139,7 +139,7 @@ class ImageRoutes:
         platform = parse_platform(query_str(request, "platform"))
         message = query_str(request, "message") or f"Imported from {source}"
         changes = request.query.getall("changes", [])
-        body: AsyncIterator[bytes] = request.content.iter_any() if source == "-" else self._puller.download(source)
+        body = request.content.iter_any() if source == "-" else await self._puller.download(source)
 
         async def operation(report: Report) -> None:
             if source != "-":

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from engine import API_VERSION, MIN_API_VERSION, __version__
 from engine.api.app import ENGINE_VERSION, Route
-from engine.api.decode import query_filters, query_str, timestamp_ns
+from engine.api.decode import api_version, query_filters, query_str, timestamp_ns
 from engine.api.streams import json_lines, json_response
 from engine.api.usage import DiskUsageReport
 from engine.clock import now_ns, rfc3339_fixed
@@ -123,7 +123,8 @@ class SystemRoutes:
 
     async def info(self, request: web.Request) -> web.StreamResponse:
         """``docker info``."""
-        return json_response({**self._counts(), **self._host_facts(), **self._settings()})
+        version = api_version(request)
+        return json_response({**self._counts(), **self._host_facts(version), **self._settings(version)})
 
     def _counts(self) -> dict[str, Any]:
         states = [container.state.status for container in self._containers]
@@ -140,7 +141,7 @@ class SystemRoutes:
             "SystemTime": rfc3339_fixed(now_ns()),
         }
 
-    def _host_facts(self) -> dict[str, Any]:
+    def _host_facts(self, version: tuple[int, int]) -> dict[str, Any]:
         facts, supports = self._host.facts, self._host.facts.supports
         security = ["name=seccomp,profile=builtin"] if facts.seccomp else []
         if facts.apparmor:
@@ -159,8 +160,7 @@ class SystemRoutes:
             "PidsLimit": "pids" in supports,
             "OomKillDisable": "oom_kill_disable" in supports,
             "IPv4Forwarding": facts.ipv4_forwarding,
-            "BridgeNfIptables": True,
-            "BridgeNfIp6tables": True,
+            **({"BridgeNfIptables": False, "BridgeNfIp6tables": False} if version < (1, 50) else {}),
             "CgroupDriver": self._host.cgroups.driver,
             "CgroupVersion": str(facts.cgroup_version),
             "KernelVersion": platform.release(),
@@ -174,8 +174,12 @@ class SystemRoutes:
             "SecurityOptions": security,
         }
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self, version: tuple[int, int]) -> dict[str, Any]:
         config = self.config
+
+        def commit(found: str) -> dict[str, str]:
+            return {"ID": found, "Expected": found} if version < (1, 49) else {"ID": found}
+
         runtimes = {name: {"path": runtime.path} for name, runtime in self._host.runtimes.items()}
         default = self._host.runtimes[self._host.default_runtime]
         return {
@@ -217,9 +221,9 @@ class SystemRoutes:
             "LiveRestoreEnabled": True,
             "Isolation": "",
             "InitBinary": Path(config.init_path or self._host.init_binary).name,
-            "ContainerdCommit": {"ID": "", "Expected": ""},
-            "RuncCommit": {"ID": default.commit, "Expected": default.commit},
-            "InitCommit": {"ID": "", "Expected": ""},
+            "ContainerdCommit": commit(""),
+            "RuncCommit": commit(default.commit),
+            "InitCommit": commit(""),
             "DefaultAddressPools": [{"Base": base, "Size": size} for base, size in config.default_address_pools],
             "CDISpecDirs": ["/etc/cdi", "/var/run/cdi"],
             "Warnings": None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from engine.api.app import Route
-from engine.api.decode import api_version, query_bool, query_filters
+from engine.api.decode import api_version, check_json, query_bool, query_filters
 from engine.api.shapes.volumes import decode_volume_create, volume_json
 from engine.api.streams import json_response, no_content
 from engine.errors import Unavailable
@@ -44,7 +44,10 @@ class VolumeRoutes:
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """``docker volume create``; an existing volume is the answer, too."""
-        body = decode_volume_create(await request.read())
+        raw = await request.read()
+        if raw:
+            check_json(request)
+        body = decode_volume_create(raw or b"{}")
         if body.cluster_volume_spec is not None:
             raise Unavailable(_NO_SWARM)
         volume = await self._volumes.create(body.name, body.driver, body.driver_opts, body.labels)

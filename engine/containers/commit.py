@@ -132,9 +132,9 @@ class Committer:
             comment=request.comment,
         )
         changed = info.tar_bytes > EMPTY_TAR_BYTES
-        return await self._images.create_from_diff(
-            parent, document, diff if changed else None, entry, info.diff_id if changed else ""
-        )
+        if not changed:
+            return await self._images.create_from_diff(parent, document, None, entry)
+        return await self._images.create_from_diff(parent, document, diff, entry, info.diff_id, info.size_bytes)
 
 
 def _check_committable(container: Container) -> None:
@@ -149,7 +149,8 @@ def image_config(wish: ContainerConfig, changes: Sequence[str], container: Conta
 
     Raises ``InvalidParameter``.
     """
-    changed = apply_changes(to_image(wish), changes)
+    # What a client that names no settings changes are the container's own.
+    changed = apply_changes(to_image(container if wish == ContainerConfig() else wish), changes)
     try:
         return to_image(merge_image(image_settings(msgspec.to_builtins(changed)), container))
     except ValueError as error:

@@ -214,12 +214,10 @@ class _Received:
         self._plain = new_hasher()
         self._raw = new_hasher()
         self._size = 0
-        self._seen = False
 
     def feed_sync(self, chunks: Sequence[bytes]) -> None:
         """The next bytes."""
         for chunk in chunks:
-            self._seen = True
             for data in self._inflater.feed_sync(chunk):
                 self._plain.update(data)
                 if self._inflater.compression in ("xz", "bzip2", ""):
@@ -235,8 +233,8 @@ class _Received:
     def close_sync(self) -> tuple[LayerBlob, str]:
         """The blob and its diff ID. Raises ``ValueError`` when the input is cut short."""
         rest = self._inflater.finish_sync()
-        if not self._seen or rest:
-            raise ValueError("archive/tar: invalid tar header" if rest else "no content to import")
+        if rest:
+            raise ValueError("archive/tar: invalid tar header")
         diff_id = Digest.of_hasher(self._plain)
         kept = self._inflater.compression or ""
         packed = kept in ("gzip", "zstd")
@@ -343,8 +341,9 @@ def _plan_oci(members: Mapping[str, Member], by_digest: Mapping[Digest, Member],
         layers = [by_digest.get(layer.checked_digest()) for layer in manifest.layers]
         if None in layers or b'"rootfs"' not in config:
             continue
+        kept = manifest if _is_versioned(manifest) else None
         item = planned.setdefault(
-            Digest.of(config), _Planned(config, [m for m in layers if m is not None], manifest=manifest)
+            Digest.of(config), _Planned(config, [m for m in layers if m is not None], manifest=kept)
         )
         name = _name_of(descriptor)
         if name and name not in item.names:
@@ -359,12 +358,21 @@ def _image_manifest(
     data = _blob(by_digest, descriptor)
     if data is None or depth > 3:
         return None
-    manifest = parse_manifest(data, descriptor.media_type)
+    manifest = parse_manifest(data, descriptor.media_type, unversioned=True)
     if manifest.kind is Kind.IMAGE:
         return manifest
     ranked = sorted(manifest.manifests, key=lambda child: not _suits(child, platform))
     found = (_image_manifest(child, by_digest, platform, depth + 1) for child in ranked)
     return next((child for child in found if child is not None), None)
+
+
+def _is_versioned(manifest: Manifest) -> bool:
+    """Whether registries would take it; others are read and made anew when one is needed."""
+    try:
+        parse_manifest(manifest.data, manifest.media_type)
+    except ManifestInvalid:
+        return False
+    return True
 
 
 def _suits(descriptor: Descriptor, platform: Platform) -> bool:

@@ -20,10 +20,18 @@ _DEFAULT_SHELL = ["/bin/sh", "-c"]
 
 
 def apply_changes(config: RuntimeConfig, changes: Sequence[str]) -> RuntimeConfig:
-    """``config`` after every change in order. Raises ``InvalidParameter``."""
+    """``config`` after every change in order. Raises ``InvalidParameter``.
+
+    A new entry point drops the command that the configuration came with: it was for another one.
+    """
+    own_command = False
     for change in changes:
         for line in _joined(change):
+            name = line.partition(" ")[0].upper()
             config = _apply(config, line)
+            own_command = own_command or name == "CMD"
+            if name == "ENTRYPOINT" and not own_command:
+                config = msgspec.structs.replace(config, cmd=None)
     return config
 
 
@@ -53,26 +61,52 @@ def command(text: str, shell: Sequence[str] | None) -> list[str]:
     return [*(shell or _DEFAULT_SHELL), text]
 
 
-def words(text: str) -> list[str]:
-    """A JSON array of strings, or words as a shell would split them."""
+def words(text: str, env: Sequence[str] | None) -> list[str]:
+    """A JSON array of strings, or words as a shell would split them; variables of ``env`` are filled in."""
     if text.startswith("["):
         try:
-            return msgspec.json.decode(text, type=list[str])
+            return [expand(word, env) for word in msgspec.json.decode(text, type=list[str])]
         except msgspec.DecodeError:
             pass
     try:
-        return shlex.split(text)
+        return [expand(word, env).replace(_DOLLAR, "$") for word in shlex.split(_QUOTED.sub(_keep_dollars, text))]
     except ValueError as error:
         raise InvalidParameter(f"cannot split {text!r}: {error}") from error
 
 
-def pairs(text: str, name: str) -> dict[str, str]:
+_DOLLAR = "\0"
+"""Stands for a dollar sign that means itself while words are split."""
+_QUOTED = re.compile(r"""\"(?:\\.|[^"\\])*"|'[^']*'|\\\$""", re.DOTALL)
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::([-+])([^}]*))?\})")
+
+
+def _keep_dollars(match: re.Match[str]) -> str:
+    quoted = match[0]
+    return quoted.replace("$", _DOLLAR) if quoted.startswith("'") else quoted.replace("\\$", _DOLLAR)
+
+
+def expand(text: str, env: Sequence[str] | None) -> str:
+    """``$name``, ``${name}``, ``${name:-default}``, ``${name:+other}`` with the values of ``env`` (``name=value``)."""
+    values = dict(entry.partition("=")[::2] for entry in env or ())
+
+    def value(match: re.Match[str]) -> str:
+        found = values.get(match[1] or match[2], "")
+        if match[3] == "-":
+            return found or match[4]
+        if match[3] == "+":
+            return match[4] if found else ""
+        return found
+
+    return _VARIABLE.sub(value, text)
+
+
+def pairs(text: str, name: str, env: Sequence[str] | None) -> dict[str, str]:
     """``k=v …``, or docker's old ``k v``."""
-    parts = words(text)
+    parts = words(text, env)
     if "=" not in parts[0]:
         if len(parts) < 2:
             raise InvalidParameter(f"{name} must have two arguments")
-        return {parts[0]: text[len(parts[0]) :].strip()}
+        return {parts[0]: expand(text[len(parts[0]) :].strip(), env)}
     found: dict[str, str] = {}
     for part in parts:
         key, equals, value = part.partition("=")
@@ -94,7 +128,7 @@ def _entrypoint(config: RuntimeConfig, text: str) -> RuntimeConfig:
 
 def _env(config: RuntimeConfig, text: str) -> RuntimeConfig:
     env = list(config.env or ())
-    for key, value in pairs(text, "ENV").items():
+    for key, value in pairs(text, "ENV", config.env).items():
         at = next((i for i, entry in enumerate(env) if entry.partition("=")[0] == key), None)
         if at is None:
             env.append(f"{key}={value}")
@@ -104,12 +138,12 @@ def _env(config: RuntimeConfig, text: str) -> RuntimeConfig:
 
 
 def _label(config: RuntimeConfig, text: str) -> RuntimeConfig:
-    return msgspec.structs.replace(config, labels={**(config.labels or {}), **pairs(text, "LABEL")})
+    return msgspec.structs.replace(config, labels={**(config.labels or {}), **pairs(text, "LABEL", config.env)})
 
 
 def _expose(config: RuntimeConfig, text: str) -> RuntimeConfig:
     ports = dict(config.exposed_ports or {})
-    for word in words(text):
+    for word in words(text, config.env):
         ports.update({port: {} for port in exposed(word)})
     return msgspec.structs.replace(config, exposed_ports=ports)
 
@@ -128,19 +162,20 @@ def exposed(text: str) -> list[str]:
 
 
 def _user(config: RuntimeConfig, text: str) -> RuntimeConfig:
-    if len(words(text)) != 1:
+    if len(words(text, None)) != 1:
         raise InvalidParameter("USER requires exactly one argument")
-    return msgspec.structs.replace(config, user=text)
+    return msgspec.structs.replace(config, user=expand(text, config.env))
 
 
 def _volume(config: RuntimeConfig, text: str) -> RuntimeConfig:
-    found = [word.strip() for word in words(text)]
+    found = [word.strip() for word in words(text, config.env)]
     if "" in found:
         raise InvalidParameter("VOLUME specified can not be an empty string")
     return msgspec.structs.replace(config, volumes={**(config.volumes or {}), **{word: {} for word in found}})
 
 
 def _workdir(config: RuntimeConfig, text: str) -> RuntimeConfig:
+    text = expand(text, config.env)
     path = text if isabs(text) else join("/", config.working_dir, text)
     return msgspec.structs.replace(config, working_dir=normpath(path))
 
@@ -155,13 +190,13 @@ def _onbuild(config: RuntimeConfig, text: str) -> RuntimeConfig:
 
 
 def _stopsignal(config: RuntimeConfig, text: str) -> RuntimeConfig:
-    return msgspec.structs.replace(config, stop_signal=text)
+    return msgspec.structs.replace(config, stop_signal=expand(text, config.env))
 
 
 def _shell(config: RuntimeConfig, text: str) -> RuntimeConfig:
     if not text.startswith("["):
         raise InvalidParameter("SHELL requires the arguments to be in JSON form")
-    return msgspec.structs.replace(config, shell=words(text))
+    return msgspec.structs.replace(config, shell=words(text, None))
 
 
 _HEALTH_TIMES = {name: name.replace("-", "_") for name in ("interval", "timeout", "start-period", "start-interval")}
@@ -190,7 +225,7 @@ def _healthcheck(config: RuntimeConfig, text: str) -> RuntimeConfig:
     if kind.upper() != "CMD" or not rest.strip():
         raise InvalidParameter(f'Unknown type "{kind.upper()}" in HEALTHCHECK (try CMD)')
     rest = rest.strip()
-    test = ["CMD", *words(rest)] if rest.startswith("[") else ["CMD-SHELL", rest]
+    test = ["CMD", *words(rest, None)] if rest.startswith("[") else ["CMD-SHELL", rest]
     return msgspec.structs.replace(config, healthcheck=Healthcheck(test=test, **options))
 
 

@@ -90,7 +90,7 @@ _decoder = msgspec.json.Decoder(ImageDocument)
 def parse_document(data: bytes) -> ImageDocument:
     """Read a configuration document. Raises ``ValueError`` with the reason."""
     try:
-        document = _decoder.decode(data)
+        document = _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"invalid image configuration: {error}") from error
     for diff_id in document.rootfs.diff_ids:
@@ -99,6 +99,18 @@ def parse_document(data: bytes) -> ImageDocument:
     if document.history and steps != len(document.rootfs.diff_ids):
         raise ValueError(f"invalid image configuration: {len(document.rootfs.diff_ids)} layers, {steps} in its history")
     return document
+
+
+def _decode(data: bytes) -> ImageDocument:
+    try:
+        return _decoder.decode(data)
+    except msgspec.ValidationError:
+        # Builders in Go write an image without layers as ``null``.
+        raw = msgspec.json.decode(data)
+        rootfs = raw.get("rootfs") if isinstance(raw, dict) else None
+        if not isinstance(rootfs, dict) or rootfs.get("diff_ids", ()) is not None:
+            raise
+        return msgspec.convert({**raw, "rootfs": {**rootfs, "diff_ids": []}}, ImageDocument)
 
 
 def encode_document(document: ImageDocument) -> bytes:

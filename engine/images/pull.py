@@ -22,7 +22,7 @@ from engine.images import search
 from engine.images.content import one_error
 from engine.images.model import Image, LayerBlob, parse_document
 from engine.images.progress import Line, Paced, Report, status, step
-from engine.images.remote import Place, Remotes, Source, inspect_error, login_error, pull_error
+from engine.images.remote import Place, Remotes, Source, download_error, inspect_error, login_error, pull_error
 from engine.images.service import ImageService, parse_reference
 from engine.images.transfers import Transfers
 from engine.names import short
@@ -70,11 +70,20 @@ class Puller:
         self._platform = platform
         self.max_downloads = max_downloads
 
-    def download(self, url: str) -> AsyncIterator[bytes]:
-        """The body behind a URL, for ``docker import URL``."""
+    async def download(self, url: str) -> AsyncIterator[bytes]:
+        """The body behind a URL, for ``docker import URL``; returns when it has begun to come.
+
+        Raises ``NotFound``, ``InvalidParameter``, ``SystemFailure``.
+        """
         if "://" not in url:
             url = f"http://{url}"
-        return self._remotes.transport.download(url)
+        if "%" in url.partition("://")[2].partition("/")[0]:
+            raise InvalidParameter(f'parse "{url}": invalid URL escape')
+        body = self._remotes.transport.download(url)
+        try:
+            return _after(await anext(body, b""), body)
+        except (RemoteError, ConnectionFailed) as error:
+            raise download_error(error, url) from error
 
     async def pull(
         self, name: str, tag: str, auth: AuthConfig, platform: Platform | None = None, *, all_tags: bool = False
@@ -301,6 +310,15 @@ def choose_platform(children: Sequence[Descriptor], wanted: Platform) -> Descrip
         shown = "/".join(part for part in (wanted.os, wanted.architecture, wanted.variant) if part)
         raise NotFound(f"no matching manifest for {shown} in the manifest list entries")
     return min(suited, key=lambda pair: pair[0])[1]
+
+
+async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    try:
+        async for chunk in rest:
+            yield chunk
+    except (RemoteError, ConnectionFailed) as error:
+        raise SystemFailure(str(error)) from error
 
 
 async def _describe(source: Source, reference: Reference) -> dict[str, Any]:

@@ -146,6 +146,15 @@ def inspect_error(error: Exception) -> Exception:
 _KINDS = {401: Unauthorized, 403: Forbidden, 404: NotFound}
 
 
+def download_error(error: Exception, url: str) -> Exception:
+    """What a client is told of a URL that cannot be imported."""
+    if isinstance(error, RemoteError):
+        words = f"failed to GET {url} with status {error.status}"
+        kinds = {400: InvalidParameter, 401: Unauthorized, 403: Forbidden, 404: NotFound}
+        return kinds.get(error.status, SystemFailure)(words)
+    return SystemFailure(str(error))
+
+
 def login_error(error: Exception, url: str) -> Exception:
     """401 for refused credentials, with docker's words for the registry's own refusal and for a token server's."""
     if isinstance(error, RemoteError) and error.url.endswith("/v2/"):

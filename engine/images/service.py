@@ -10,6 +10,7 @@ import asyncio
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -125,6 +126,10 @@ class ImageService:
         """The unpacked layers of an image, bottom first; unpacks again what is missing from its blobs."""
         return await self.content.layers(image)
 
+    def holding(self, image: Image | None) -> AbstractAsyncContextManager[None]:
+        """Keep the layers of an image from removal inside the context: until a container stands on them."""
+        return self.content.hold(image.diff_ids) if image is not None else nullcontext()
+
     def names(self, image_id: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """RepoTags and RepoDigests as docker shows them."""
         references = self.store.references(image_id)
@@ -138,7 +143,7 @@ class ImageService:
     def list(self, filters: Filters, *, all_images: bool = False, shared_size: bool = False) -> list[Listed]:
         """The images that pass ``filters``, newest first; ``all_images`` adds parents of other images."""
         before, since = self._instant(filters, "before"), self._instant(filters, "since")
-        until = until_ns(filters)
+        until = min((until_instant(value) for value in filters.get("until")), default=None)
         dangling_given = "dangling" in filters
         dangling = filters.boolean("dangling")
         rows: list[Listed] = []
@@ -146,7 +151,7 @@ class ImageService:
             created = image.created_ns or 0
             if (before is not None and created >= before) or (since is not None and created <= since):
                 continue
-            if until is not None and created > until:
+            if until is not None and created >= until:
                 continue
             if not filters.match_labels(image.labels) or filters.excludes_labels(image.labels):
                 continue
@@ -221,11 +226,13 @@ class ImageService:
         layer: tuple[str, LayerBlob] | None,
         entry: HistoryEntry,
         names: Sequence[Reference] = (),
+        *,
+        top_size: int | None = None,
     ) -> Image:
         """A new image: ``parent``'s layers, then ``layer`` (diff ID and stored form; None adds none).
 
         ``document`` says everything but layers and history, which follow from ``parent`` and ``entry``. The caller
-        holds the layer.
+        holds the layer. ``top_size`` is for a layer made here, see ``ImageContent.register``.
         """
         diff_ids = list(parent.diff_ids) if parent is not None else []
         history = list(parent.document.history or ()) if parent is not None else []
@@ -237,23 +244,35 @@ class ImageService:
         document = msgspec.structs.replace(document, rootfs=RootFS("layers", diff_ids), history=history)
         blobs = {layer[0]: layer[1]} if layer is not None else {}
         return await self.content.register(
-            encode_document(document), blobs, (), names=names, parent=parent.id if parent is not None else ""
+            encode_document(document),
+            blobs,
+            (),
+            names=names,
+            parent=parent.id if parent is not None else "",
+            top_size=top_size,
         )
 
     async def create_from_diff(
-        self, parent: Image | None, document: ImageDocument, diff: Path | None, entry: HistoryEntry, diff_id: str = ""
+        self,
+        parent: Image | None,
+        document: ImageDocument,
+        diff: Path | None,
+        entry: HistoryEntry,
+        diff_id: str = "",
+        content_bytes: int | None = None,
     ) -> Image:
         """``create_from_layer`` over the plain tar at ``diff``, which is taken over (None for no new layer).
 
         The tar must lie on the blob store's file system (``content.blobs.temp_dir()``). ``diff_id`` is the digest of
-        the tar where the caller knows it.
+        the tar and ``content_bytes`` the size of its content where the caller knows them: for a diff that ``snapshots``
+        wrote, which is then unpacked in the background.
         """
         if diff is None:
             return await self.create_from_layer(parent, document, None, entry)
         diff_id, size = await self.content.measure(diff, diff_id)
         async with self.content.hold((diff_id,), (Digest.parse(diff_id),)):
             blob = await self.content.adopt_plain(diff, diff_id, size)
-            return await self.create_from_layer(parent, document, (diff_id, blob), entry)
+            return await self.create_from_layer(parent, document, (diff_id, blob), entry, top_size=content_bytes)
 
     def publish(self, action: str, actor_id: str, name: str, labels: Mapping[str, str] | None = None) -> None:
         """One image event with docker's attributes: the image's labels and the name."""
@@ -282,6 +301,8 @@ def new_reference(repository: str, tag: str) -> Reference:
         reference = Reference.parse(repository, default_tag=False)
         if reference.digest is not None:
             raise InvalidParameter("refusing to create a tag with a digest reference")
+        if reference.familiar_name == "sha256":
+            raise InvalidParameter("refusing to create an ambiguous tag using digest algorithm as name")
         if tag:
             if _is_digest(tag):
                 raise InvalidParameter("refusing to create a tag with a digest reference")
@@ -301,8 +322,9 @@ def _is_digest(text: str) -> bool:
 
 
 def familiar_match(pattern: str, reference: Reference) -> bool:
-    """Docker's ``reference`` filter: Go's path.Match on the familiar name with or without its tag."""
-    return _path_match(pattern, reference.familiar) or _path_match(pattern, reference.familiar_name)
+    """Docker's ``reference`` filter: Go's path.Match on the familiar or full name, with or without its tag."""
+    names = (reference.familiar, reference.familiar_name, str(reference), reference.name)
+    return any(_path_match(pattern, name) for name in names)
 
 
 def _path_match(pattern: str, text: str) -> bool:
@@ -333,8 +355,11 @@ def _seconds(created: str | None) -> int:
 def until_ns(filters: Filters) -> int | None:
     """The ``until`` filter: a duration before now, Unix seconds or RFC 3339. Raises ``InvalidParameter``."""
     value = filters.one("until")
-    if value is None:
-        return None
+    return until_instant(value) if value is not None else None
+
+
+def until_instant(value: str) -> int:
+    """One value of the ``until`` filter. Raises ``InvalidParameter``."""
     if re.fullmatch(r"\d+(\.\d{1,9})?", value):
         seconds, _, fraction = value.partition(".")
         return int(seconds) * SECOND + int((fraction or "0").ljust(9, "0"))

@@ -109,3 +109,13 @@ def test_what_we_write_is_what_we_read() -> None:
     assert json.loads(ours)["schemaVersion"] == 2 and json.loads(ours)["layers"] == []
     assert media_type_of(ours) == OCI_MANIFEST
     assert json.loads(encode(Index(media_type=OCI_INDEX)))["manifests"] == []
+
+
+def test_a_manifest_of_an_archive_need_not_say_its_version() -> None:
+    data = b'{"mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}'
+    assert parse_manifest(data, unversioned=True).kind is Kind.INDEX
+    for refused in (data, b'{"schemaVersion": 3, "manifests": []}'):
+        with pytest.raises(ManifestInvalid, match="unrecognized manifest schema version"):
+            parse_manifest(refused)
+    with pytest.raises(ManifestInvalid):
+        parse_manifest(b'{"schemaVersion": 3, "manifests": []}', unversioned=True)

@@ -141,7 +141,6 @@ async def test_save_and_load(client: Client) -> None:
     ("method", "path", "body", "status", "words"),
     [
         ("POST", "/images/load", b"nonsense" * 200, 400, "invalid tar header"),
-        ("POST", "/images/create?fromSrc=-", b"", 400, "no content"),
         ("POST", "/images/create?fromSrc=-&repo=UP", b"", 400, "must be lowercase"),
         ("POST", "/images/create?fromSrc=-&changes=FROM+x", b"", 400, "from is not a valid change command"),
         ("POST", "/images/create?fromSrc=-&platform=a/b/c/d", b"", 400, "invalid platform specifier"),
@@ -194,3 +193,5 @@ def test_platforms(text: str, platform: Platform | None) -> None:
 def test_bad_platforms() -> None:
     with pytest.raises(InvalidParameter):
         parse_platform("linux//")
+    with pytest.raises(InvalidParameter, match="unknown operating system or architecture"):
+        parse_platform("foobar")

@@ -83,3 +83,17 @@ async def test_what_prune_takes_depends_on_the_version(client: aiohttp.ClientSes
         {"VolumesDeleted": [anonymous["Name"]], "SpaceReclaimed": 0},
     )
     assert await post(client, "/v1.41/volumes/prune") == (200, {"VolumesDeleted": ["named"], "SpaceReclaimed": 0})
+
+
+async def test_bodies_are_checked_as_dockerd_does(client: aiohttp.ClientSession) -> None:
+    async def refused(body: bytes, content_type: str = "application/json") -> str:
+        async with client.post("/volumes/create", data=body, headers={"Content-Type": content_type}) as response:
+            assert response.status == 400
+            return str((await response.json())["message"])
+
+    assert (
+        await refused(b"{}", "text/plain") == "unsupported Content-Type header (text/plain): must be 'application/json'"
+    )
+    assert await refused(b"{bad") == "invalid JSON: invalid character 'b' looking for beginning of object key string"
+    assert await refused(b"{} more") == "unexpected content after JSON"
+    assert (await post(client, "/volumes/create"))[0] == 201

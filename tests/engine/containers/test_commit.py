@@ -34,7 +34,7 @@ def test_the_containers_settings_are_kept() -> None:
 def test_changes_win_and_maps_unite() -> None:
     changes = ("ENV A=2 B=3", "LABEL x=y", "EXPOSE 53/udp", "CMD run")
     config = image_config(ContainerConfig(), changes, CONTAINER)
-    assert config.env == ["A=2", "B=3", "PATH=/bin"]
+    assert config.env == ["PATH=/bin", "A=2", "B=3"]
     assert config.labels == {"a": "b", "x": "y"}
     assert config.exposed_ports == {"80/tcp": {}, "53/udp": {}}
     assert (config.cmd, config.entrypoint) == (["/bin/sh", "-c", "run"], ["/entry"])
@@ -54,3 +54,8 @@ def test_changes_stand_on_the_clients_settings() -> None:
 def test_unknown_changes_are_refused() -> None:
     with pytest.raises(InvalidParameter, match="^run is not a valid change command$"):
         image_config(ContainerConfig(), ("RUN true",), CONTAINER)
+
+
+def test_changes_see_the_containers_environment() -> None:
+    config = image_config(ContainerConfig(), ("ENV PATH=/usr/bin:$PATH",), CONTAINER)
+    assert "PATH=/usr/bin:/bin" in (config.env or ())

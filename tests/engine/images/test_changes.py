@@ -75,3 +75,27 @@ def test_changes_build_on_what_is_there() -> None:
 def test_refusals(change: str, words: str) -> None:
     with pytest.raises(InvalidParameter, match=words):
         apply_changes(RuntimeConfig(), [change])
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("ENV X=$A", "1"),
+        ('ENV X="${A} b"', "1 b"),
+        ("ENV X='$A'", "$A"),
+        ("ENV X=\\$A", "$A"),
+        ("ENV X=${NONE:-d}${A:+e}${NONE:+f}", "de"),
+        ("ENV X $A and $B", "1 and two words"),
+        ("ENV X=$B", "two words"),
+        ("ENV X=${NONE}", ""),
+    ],
+)
+def test_variables_are_filled_in(change: str, value: str) -> None:
+    config = apply_changes(RuntimeConfig(env=["A=1", "B=two words"]), [change])
+    assert f"X={value}" in (config.env or ())
+
+
+def test_a_new_entry_point_drops_the_old_command() -> None:
+    old = RuntimeConfig(cmd=["old"])
+    assert apply_changes(old, ['ENTRYPOINT ["/e"]']).cmd is None
+    assert apply_changes(old, ['CMD ["c"]', 'ENTRYPOINT ["/e"]']).cmd == ["c"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.images.model import Image, ImageDocument
+from engine.images.model import Image, ImageDocument, parse_document
 from registry.manifest import Descriptor, Platform
 
 ARM = ImageDocument(os="linux", architecture="arm", variant="v7")
@@ -36,3 +36,11 @@ def test_the_index_it_came_from_may_know_better() -> None:
 
 def test_an_image_that_does_not_say_fits_all() -> None:
     assert image(ImageDocument()).suits(Platform(os="linux", architecture="s390x"))
+
+
+def test_no_layers_may_be_written_as_null() -> None:
+    assert parse_document(b'{"os": "linux", "rootfs": {"type": "layers", "diff_ids": null}}').rootfs.diff_ids == []
+    with pytest.raises(ValueError, match="invalid image configuration"):
+        parse_document(b'{"os": "linux", "rootfs": {"type": "layers", "diff_ids": 5}}')
+    with pytest.raises(ValueError, match="invalid image configuration"):
+        parse_document(b'{"os": 5, "rootfs": {"type": "layers", "diff_ids": null}}')

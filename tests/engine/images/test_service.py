@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 import pytest
 
@@ -81,6 +83,11 @@ async def test_list_filters(shop: Shop) -> None:
     assert listed(before="x.io/app:2") == [one.id]
     assert listed(since="app:1") == [loose.id, two.id]
     assert listed(until="24h") == []
+    assert listed(until=one.document.created or "") == []
+    several = Filters.parse(json.dumps({"until": [loose.document.created, two.document.created]}), {"until"})
+    assert [row.image.id for row in shop.service.list(several)] == [one.id]
+    assert listed(reference="docker.io/library/app") == listed(reference="docker.io/library/app:*") == [one.id]
+    assert listed(reference="x.io/app") == [two.id]
     with pytest.raises(InvalidParameter):
         listed(until="whenever")
     with pytest.raises(NotFound):
@@ -156,3 +163,10 @@ async def test_everything_is_there_after_a_restart(shop: Shop) -> None:
     assert again.blobs() == shop.store.blobs()
     assert again.layer_keys() == frozenset(image.layers)
     assert image.id in await again.roots()
+
+
+async def test_no_tag_reads_like_a_digest(shop: Shop) -> None:
+    image = await shop.make("", {"a": b"1"})
+    with pytest.raises(InvalidParameter, match="ambiguous tag using digest algorithm as name"):
+        await shop.service.tag(image, "sha256:sometag", "")
+    assert await shop.service.tag(image, "sha256-like", "x") == "sha256-like:x"

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from engine.config import Config
-from engine.errors import EngineError, NotFound, SystemFailure, Unauthorized
+from engine.errors import EngineError, InvalidParameter, NotFound, SystemFailure, Unauthorized
 from engine.images.embedded import Embedded
 from engine.images.progress import Line
 from engine.images.pull import choose_platform, pull_reference
@@ -381,9 +381,11 @@ async def test_import_from_a_url(shop: Shop, port: Port) -> None:
     await shop.make(f"{port.host}/app:1", {"a": b"1"})
     await port.push(f"{port.host}/app")
     blob = shop.store.forms(shop.service.get(f"{port.host}/app:1").diff_ids[0])[0]
-    body = port.images.puller.download(f"{port.host}/v2/app/blobs/{blob.digest}")
+    body = await port.images.puller.download(f"{port.host}/v2/app/blobs/{blob.digest}")
     image = await shop.loader.import_tar(body, lambda _: None)
     assert image.size == 1
-    with pytest.raises(Exception, match="404"):
-        await shop.loader.import_tar(port.images.puller.download(f"http://{port.host}/v2/nothing"), lambda _: None)
+    with pytest.raises(NotFound, match="with status 404"):
+        await port.images.puller.download(f"http://{port.host}/v2/nothing")
+    with pytest.raises(InvalidParameter, match="invalid URL escape"):
+        await port.images.puller.download("%2Fdata%2Ffile.tar")
     await shop.loader.import_tar(chunks(LAYER), lambda _: None)
