@@ -1,4 +1,4 @@
-"""`berth registry grant`: the file of grants (`berth.grantsfile`), changed so that a server always reads a whole one."""
+"""`berth registry grant`: the file of grants (`berth.grantsfile`), changed so that servers always read a whole one."""
 
 from __future__ import annotations
 

@@ -1,9 +1,14 @@
 from pathlib import Path
 
 import pytest
+import uvloop
 from click.testing import CliRunner, Result
 
 from cli.registry import registry
+
+
+# libuv makes a pipe for the whole process with its first loop; it is nobody's leak.
+uvloop.new_event_loop().close()
 
 
 def berth(*arguments: str, **options: str) -> Result:
@@ -28,7 +33,8 @@ def test_the_ca_is_made_once(tmp_path: Path) -> None:
     assert berth("ca", "--root", str(tmp_path)).output == first.output
 
 
-def test_serving_everybody_needs_to_be_said(tmp_path: Path) -> None:
+def test_serving_everybody_needs_to_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cli.registry._set_up_logging", lambda _: None)
     refused = berth("serve", "--root", str(tmp_path), "--addr", "0.0.0.0:0")
     assert refused.exit_code == 1 and "refusing to serve everybody" in refused.output
 
