@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import msgspec
 from aiohttp import web
 
@@ -63,11 +65,11 @@ class ExecRoutes:
     async def _start_attached(self, request: web.Request, instance: Exec, wish: ExecStart) -> web.StreamResponse:
         settings = instance.settings
         choice = StreamChoice(settings.attach_stdin, settings.attach_stdout, settings.attach_stderr)
-        stream = await self._execs.prepare(instance, choice, wish.console_size)
-        assert stream is not None
+        stream: socket.socket | None = None
         client = Takeover(request)
         client.begin(request, stream_type(request, wish.tty), {})
         try:
+            stream = await self._execs.prepare(instance, choice, wish.console_size)
             await self._execs.start(instance)
         except EngineError as error:
             # The head has gone out: docker says it on the stream, and inspect has the exit code.
@@ -76,13 +78,15 @@ class ExecRoutes:
         else:
             typed = settings.attach_stdin and settings.tty
             scanner = DetachScanner(parse_detach_keys(settings.detach_keys)) if typed else None
+            assert stream is not None
             try:
                 if await relay(client, stream, scanner, frame_output=settings.tty and not wish.tty):
                     self._service.detached(self._service.find(instance.container_id))
             except ConnectionError:
                 pass
         finally:
-            stream.close()
+            if stream is not None:
+                stream.close()
             client.close_write()
         return client.finished()
 

@@ -19,6 +19,7 @@ from engine.containers.settings import ExecSettings
 from engine.containers.signals import parse_signal
 from engine.errors import (
     Conflict,
+    EngineError,
     InvalidParameter,
     SystemFailure,
     is_paused,
@@ -33,6 +34,8 @@ from engine.tasks import Nursery
 
 log = logging.getLogger(__name__)
 
+NOT_PREPARED = 126
+"""The exit code of an instance that never became a process, as dockerd has it."""
 REMEMBERED = 1000
 """How many ended instances can still be asked for their exit code."""
 
@@ -116,11 +119,18 @@ class Execs:
     async def prepare(
         self, instance: Exec, choice: StreamChoice | None, console_size: tuple[int, int] | None
     ) -> socket.socket | None:
-        """Make its stdio in the shim; the stream is for a client that stays attached."""
+        """Make its stdio in the shim; the stream is for a client that stays attached.
+
+        Raises ``SystemFailure`` when its user is unknown; it has ended then.
+        """
         container = self._records.store.require(instance.container_id)
         shim = self._live[container.id].require_shim()
         settings = instance.settings
-        process = await self._assembly.exec_process(container, settings)
+        try:
+            process = await self._assembly.exec_process(container, settings)
+        except EngineError:
+            instance.exit_code = NOT_PREPARED
+            raise
         size = console_size or settings.console_size
         if size == (0, 0):
             size = None

@@ -8,11 +8,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from engine.api.exec import ExecRoutes, exec_view
 from engine.containers.exec import Exec
+from engine.containers.model import Container
 from engine.containers.settings import ExecSettings
+from engine.errors import SystemFailure
 from tests.engine.api.conftest import Serve
 from tests.support.containers import container, running
 from tests.support.runs import FakeShim, refused, until
@@ -102,6 +105,20 @@ async def test_what_cannot_run_is_said_on_the_stream(api: Served, shim: FakeShim
     terminal = await created(api, Tty=True)
     _, reader, _ = await started(api, terminal, b'{"Tty": true}')
     assert await asyncio.wait_for(reader.read(), 5) == b"no such program\r\n"
+
+
+async def test_an_unknown_user_is_said_on_the_stream(
+    api: Served, bench: ServiceBench, shim: FakeShim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuses(record: Container, settings: ExecSettings) -> dict[str, object]:
+        raise SystemFailure(f"unable to find user {settings.user}")
+
+    monkeypatch.setattr(bench.assembly, "exec_process", refuses)
+    exec_id = await created(api, User="ghost")
+    head, reader, _ = await started(api, exec_id)
+    assert head.startswith(b"HTTP/1.1 101 ")
+    assert (await asyncio.wait_for(reader.read(), 5))[8:] == b"unable to find user ghost\r\n"
+    assert (await ask(api, "GET", f"/exec/{exec_id}/json"))[1]["ExitCode"] == 126
 
 
 async def test_a_detached_exec(api: Served, shim: FakeShim) -> None:
