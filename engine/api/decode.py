@@ -84,9 +84,7 @@ async def json_body(request: web.Request, kind: type[T], *, optional: bool = Fal
         if optional:
             return kind()
         raise InvalidParameter("invalid JSON: got EOF while reading request body")
-    content_type = request.headers.get("Content-Type", "")
-    if content_type and not re.match(r"(application/json|text/plain)\b", content_type, re.IGNORECASE):
-        raise InvalidParameter(f"unsupported Content-Type header ({content_type}): must be 'application/json'")
+    check_json(request)
     return decode_json(raw, kind)
 
 
@@ -125,8 +123,14 @@ def parse_platform(text: str) -> Platform | None:
     if not text:
         return None
     parts = text.lower().split("/")
-    if len(parts) > 3 or not all(re.fullmatch(r"[a-z0-9_.-]+", part) for part in parts):
+    if len(parts) > 3:
         raise InvalidParameter(f'"{text}": invalid platform specifier')
+    for place, part in enumerate(parts):
+        if not re.fullmatch(r"[a-z0-9_.-]+", part):
+            kind = "an invalid component" if place else "an invalid OS component"
+            raise InvalidParameter(f'"{part}" is {kind} of "{text}": invalid argument')
+    if parts[0] == "macos":
+        parts[0] = "darwin"
     if len(parts) == 1 and parts[0] not in _SYSTEMS:
         if parts[0] not in _MACHINES | _ARCHITECTURES.keys():
             raise InvalidParameter(f'"{text}": unknown operating system or architecture: invalid argument')

@@ -21,7 +21,7 @@ from engine.images.pull import Puller
 from engine.images.push import Pusher
 from engine.images.removal import PRUNE_FILTERS, ImageRemover
 from engine.images.save import ImageSaver
-from engine.images.service import LIST_FILTERS, ImageService, parse_reference
+from engine.images.service import LIST_FILTERS, ImageService, parse_reference, require_platform
 from engine.images.transfers import Transfers
 from engine.tasks import Nursery
 from registry.client.credentials import AuthConfig, decode_auth_header
@@ -80,6 +80,8 @@ class ImageRoutes:
     async def inspect(self, request: web.Request) -> web.StreamResponse:
         """``docker image inspect``."""
         image = self._service.get(request.match_info["name"])
+        if platform := parse_platform_json(query_str(request, "platform")):
+            require_platform(image, platform, request.match_info["name"])
         names = self._service.names(image.id)
         folders = self._service.content.graph_data(image)
         return json_response(shapes.inspected(image, names, api_version(request), folders))

@@ -38,6 +38,7 @@ from engine.containers.security import ALL_CAPABILITIES
 from engine.containers.settings import ExecSettings, Ulimit
 from engine.containers.spec import SpecInput, build_spec, capability_sets
 from engine.containers.store import ContainerStore
+from engine.containers.subpaths import subpath_sync
 from engine.errors import Conflict, InvalidParameter, SystemFailure, not_running
 from engine.images.service import ImageService
 from engine.kernel.mount import mount_sync, unmount_sync
@@ -197,7 +198,7 @@ class Assembly:
             undo.push_async_callback(self._volumes.unmount, point.name, container.id)
             options = point.wish.volume_options if point.wish else None
             if options is not None and options.subpath:
-                path = await run_blocking(_subpath_sync, path, options.subpath)
+                path = await run_blocking(subpath_sync, path, options.subpath)
             return msgspec.structs.replace(point, source=str(path))
         if point.type == "bind":
             await run_blocking(_ensure_bind_source_sync, point)
@@ -528,16 +529,3 @@ def _ensure_bind_source_sync(point: MountPoint) -> None:
     if not (point.create_source or (options and options.create_mountpoint)):
         raise InvalidParameter(f'invalid mount config for type "bind": bind source path does not exist: {point.source}')
     os.makedirs(point.source, mode=0o755, exist_ok=True)
-
-
-def _subpath_sync(root: Path, subpath: str) -> Path:
-    """The folder or file below a volume; links may not lead out of it."""
-    resolved = Path(os.path.realpath(root / subpath))
-    if not resolved.is_relative_to(os.path.realpath(root)):
-        raise InvalidParameter(
-            f'path concatenation escapes the base directory, base: "{root}", subpath: "{subpath}", '
-            f'resolved: "{resolved}"'
-        )
-    if not resolved.exists():
-        raise InvalidParameter(f"cannot access path {resolved}: lstat {resolved}: no such file or directory")
-    return resolved

@@ -26,10 +26,11 @@ from engine.containers.model import Container
 from engine.containers.mounts import MountPoint
 from engine.containers.namespaces import joined_container
 from engine.containers.settings import ContainerConfig, EndpointSettings, HostConfig, NetworkingConfig
+from engine.containers.subpaths import is_empty_folder_sync, subpath_sync
 from engine.containers.validation import validate_create
 from engine.errors import InvalidParameter, NotFound
 from engine.images.model import Image
-from engine.images.service import ImageService
+from engine.images.service import ImageService, require_platform
 from engine.names import is_valid_name, new_id
 from engine.networks.service import NetworkService
 from engine.snapshots.archive import CopyUp
@@ -85,7 +86,7 @@ class Creator:
         image = self._image(request.config.image, request.platform)
         self._check_others(request.host_config)
         config = self._merge(request.config, image)
-        async with contextlib.AsyncExitStack() as undo:
+        async with self._images.holding(image), contextlib.AsyncExitStack() as undo:
             container_id = new_id()
             name = self._take_name(request.name, container_id, undo)
             container = self._draft(container_id, name, request, image, config, host)
@@ -110,12 +111,9 @@ class Creator:
     def _image(self, reference: str, platform: Platform | None) -> Image | None:
         """The image, which has to be for the platform that was asked for: a client pulls where it is told of none."""
         image = self._images.get(reference) if reference else None
-        if image is None or platform is None or image.suits(platform):
-            return image
-        raise NotFound(
-            f"image with reference {reference} was found but its platform ({_shown(image.platform)}) "
-            f"does not match the specified platform ({_shown(platform)})"
-        )
+        if image is not None and platform is not None:
+            require_platform(image, platform, reference)
+        return image
 
     def _check_others(self, host: HostConfig) -> None:
         """The containers that this one names. As 404 an unknown one would make the docker command line pull."""
@@ -263,10 +261,19 @@ class Creator:
 
     async def _fill(self, container: Container, point: MountPoint) -> None:
         """Fill an empty volume with what the image has at the mount's place, owners and modes kept."""
-        if not await self._volumes.is_empty(point.name):
+        options = point.wish.volume_options if point.wish else None
+        subpath = options.subpath if options else ""
+        if not subpath and not await self._volumes.is_empty(point.name):
             return
         layers = tuple(LayerKey(key) for key in container.layers)
         async with self._volumes.in_use(point.name, container.id) as path:
+            if subpath:
+                try:
+                    path = await run_blocking(subpath_sync, path, subpath)
+                except InvalidParameter:
+                    return  # the start says so
+                if not await run_blocking(is_empty_folder_sync, path):
+                    return
             await self._copy_up(container.id, layers, point.destination, path)
 
 
@@ -285,10 +292,6 @@ def _size_limit(host: HostConfig) -> int | None:
     if match is None:
         raise InvalidParameter(f"invalid size: '{options['size']}'")
     return int(float(match[1]) * _UNITS[match[2]])
-
-
-def _shown(platform: Platform) -> str:
-    return "/".join(part for part in (platform.os, platform.architecture, platform.variant) if part)
 
 
 def _make_directory_sync(path: Path) -> None:

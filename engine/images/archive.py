@@ -157,6 +157,15 @@ class ImageLoader:
         digest = await self._content.blobs.put(manifest.data)
         return [Descriptor(media_type=manifest.media_type, digest=str(digest), size=len(manifest.data))]
 
+    def _import_platform(self, asked: Platform | None) -> Platform:
+        """The host's, but for what was asked. Raises ``InvalidParameter`` where nothing of it could run here."""
+        default = self._default_platform
+        if asked is None:
+            return default
+        if asked.os not in ("", "linux"):
+            raise InvalidParameter("operating system is not supported")
+        return asked if asked.architecture else default
+
     async def import_tar(
         self,
         body: AsyncIterator[bytes],
@@ -170,7 +179,7 @@ class ImageLoader:
         """One tar, compressed or not, as the only layer of a new image. Raises ``EngineError``."""
         config = apply_changes(RuntimeConfig(), changes)
         names = () if reference is None else (reference.with_tag(reference.tag or "latest"),)
-        platform = platform or self._default_platform
+        platform = self._import_platform(platform)
         path = self._content.blobs.temp_dir() / f"import-{uuid.uuid4().hex}"
         received = _Received(path)
         try:

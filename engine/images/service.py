@@ -18,7 +18,7 @@ from typing import Protocol
 import msgspec
 
 from engine.clock import SECOND, duration_ns, now_ns, parse_rfc3339
-from engine.errors import InvalidParameter, no_such_image
+from engine.errors import InvalidParameter, NotFound, no_such_image
 from engine.events import EventBus
 from engine.filters import Filters
 from engine.images.content import ImageContent
@@ -26,7 +26,7 @@ from engine.images.model import HistoryEntry, Image, ImageDocument, LayerBlob, R
 from engine.images.store import ImageStore
 from engine.snapshots.base import LayerKey
 from registry.digest import Digest
-from registry.manifest import Descriptor
+from registry.manifest import Descriptor, Platform
 from registry.reference import InvalidReference, Reference
 
 LIST_FILTERS = frozenset({"dangling", "label", "label!", "before", "since", "reference", "until"})
@@ -285,6 +285,19 @@ class ImageService:
     def descriptor(self, image: Image) -> Descriptor | None:
         """The newest manifest that describes the image, where one is kept."""
         return image.image_manifests[0] if image.image_manifests else None
+
+
+def require_platform(image: Image, wanted: Platform, reference: str) -> None:
+    """Raise ``NotFound`` where the image is for another platform: a client may pull the one it wants."""
+    if not image.suits(wanted):
+        raise NotFound(
+            f"image with reference {reference} was found but its platform ({_shown(image.platform)}) "
+            f"does not match the specified platform ({_shown(wanted)})"
+        )
+
+
+def _shown(platform: Platform) -> str:
+    return "/".join(part for part in (platform.os, platform.architecture, platform.variant) if part)
 
 
 def parse_reference(name: str) -> Reference:
