@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.shim import fluentd
 from engine.shim.fluentd import Fluentd, moment, table, text
 from engine.shim.wire import STDERR, STDOUT
 
@@ -106,7 +106,7 @@ def test_who_is_away_at_the_start_matters_without_async(tmp_path: Path) -> None:
 
 def test_tries_are_counted_and_grow_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(fluentd.time, "sleep", waits.append)
+    monkeypatch.setattr(time, "sleep", waits.append)
     sink = Fluentd(settings(tmp_path, **{"async": True, "retry_wait": 2.0}))
     with pytest.raises(OSError):
         sink.send([(AT, STDOUT, b"line", None)])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.shim import logqueue
-from engine.shim.log import PIECE, JsonFile, NoLog
+from engine.shim.log import PIECE, JsonFile, Log, NoLog
 from engine.shim.logqueue import BufferedFile, Message, Remote, Sink, Troubles
 from engine.shim.wire import STDERR, STDOUT
 
@@ -60,6 +60,14 @@ def remote(sink: Memory, limit: int | None = None, troubles: list[OSError] | Non
     return Remote(sink, NoLog(), limit=limit, on_trouble=(troubles if troubles is not None else []).append)
 
 
+def is_full(log: Log) -> bool:
+    return log.full
+
+
+def is_lingering(log: Log) -> bool:
+    return log.lingering
+
+
 def test_lines_arrive_without_their_newlines_and_unfinished_ones_at_the_end(sink: Memory) -> None:
     log = remote(sink)
     log.write(STDOUT, b"one\ntwo\n\nthr")
@@ -91,14 +99,14 @@ def test_a_blocking_log_is_full_until_half_of_it_is_delivered(sink: Memory) -> N
     log = remote(sink)
     sink.open.clear()
     log.write(STDOUT, b"x" * 1000 + b"\n")
-    assert not log.full
+    assert is_full(log) is False
     for _ in range(70):
         log.write(STDOUT, (b"y" * 1000 + b"\n") * 16)
-    assert log.full
+    assert is_full(log) is True
     sink.open.set()
     assert select.select([log.descriptor], [], [], DEADLINE)[0]
     log.woken()
-    assert not log.full
+    assert is_full(log) is False
     finish(log)
     assert len(sink.lines) == 1 + 70 * 16
 
@@ -137,11 +145,11 @@ def test_a_closed_log_lingers_until_it_is_delivered_but_not_for_ever(
     log = remote(sink)
     sink.open.clear()
     log.write(STDOUT, b"late\n")
-    assert not log.lingering
+    assert not is_lingering(log)
     log.close()
-    assert log.lingering
+    assert is_lingering(log)
     monkeypatch.setattr(logqueue, "LINGER_SECONDS", 0.0)
-    assert not log.lingering
+    assert not is_lingering(log)
     sink.open.set()
     assert sink.closed.wait(DEADLINE)
     assert sink.lines == [b"late"]

@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def settings(path: Path, **changed: Any) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _utc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(syslog.time, "localtime", syslog.time.gmtime)
+    monkeypatch.setattr(time, "localtime", time.gmtime)
 
 
 @pytest.mark.parametrize(
