@@ -6,7 +6,6 @@ from click.testing import CliRunner, Result
 
 from cli.registry import registry
 
-
 # libuv makes a pipe for the whole process with its first loop; it is nobody's leak.
 uvloop.new_event_loop().close()
 
