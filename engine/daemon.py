@@ -104,6 +104,10 @@ class Uses:
         """Containers that stand on an image, and whether they run."""
         return [(c.id, c.is_running) for c in self._store if c.image_id == image_id]
 
+    def layers_in_use(self) -> Collection[str]:
+        """Layers below containers, whether their images are still there or not."""
+        return {key for c in self._store for key in c.layers}
+
     def users_of_volume(self, name: str) -> Collection[str]:
         """Containers that mount a volume."""
         return [c.id for c in self._store if any(m.type == "volume" and m.name == name for m in c.mounts)]
@@ -192,8 +196,7 @@ class Daemon:
         registry = RegistryServer(_registry_settings(config))
         image_store = ImageStore(journal)
         image_store.restore()
-        content = ImageContent(image_store, registry.blobs, layers, registry.leases)
-        await content.sweep()
+        content = ImageContent(image_store, registry.blobs, layers, registry.leases, nursery=nursery)
         return Ground(
             journal=journal,
             events=events,
@@ -217,7 +220,8 @@ class Daemon:
         networks = NetworkService(config, ground.journal, ground.events)
         exits.push_async_callback(_close_networks, networks, store)
         await networks.start()
-        images.users = uses = Uses(store)
+        images.users = images.content.users = uses = Uses(store)
+        await images.content.sweep()
         volumes = VolumeService(config.data_root / "volumes", VolumeStore(ground.journal), ground.events, nursery, uses)
         await volumes.restore(_volumes_in_use(store))
         journalist, live, locks = Journalist(store, ground.events), LiveTable(), KeyedLocks()
@@ -227,7 +231,9 @@ class Daemon:
         )
         lifecycle = Lifecycle(journalist, live, assembly, locks)
         execs = Execs(journalist, live, assembly, nursery)
-        remover = Remover(journalist, live, lifecycle, assembly, execs, volumes, snapshotter, locks)
+        remover = Remover(
+            journalist, live, lifecycle, assembly, execs, volumes, snapshotter, locks, images.content.layers_let_go
+        )
         prober = Prober(journalist, assembly, locks, nursery)
         supervisor = Supervisor(
             journalist, live, assembly, lifecycle, ground.shims, locks, nursery, prober, remover.auto_remove

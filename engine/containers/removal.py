@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 
 from engine.containers import model
 from engine.containers.assembly import Assembly
@@ -39,6 +40,7 @@ class Remover:
         volumes: VolumeService,
         snapshotter: Snapshotter,
         locks: KeyedLocks,
+        layers_let_go: Callable[[], Awaitable[None]],
     ) -> None:
         self._records = journalist
         self._live = live
@@ -48,6 +50,7 @@ class Remover:
         self._volumes = volumes
         self._snapshotter = snapshotter
         self._locks = locks
+        self._layers_let_go = layers_let_go
         self._under_way: set[str] = set()
 
     async def remove(self, container_id: str, *, force: bool = False, volumes: bool = False) -> None:
@@ -102,6 +105,7 @@ class Remover:
         self._records.event(container, "destroy")
         live.waiters.removed(Exit(container.state.exit_code))
         self._live.forget(container_id)
+        await self._layers_let_go()
 
     async def _remove_volumes(self, container: Container) -> None:
         for name in container.anonymous_volumes:

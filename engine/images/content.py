@@ -1,21 +1,24 @@
 """The bytes behind images: configuration and layer blobs, unpacked layers, and when both may go.
 
-An image is registered only when every layer is unpacked with its diff ID verified and every blob is stored. While an
-operation needs layers or blobs that no image names yet, it holds them here; what is left unheld and unnamed is
-removed. Layers that arrive as plain tar are kept so until a push first needs them compressed: loading, committing and
-saving never pay for compression.
+An image is registered only when every layer is unpacked with its diff ID verified and every blob is stored; only the
+layer of a commit, which was made here, is unpacked behind its back (``layers`` unpacks what is missing, whatever the
+reason). While an operation needs layers or blobs that no image names yet, it holds them here; what is left unheld,
+unnamed and under no container is removed. Layers that arrive as plain tar are kept so until a push first needs them
+compressed: loading, committing and saving never pay for compression.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import shutil
 import uuid
 from asyncio import TaskGroup
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,15 +28,17 @@ from engine.clock import now_ns
 from engine.errors import SystemFailure
 from engine.images.model import Image, LayerBlob, parse_document
 from engine.images.store import ImageStore, merge_blobs
-from engine.snapshots.base import Layer, LayerKey, Progress
+from engine.snapshots.base import Layer, LayerKey, Progress, hex_of
 from engine.snapshots.layers import BlobSource
-from engine.tasks import KeyedLocks, run_in
+from engine.tasks import KeyedLocks, Nursery, run_in
 from registry.digest import Digest
 from registry.errors import BlobUnknown
 from registry.manifest import DOCKER_LAYER, DOCKER_LAYER_GZIP, OCI_LAYER, Descriptor, Manifest, parse_manifest
 from registry.reference import Reference
 from registry.store.blobs import BlobStore
 from registry.store.leases import Leases
+
+log = logging.getLogger(__name__)
 
 PLAIN_TYPES = frozenset({OCI_LAYER, DOCKER_LAYER})
 # How the names of our unfinished files in the blob store's folder begin.
@@ -63,21 +68,37 @@ class LayerFolders(Protocol):
     def all(self) -> list[Layer]: ...
 
 
+class LayerUsers(Protocol):
+    """Who stands on layers, be the image still there or not; ``daemon.py`` plugs the container store in."""
+
+    def layers_in_use(self) -> Collection[str]:
+        """The keys of those layers."""
+
+
 class ImageContent:
     """Blobs and layers of images.
 
     ``blobs`` and ``leases`` are the registry's, shared with it; ``layers`` unpacks; ``release`` (may be set later) is
-    the collector's way to take blobs back.
+    the collector's way to take blobs back; ``users`` (likewise) keep layers of images that are gone. With a
+    ``nursery``, layers that were made here are unpacked in the background.
     """
 
     def __init__(
-        self, store: ImageStore, blobs: BlobStore, layers: LayerFolders, leases: Leases, release: Release | None = None
+        self,
+        store: ImageStore,
+        blobs: BlobStore,
+        layers: LayerFolders,
+        leases: Leases,
+        release: Release | None = None,
+        nursery: Nursery | None = None,
     ) -> None:
         self.store = store
         self.blobs = blobs
         self.leases = leases
         self.release = release
         self.folders = layers
+        self.users: LayerUsers | None = None
+        self._nursery = nursery
         self._held: Counter[str] = Counter()
         self._candidates: set[tuple[str, LayerKey]] = set()
         self._garbage: set[Digest] = set()
@@ -108,9 +129,8 @@ class ImageContent:
         """Remove what a killed daemon left half done; for its start, before any operation."""
         await run_in("disk", _sweep_temporary_sync, self.blobs.temp_dir())
         used = self.store.layer_keys()
-        for layer in self.folders.all():
-            if layer.key not in used:
-                await self.folders.remove(layer.key)
+        self._candidates.update((layer.diff_id, layer.key) for layer in self.folders.all() if layer.key not in used)
+        await self._sweep()
 
     async def register(
         self,
@@ -121,11 +141,13 @@ class ImageContent:
         names: Sequence[Reference] = (),
         parent: str = "",
         progress: Unpacking | None = None,
+        top_size: int | None = None,
     ) -> Image:
         """Make an image of a configuration document whose layer blobs are stored. Unpacks what is not yet unpacked.
 
         ``blobs`` gives the stored form by diff ID; layers other images already have may be left out. The image and its
-        ``names`` appear together. Raises ``ValueError`` for a bad document or a layer that is not what its diff ID
+        ``names`` appear together. ``top_size`` says that the topmost layer was made here, of so many content bytes: it
+        may then be unpacked later. Raises ``ValueError`` for a bad document or a layer that is not what its diff ID
         promises.
         """
         document = parse_document(config)
@@ -138,17 +160,39 @@ class ImageContent:
         digests = [image_id, *(b.digest for b in forms.values()), *(Digest.parse(m.digest) for m in manifests)]
         async with self.hold(diff_ids, digests):
             await self.blobs.put(config, image_id)
-            unpacked = await self.unpack(diff_ids, {d: self._place(b) for d, b in forms.items()}, progress)
+            later = top_size is not None and self._may_wait(diff_ids[-1])
+            wanted = diff_ids[:-1] if later else diff_ids
+            unpacked = await self.unpack(wanted, {d: self._place(b) for d, b in forms.items()}, progress)
+            sizes = [self.folders.size(key) for key in unpacked]
+            if later and top_size is not None:
+                unpacked.append(_shared_key(diff_ids[-1]))
+                sizes.append(top_size)
             image = Image(
                 str(image_id),
                 document,
                 tuple(unpacked),
-                tuple(self.folders.size(key) for key in unpacked),
+                tuple(sizes),
                 tuple(manifests),
                 str(parent),
                 config_size=len(config),
             )
-            return await self.store.add(image, forms, names, now_ns=now_ns())
+            image = await self.store.add(image, forms, names, now_ns=now_ns())
+            if later and self._nursery is not None:
+                self._nursery.start(self._unpack_later(image), name=f"unpack {diff_ids[-1][:19]}")
+            return image
+
+    def _may_wait(self, diff_id: str) -> bool:
+        """Whether a layer made here is new. A diff holds every folder above its entries, so it will be shared."""
+        return self._nursery is not None and not self.folders.has(_shared_key(diff_id))
+
+    async def _unpack_later(self, image: Image) -> None:
+        async with self.hold(image.diff_ids):
+            if self.store.get(image.id) is None:
+                return
+            try:
+                await self.layers(image)
+            except (OSError, ValueError, SystemFailure) as error:
+                log.warning("image %s will be unpacked when it is used: %s", image.id, error)
 
     async def unpack(
         self, diff_ids: Sequence[str], sources: Mapping[str, Path], progress: Unpacking | None = None
@@ -236,11 +280,15 @@ class ImageContent:
 
     async def layers(self, image: Image) -> tuple[LayerKey, ...]:
         """The unpacked layers of ``image``; those that were lost are unpacked again from their blobs."""
-        missing = [key for key in image.layers if not self.folders.has(key)]
-        if missing:
-            async with self.hold(image.diff_ids):
-                await self.unpack(image.diff_ids, {})
-        return image.layers
+        if all(self.folders.has(key) for key in image.layers):
+            return image.layers
+        forms = [form.digest for diff_id in image.diff_ids for form in self.store.forms(diff_id)]
+        async with self.hold(image.diff_ids, forms):
+            keys = tuple(await self.unpack(image.diff_ids, {}))
+            known = self.store.get(image.id)
+            if known is not None and keys != known.layers:
+                await self.store.replace_image(replace(known, layers=keys))
+        return keys
 
     async def measure(self, path: Path, diff_id: str = "") -> tuple[str, int]:
         """The diff ID (computed unless given) and the size of a plain tar."""
@@ -302,6 +350,11 @@ class ImageContent:
             self._garbage.update(form.digest for form in forms)
         self._candidates.update(zip(image.diff_ids, image.layers, strict=True))
 
+    async def layers_let_go(self) -> None:
+        """A container is gone: what only it stood on goes too. Costs nothing when there is no such layer."""
+        if self._candidates:
+            await self._sweep()
+
     async def reclaim(self) -> None:
         """Remove layers nobody stands on and give back blobs that no image needs."""
         await self._sweep()
@@ -316,11 +369,20 @@ class ImageContent:
     async def _sweep(self) -> None:
         if not self._candidates:
             return
-        used = self.store.layer_keys()
-        unused = {(d, key) for d, key in self._candidates if key not in used and not self._held[d]}
-        self._candidates = {(d, key) for d, key in self._candidates if key not in used} - unused
-        for _, key in unused:
-            await self.folders.remove(key)
+        named = self.store.layer_keys()
+        used = frozenset(self.users.layers_in_use()) if self.users is not None else frozenset()
+        unnamed = {(d, key) for d, key in self._candidates if key not in named}
+        unused = {(d, key) for d, key in unnamed if key not in used and not self._held[d]}
+        self._candidates = unnamed - unused
+        for diff_id, key in unused:
+            if self._held[diff_id]:  # since the look above
+                self._candidates.add((diff_id, key))
+            else:
+                await self.folders.remove(key)
+
+
+def _shared_key(diff_id: str) -> LayerKey:
+    return LayerKey(hex_of(diff_id))
 
 
 @contextlib.asynccontextmanager

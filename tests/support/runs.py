@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -301,6 +301,7 @@ class FakeImages:
         self.by_name = by_name or {}
         self.asked: list[str] = []
         self.layer_keys: tuple[str, ...] = ("layer1", "layer2")
+        self.held: list[str] = []
 
     def find(self, name: str) -> FakeImage | None:
         self.asked.append(name)
@@ -312,7 +313,16 @@ class FakeImages:
         return self.by_name[name]
 
     async def layers(self, image: FakeImage) -> tuple[str, ...]:
+        assert self.held == [image.id]  # or a removal could take them before the container is there
         return self.layer_keys
+
+    @contextlib.asynccontextmanager
+    async def holding(self, image: FakeImage | None) -> AsyncIterator[None]:
+        self.held += [image.id] if image is not None else []
+        try:
+            yield
+        finally:
+            self.held.clear()
 
 
 class FakeNetwork:
@@ -382,6 +392,7 @@ class Bench:
         self.prober = FakeProber()
         self.snapshotter = FakeSnapshotter()
         self.volumes = FakeVolumeRemover()
+        self.kept_then: list[list[str]] = []
         assembly = cast(Assembly, self.assembly)
         self.lifecycle = Lifecycle(self.records, self.live, assembly, self.locks)
         self.execs = Execs(self.records, self.live, assembly, self.nursery)
@@ -394,6 +405,7 @@ class Bench:
             cast(VolumeService, self.volumes),
             cast(Snapshotter, self.snapshotter),
             self.locks,
+            self.let_go,
         )
         self.supervisor = Supervisor(
             self.records,
@@ -409,6 +421,10 @@ class Bench:
         self.lifecycle.watch_with(self.supervisor.watch)
         for record in records:
             self.store._insert(record)
+
+    async def let_go(self) -> None:
+        """Told that layers may be without a container now."""
+        self.kept_then.append([record.id for record in self.store])
 
     def now(self, container_id: str) -> Container:
         """The record as it is."""

@@ -49,7 +49,7 @@ class Engine:
         leases = Leases()
         self.store = ImageStore(journal)
         self.store.restore()
-        content = ImageContent(self.store, self.blobs, layers, leases)
+        content = ImageContent(self.store, self.blobs, layers, leases, nursery=nursery)
         self.release = content.release = Release(Repositories(self.blobs, leases), self.store.blobs, nursery)
         self.service = ImageService(self.store, content, EventBus())
         self.loader = ImageLoader(self.service, host_platform())

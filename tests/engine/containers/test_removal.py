@@ -42,6 +42,8 @@ async def test_everything_of_it_goes(bench: Bench, record: Container) -> None:
     assert bench.actions() == ["destroy"]
     assert await gone == Exit(record.state.exit_code)
     assert bench.volumes.removed == []
+    (left,) = bench.kept_then
+    assert record.id not in left and left
 
 
 async def test_anonymous_volumes_go_when_asked(bench: Bench) -> None:

@@ -107,7 +107,7 @@ class Shop:
         self.repositories = Repositories(self.blobs, self.leases)
         self.nursery = Nursery("test")
         self.store = ImageStore(journal)
-        self.content = ImageContent(self.store, self.blobs, self.layers, self.leases)
+        self.content = ImageContent(self.store, self.blobs, self.layers, self.leases, nursery=self.nursery)
         self.content.release = self.release = Release(self.repositories, self.store.blobs, self.nursery)
         self.events = EventBus()
         self.service = ImageService(self.store, self.content, self.events)

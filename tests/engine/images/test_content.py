@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+
 import pytest
 
 from engine.errors import SystemFailure
+from engine.images.model import HistoryEntry, Image, ImageDocument
+from engine.images.store import ImageStore
 from engine.snapshots.base import LayerKey
 from registry.digest import Digest
 
@@ -69,3 +74,80 @@ async def test_graph_data_names_the_folders(shop: Shop) -> None:
     image = await shop.make("app", {"a": b"1"})
     data = shop.content.graph_data(image)
     assert data is not None and data["UpperDir"] == f"/layers/{image.layers[0]}/fs" and "LowerDir" not in data
+
+
+class Containers:
+    """Containers that stand on these layers."""
+
+    def __init__(self, *keys: str) -> None:
+        self.keys = set(keys)
+
+    def layers_in_use(self) -> set[str]:
+        return self.keys
+
+
+async def test_layers_below_a_container_outlive_their_image(shop: Shop) -> None:
+    image = await shop.make("app", {"a": b"1"})
+    users = shop.content.users = Containers(*image.layers)
+    await shop.remover.remove("app", force=True)
+    assert set(shop.layers.known) == set(image.layers)
+    await shop.content.sweep()  # as a daemon that is started again does
+    assert set(shop.layers.known) == set(image.layers)
+    await shop.content.layers_let_go()
+    assert set(shop.layers.known) == set(image.layers)
+    users.keys.clear()
+    await shop.content.layers_let_go()
+    assert not shop.layers.known
+
+
+async def test_layers_found_under_a_container_at_start_go_with_it(shop: Shop) -> None:
+    shop.layers.known.update({LayerKey("a" * 64): 1, LayerKey("b" * 64): 1})
+    users = shop.content.users = Containers("a" * 64)
+    await shop.content.sweep()
+    assert set(shop.layers.known) == {"a" * 64}
+    users.keys.clear()
+    await shop.content.layers_let_go()
+    assert not shop.layers.known
+
+
+async def committed(shop: Shop, parent: Image | None, files: dict[str, bytes]) -> Image:
+    """What a commit makes."""
+    data = tar_of(files)
+    path = shop.blobs.temp_dir() / "commit-1"
+    path.write_bytes(data)
+    diff_id = "sha256:" + hashlib.sha256(data).hexdigest()
+    document = ImageDocument(os="linux", architecture="amd64")
+    size = sum(map(len, files.values()))
+    return await shop.service.create_from_diff(parent, document, path, HistoryEntry(), diff_id, size)
+
+
+async def test_a_commit_is_unpacked_behind_its_answer(shop: Shop) -> None:
+    parent = await shop.make("app", {"a": b"1"})
+    image = await committed(shop, parent, {"b": b"22"})
+    assert shop.layers.unpacked == [parent.diff_ids[0]]
+    assert image.layer_sizes == (1, 2)
+    assert await shop.service.layers(image) == image.layers
+    assert set(shop.layers.known) == set(image.layers)
+    assert tuple(map(shop.layers.size, image.layers)) == image.layer_sizes
+    again = await committed(shop, parent, {"b": b"22"})
+    assert again.layers == image.layers
+
+
+async def test_a_commit_that_is_removed_at_once_leaves_nothing(shop: Shop) -> None:
+    image = await committed(shop, None, {"b": b"2"})
+    await shop.remover.remove(image.id)
+    while shop.nursery._tasks:
+        await asyncio.wait(shop.nursery._tasks)
+    assert not shop.layers.known and await shop.digests() == set()
+
+
+async def test_a_commit_whose_unpacking_was_cut_short_is_healed(shop: Shop) -> None:
+    image = await committed(shop, None, {"b": b"2"})
+    await shop.nursery.aclose()  # the daemon ends before anything is unpacked
+    assert not shop.layers.known
+    restored = ImageStore(shop.journal)
+    restored.restore()
+    shop.content.store = restored
+    await shop.content.sweep()
+    assert await shop.content.layers(restored.all()[0]) == image.layers
+    assert set(shop.layers.known) == set(image.layers)
