@@ -50,6 +50,7 @@ from engine.containers.hostprobe import probe_host_sync
 from engine.containers.journalist import Journalist
 from engine.containers.lifecycle import Lifecycle
 from engine.containers.live import LiveTable
+from engine.containers.logoptions import check_log_options
 from engine.containers.prober import Prober
 from engine.containers.processes import Processes
 from engine.containers.removal import Remover
@@ -178,6 +179,7 @@ class Daemon:
 
     async def _lay_ground(self) -> Ground:
         config, exits, nursery = self.config, self._exits, self._nursery
+        _check_log_defaults(config)
         await run_blocking(_make_roots_sync, config)
         journal = Journal(config.data_root / "journal.db")
         await run_blocking(journal.open_sync)
@@ -357,6 +359,13 @@ async def _engine_id(journal: Journal) -> str:
     fresh = new_id()
     await journal.put("engine", "id", fresh.encode())
     return fresh
+
+
+def _check_log_defaults(config: Config) -> None:
+    try:
+        check_log_options(config.log_driver, config.log_opts)
+    except ValueError as error:
+        raise ConfigError(f"failed to set log opts: {error}") from error
 
 
 def _make_roots_sync(config: Config) -> None:
