@@ -159,7 +159,8 @@ class ImageRoutes:
         async def operation(report: Report) -> None:
             await self._loader.load(request.content.iter_any(), report, quiet=quiet)
 
-        return await _stream(request, self._transfers.follow(f"load {uuid.uuid4().hex}", operation))
+        # Whatever becomes of a load is told in its stream, as dockerd does.
+        return await _stream(request, self._transfers.follow(f"load {uuid.uuid4().hex}", operation), begin=True)
 
     async def save_one(self, request: web.Request) -> web.StreamResponse:
         """``docker save`` of one image."""
@@ -210,8 +211,12 @@ class ImageRoutes:
         return json_response(await self._puller.inspect_remote(request.match_info["name"], auth))
 
 
-async def _stream(request: web.Request, lines: AsyncGenerator[Line, None]) -> web.StreamResponse:
+async def _stream(
+    request: web.Request, lines: AsyncGenerator[Line, None], *, begin: bool = False
+) -> web.StreamResponse:
     async with json_lines(request) as out:
+        if begin:
+            await out.start()
         async with aclosing(lines) as source:
             async for line in source:
                 await out.send(line)

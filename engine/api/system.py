@@ -21,7 +21,7 @@ from engine.config import Config
 from engine.containers.assembly import Host
 from engine.containers.model import Status
 from engine.containers.store import ContainerStore
-from engine.errors import InvalidParameter, Unavailable
+from engine.errors import InvalidParameter, NotImplementedYet, Unavailable
 from engine.events import FILTERS, EventBus
 from engine.images.store import ImageStore
 
@@ -30,6 +30,7 @@ NOT_IN_A_SWARM = (
     "to connect this node to swarm and try again."
 )
 SWARM_PATHS = ("/swarm", "/services", "/tasks", "/nodes", "/secrets", "/configs")
+METHODS = ("GET", "POST", "DELETE")
 LOG_PLUGINS = ["fluentd", "gelf", "journald", "json-file", "local", "none", "syslog"]
 
 
@@ -70,7 +71,11 @@ class SystemRoutes:
             Route("GET", "/events", self.events),
             Route("GET", "/system/df", self.disk_usage),
             Route("GET", "/plugins", self.empty_list),
+            Route("POST", "/swarm/init", self.no_cluster),
+            Route("POST", "/swarm/join", self.no_cluster),
+            Route("POST", "/swarm/leave", self.no_member),
             *(Route("GET", path, self.no_swarm) for path in SWARM_PATHS),
+            *(Route(method, f"{path}/{{rest:.*}}", self.no_swarm) for path in SWARM_PATHS for method in METHODS),
         ]
 
     async def ping(self, request: web.Request) -> web.StreamResponse:
@@ -264,8 +269,16 @@ class SystemRoutes:
         return json_response([])
 
     async def no_swarm(self, request: web.Request) -> web.StreamResponse:
-        """Swarm mode is not offered."""
+        """What only a manager of a swarm could tell."""
         raise Unavailable(NOT_IN_A_SWARM)
+
+    async def no_member(self, request: web.Request) -> web.StreamResponse:
+        """There is nothing to leave."""
+        raise Unavailable("This node is not part of a swarm")
+
+    async def no_cluster(self, request: web.Request) -> web.StreamResponse:
+        """This engine makes and joins no swarm."""
+        raise NotImplementedYet("swarm mode is not supported by this engine")
 
 
 def _is_stopped(status: Status) -> bool:

@@ -205,6 +205,30 @@ async def test_there_is_no_swarm(api: Served, path: str) -> None:
     assert answer["message"].startswith("This node is not a swarm manager.")
 
 
+@pytest.mark.parametrize(
+    ("path", "status", "words"),
+    [
+        ("/swarm/leave?force=True", 503, "This node is not part of a swarm"),
+        ("/v1.51/swarm/init", 501, "swarm mode is not supported by this engine"),
+        ("/services/create", 503, "This node is not a swarm manager."),
+        ("/nodes/abc/update?version=1", 503, "This node is not a swarm manager."),
+    ],
+)
+async def test_swarm_commands_say_why_not(api: Served, path: str, status: int, words: str) -> None:
+    async with api.session.post(path) as response:
+        assert response.status == status
+        assert (await response.json())["message"].startswith(words)
+
+
+async def test_the_commits_that_were_expected_are_told_to_older_clients(api: Served) -> None:
+    _, today = await ask(api, "/info")
+    _, older = await ask(api, "/v1.48/info")
+    assert today["RuncCommit"] == {"ID": "abc"}
+    assert older["RuncCommit"] == {"ID": "abc", "Expected": "abc"}
+    assert "BridgeNfIptables" not in today
+    assert older["BridgeNfIptables"] is False
+
+
 async def test_there_are_no_plugins(api: Served) -> None:
     assert await ask(api, "/plugins") == (200, [])
 
