@@ -61,8 +61,9 @@ def split_name(name: str) -> tuple[str, str]:
 def gc(
     config: str | None, root: str | None, dry_run: bool, delete_untagged: bool, grace: int, quiet: bool, as_json: bool
 ) -> None:
-    """Remove what nothing refers to. Safe next to a running server."""
+    """Remove what nothing refers to. Safe next to a running server; an engine's registry is refused."""
     settings = settings_for(config, root)
+    _refuse_engine_folder(settings)
 
     async def work(blobs: BlobStore, repositories: Repositories) -> None:
         pulls = PullTimes(blobs.driver)
@@ -86,6 +87,14 @@ def gc(
         )
 
     with_store(settings, work)
+
+
+def _refuse_engine_folder(settings: Settings) -> None:
+    """An engine keeps its images in the same store, under no repository: only its daemon knows what they need."""
+    if settings.s3 is None and (settings.root.resolve().parent / "journal.db").exists():
+        raise click.ClickException(
+            f"{settings.root} belongs to an engine, whose images lie in the same store: its daemon collects by itself"
+        )
 
 
 @click.command("verify")

@@ -90,6 +90,7 @@ log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 2.0
 MEMORY_INTERVAL_SECONDS = 30.0
+COLLECT_INTERVAL_SECONDS = 6 * 3600.0
 RECURSIVE_READ_ONLY_SINCE = (5, 12)
 """The kernel that has mount_setattr(2)."""
 TINI_NAMES = ("docker-init", "tini-static", "tini")
@@ -405,6 +406,8 @@ def _registry_settings(config: Config) -> Settings:
         own_tls_folder=own / "tls",
         htpasswd=own / "htpasswd",
         log_level=config.log_level,
+        # Only this process knows which blobs its images need: `berth registry gc` refuses this folder.
+        collect_interval_seconds=COLLECT_INTERVAL_SECONDS,
     )
 
 

@@ -24,3 +24,7 @@ class Journalist:
         """Publish a container event with docker's attributes: image, name, labels, and what the action adds."""
         attributes = {**container.labels, "image": container.image, "name": container.name, **(extra or {})}
         self._events.publish("container", action, container.id, attributes)
+
+    def pruned(self, reclaimed_bytes: int) -> None:
+        """Publish the end of a prune."""
+        self._events.publish("container", "prune", "", {"reclaimed": str(reclaimed_bytes)})

@@ -300,6 +300,7 @@ class ContainerService:
                 continue
             removed.append(container.id)
             reclaimed += size
+        self._records.pruned(reclaimed)
         return Pruned(tuple(removed), reclaimed)
 
     def require_running(self, reference: str) -> Container:

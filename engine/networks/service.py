@@ -421,6 +421,7 @@ class NetworkService:
             if unused and wanted and (until_ns is None or network.created_ns < until_ns):
                 with contextlib.suppress(EngineError):
                     removed.append((await self.remove(network.id)).name)
+        self._events.publish("network", "prune", "", {"reclaimed": "0"})
         return removed
 
     async def connect(self, container_id: str, reference: str, wish: EndpointWish | None) -> EndpointState:

@@ -69,3 +69,20 @@ def test_verify_fails_on_damage(root: Path) -> None:
     BlobStore(FilesystemDriver(root)).local_path(Digest.of(b"c:latest")).write_bytes(b"rotten")
     answer = berth("verify", "--root", str(root))
     assert answer.exit_code == 1 and "content has digest" in answer.output
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_engines_registry_is_not_collected(tmp_path: Path, linked: bool) -> None:
+    root = tmp_path / "data" / "registry"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "journal.db").touch()
+    image = asyncio.run(BlobStore(FilesystemDriver(root)).put(b"a layer that only the engine needs"))
+    blob = BlobStore(FilesystemDriver(root)).local_path(image)
+    os.utime(blob, (1000, 1000))
+    given = root
+    if linked:
+        given = tmp_path / "elsewhere"
+        given.symlink_to(root)
+    answer = berth("gc", "--grace", "0", "--root", str(given))
+    assert answer.exit_code == 1 and "belongs to an engine" in answer.output
+    assert blob.exists()
