@@ -28,7 +28,7 @@ from engine.containers.namespaces import joined_container
 from engine.containers.settings import ContainerConfig, EndpointSettings, HostConfig, NetworkingConfig
 from engine.containers.subpaths import is_empty_folder_sync, subpath_sync
 from engine.containers.validation import validate_create
-from engine.errors import InvalidParameter, NotFound
+from engine.errors import InvalidParameter, NotFound, NotImplementedYet
 from engine.images.model import Image
 from engine.images.service import ImageService, require_platform
 from engine.names import is_valid_name, new_id
@@ -242,6 +242,8 @@ class Creator:
             if mount_rules.needs_source(point) and not await run_blocking(os.path.lexists, point.source):
                 raise InvalidParameter(str(mount_rules.missing_source(point)))
             return point
+        if point.type == "image":
+            raise NotImplementedYet(f"mounting image {point.source} at {point.destination}: not offered by this engine")
         if point.type != "volume":
             return point
         options = point.wish.volume_options if point.wish and point.wish.volume_options else None

@@ -285,6 +285,25 @@ def test_sizes_must_be_numbers(query: str, words: str) -> None:
         size_of(make_mocked_request("POST", f"/x?{query}"))
 
 
+@pytest.mark.parametrize("size", ["-100", "4294967296"])
+def test_sizes_have_bounds(size: str) -> None:
+    with pytest.raises(InvalidParameter, match=f'invalid resize width "{size}": value out of range'):
+        size_of(make_mocked_request("POST", f"/x?h=1&w={size}"))
+    assert size_of(make_mocked_request("POST", "/x?h=4294967295&w=0")) == (4294967295, 0)
+
+
+BAD_CHECKPOINTS = [("../outside", 'invalid checkpoint ID "../outside"'), ("c1", "only supported in experimental mode")]
+
+
+@pytest.mark.parametrize(("name", "words"), BAD_CHECKPOINTS)
+    ("name", "words"), [("../outside", 'invalid checkpoint ID "../outside"'), ("c1", "experimental")]
+)
+async def test_there_are_no_checkpoints(api: Served, name: str, words: str) -> None:
+    status, answer = await ask(api, "POST", "/containers/missing/start", checkpoint=name)
+    assert status == 400
+    assert words in answer["message"]
+
+
 @pytest.mark.parametrize(
     ("query", "expected"),
     [

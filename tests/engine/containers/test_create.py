@@ -22,7 +22,7 @@ from engine.containers.settings import (
     NetworkingConfig,
     VolumeOptions,
 )
-from engine.errors import Conflict, EngineError, InvalidParameter, NotFound
+from engine.errors import Conflict, EngineError, InvalidParameter, NotFound, NotImplementedYet
 from engine.filters import Filters
 from engine.images.model import RuntimeConfig
 from engine.images.service import ImageService
@@ -205,6 +205,15 @@ async def test_a_size_limit_reaches_the_snapshot(bench: CreateBench) -> None:
         ),
         ("ok", {}, {"links": ("nobody:db",)}, InvalidParameter, "could not get container for nobody"),
         ("ok", {}, {"runtime": "nope"}, InvalidParameter, "nope"),
+        ("ok", {}, {"pid_mode": "container:nobody"}, InvalidParameter, "^No such container: nobody$"),
+        ("ok", {}, {"ipc_mode": "container:nobody"}, InvalidParameter, "^No such container: nobody$"),
+        (
+            "ok",
+            {},
+            {"mounts": (Mount(type="image", source="busybox", target="/x"),)},
+            NotImplementedYet,
+            "mounting image busybox at /x: not offered",
+        ),
     ],
 )
 async def test_a_refused_create_leaves_nothing(
@@ -219,6 +228,25 @@ async def test_a_refused_create_leaves_nothing(
     with pytest.raises(kind, match=words):
         await bench.create(name, config=config, host=host)
     assert bench.left() == before
+
+
+async def test_the_working_folder_is_written_plainly(bench: CreateBench) -> None:
+    made = await bench.create(config={"working_dir": "/tmp//x/../"})
+    assert made.config.working_dir == "/tmp"
+
+
+async def test_a_volume_is_filled_below_its_subpath(bench: CreateBench) -> None:
+    await bench.all_volumes.create("data", "", None, None)
+    below = bench.root / "volumes" / "data" / "_data" / "sub"
+    below.mkdir()
+    (below.parent / "full").mkdir()
+    (below.parent / "full" / "file").touch()
+    for subpath in ("sub", "full", "none"):
+        options = VolumeOptions(subpath=subpath)
+        await bench.create(
+            host={"mounts": (Mount(type="volume", source="data", target="/data", volume_options=options),)}
+        )
+    assert [target for _, _, target in bench.copied] == [below]
 
 
 async def test_an_image_for_another_platform_is_not_found(bench: CreateBench) -> None:

@@ -11,7 +11,7 @@ import pytest_asyncio
 from engine.containers import exec as module
 from engine.containers.exec import Exec
 from engine.containers.live import StreamChoice
-from engine.containers.model import Status
+from engine.containers.model import Status, exited
 from engine.containers.settings import ExecSettings
 from engine.errors import Conflict, InvalidParameter, NotFound, SystemFailure
 from engine.runtime.shims import ShimLost
@@ -154,6 +154,9 @@ async def test_resizing_and_killing(bench: Bench, shim: FakeShim) -> None:
     await bench.execs.kill(instance.id, "TERM")
     await bench.execs.kill(instance.id, "")
     assert shim.exec_signals == [(instance.id, 15), (instance.id, 9)]
+    await bench.records.save(exited(bench.store.find("box"), 0, 9))
+    with pytest.raises(Conflict, match="is not running"):
+        await bench.execs.resize(instance.id, 24, 80)
 
 
 async def test_a_container_that_is_gone_takes_its_execs_along(bench: Bench, shim: FakeShim) -> None:

@@ -61,6 +61,7 @@ class ScriptedShim:
     def __init__(self, *script: tuple[int, bytes] | str | Exception) -> None:
         self.script = list(script)
         self.killed: list[str] = []
+        self.start_delay = 0.0
         self._ends: dict[str, socket.socket] = {}
         self._codes: dict[str, asyncio.Future[int]] = {}
 
@@ -74,6 +75,7 @@ class ScriptedShim:
         return ours
 
     async def start_exec(self, exec_id: str) -> int:
+        await asyncio.sleep(self.start_delay)
         step = self.script.pop(0) if self.script else (0, b"")
         if isinstance(step, Exception):
             self._ends.pop(exec_id).close()
@@ -165,6 +167,12 @@ async def test_a_probe_beyond_its_time_is_killed(bench: Bench) -> None:
     records = bench.begin(shim, timeout=50 * MS)
     assert await records.next_health() == ("starting", -1, "Health check exceeded timeout (50ms): half")
     assert len(shim.killed) == 1
+
+
+async def test_the_time_to_start_a_probe_is_not_its_own(bench: Bench) -> None:
+    shim = ScriptedShim((0, b"late"))
+    shim.start_delay = 0.08
+    assert await bench.begin(shim, timeout=40 * MS).next_health() == ("healthy", 0, "late")
 
 
 async def test_a_probe_that_cannot_run_counts_as_failed(bench: Bench) -> None:
