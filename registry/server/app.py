@@ -111,7 +111,8 @@ class RegistryServer:
         manifests = ManifestHandlers(self.repositories, self.notices, self.rules, self.proxy)
         blobs = BlobHandlers(self.blobs, self.repositories, self.notices, self.proxy)
         uploads = UploadHandlers(self.repositories, self.uploads, self.access, self.notices, self.rules)
-        lists = ListHandlers(self.repositories, self.access, self.proxy)
+        self._lists = lists = ListHandlers(self.repositories, self.access, self.proxy)
+        self.notices.listen(lists.note)
         referrers = ReferrerHandlers(ReferrerIndex(self.repositories))
         return {
             "base": {"GET": _base, "HEAD": _base},
@@ -238,6 +239,7 @@ class RegistryServer:
         self._servers.clear()
         self._listeners.clear()
         await self._background.aclose()
+        await self._lists.aclose()
         await self.webhooks.save()
         if self.proxy is not None:
             await self.proxy.aclose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import bisect
 import time
 from urllib.parse import quote
@@ -10,12 +11,15 @@ from registry import errors
 from registry.errors import RegistryError
 from registry.proxy import PullThrough
 from registry.server.auth import Access
+from registry.server.notices import Notice
 from registry.server.replies import Reply, json_reply
 from registry.server.requests import Call
 from registry.store.repositories import Repositories
+from registry.tasks import Background
 
 _CATALOG_DEFAULT_PAGE = 100
 _CATALOG_FRESH_SECONDS = 2.0
+_CATALOG_PATIENCE_SECONDS = 0.01
 
 
 class ListHandlers:
@@ -28,6 +32,9 @@ class ListHandlers:
         self._catalog: list[str] = []
         self._catalog_keys: list[list[str]] = []
         self._catalog_read = -1e9
+        self._pushed: set[str] = set()
+        self._walk: asyncio.Task[None] | None = None
+        self._background = Background()
 
     async def tags(self, call: Call) -> Reply:
         """GET: all tags, or `n` of them after `last`."""
@@ -49,7 +56,7 @@ class ListHandlers:
         return json_reply(200, {"name": call.repository, "tags": page}, headers)
 
     async def catalog(self, call: Call) -> Reply:
-        """GET: the repositories the caller may pull from. The tree is walked again when the list is two seconds old."""
+        """GET: the repositories the caller may pull from. Looked at again when it is two seconds old."""
         wanted = page_size(call)
         limit = call.settings.catalog_max_entries
         if wanted is not None and wanted > limit:
@@ -69,14 +76,49 @@ class ListHandlers:
         return json_reply(200, {"repositories": page}, headers)
 
     async def _refresh_catalog(self) -> None:
-        now = time.monotonic()
-        if now - self._catalog_read < _CATALOG_FRESH_SECONDS:
+        """A small tree is walked before the answer; a large one behind it, and this answer is from the last walk.
+
+        What is pushed through this process is in the list at once (`note`).
+        """
+        if time.monotonic() - self._catalog_read < _CATALOG_FRESH_SECONDS:
             return
+        if self._walk is None or self._walk.done():
+            self._walk = self._background.start(self._walk_catalog(), "catalog")
+        first = self._catalog_read < 0
+        await asyncio.wait([self._walk], timeout=None if first else _CATALOG_PATIENCE_SECONDS)
+        if first and self._walk.done():
+            self._walk.result()
+
+    async def _walk_catalog(self) -> None:
+        began = time.monotonic()
+        pushed_before = self._pushed.copy()
         names = await self._repositories.names()
+        missed = self._pushed - pushed_before
+        self._pushed.clear()
         if names != self._catalog:
             self._catalog = names
             self._catalog_keys = [name.split("/") for name in names]
-        self._catalog_read = time.monotonic()
+        for name in missed:
+            self._insert(name)
+        self._catalog_read = began
+
+    def note(self, notice: Notice) -> None:
+        """A manifest was pushed: its repository is listed from now on, whenever the tree is walked next."""
+        if notice.action == "push" and notice.is_manifest and self._catalog_read >= 0:
+            self._pushed.add(notice.repository)
+            self._insert(notice.repository)
+
+    def _insert(self, name: str) -> None:
+        key = name.split("/")
+        position = bisect.bisect_left(self._catalog_keys, key)
+        if position == len(self._catalog) or self._catalog[position] != name:
+            # New lists: the answer being written may hold the old ones.
+            self._catalog = [*self._catalog[:position], name, *self._catalog[position:]]
+            self._catalog_keys = [*self._catalog_keys[:position], key, *self._catalog_keys[position:]]
+
+    async def aclose(self) -> None:
+        """End a walk in progress."""
+        await self._background.aclose()
 
 
 def page_size(call: Call) -> int | None:

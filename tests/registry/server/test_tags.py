@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 
 from .conftest import Client, Start
@@ -34,3 +36,25 @@ async def test_the_catalog(start: Start) -> None:
     assert answer.json["repositories"] == ["a", "a/b"] and "last=a%2Fb" in answer.headers["Link"]
     assert (await client.call("GET", "/v2/_catalog?n=2&last=a/b")).json["repositories"] == ["a-b", "b"]
     assert (await client.call("GET", "/v2/_catalog?n=11")).status == 400
+
+
+async def test_a_slow_walk_delays_nobody_and_hides_no_push(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    await client.push_image("b", "t")
+    assert (await client.call("GET", "/v2/_catalog")).json["repositories"] == ["b"]
+    lists = client.server._lists
+    original, may_end = client.server.repositories.names, asyncio.Event()
+
+    async def slow(marker: str = "_manifests") -> list[str]:
+        names = await original(marker)
+        await may_end.wait()
+        return names
+
+    monkeypatch.setattr(client.server.repositories, "names", slow)
+    lists._catalog_read = 0.0
+    assert (await client.call("GET", "/v2/_catalog")).json["repositories"] == ["b"]
+    await client.push_image("a", "t")
+    assert (await client.call("GET", "/v2/_catalog")).json["repositories"] == ["a", "b"]
+    may_end.set()
+    assert lists._walk is not None
+    await lists._walk
+    assert (await client.call("GET", "/v2/_catalog")).json["repositories"] == ["a", "b"]
