@@ -213,6 +213,7 @@ class ImageContent:
     ) -> LayerKey:
         """Unpack one layer over the stack ``parents`` (diff IDs) unless it is there; the caller holds its diff ID."""
         source = source or self._place(await self.stored_form(diff_id))
+        is_new = self.folders.find(parents, diff_id) is None
         told: Progress | None = None
         if progress is not None:
             report = progress
@@ -221,6 +222,8 @@ class ImageContent:
                 report(diff_id, count)
 
         key = await self.folders.unpack(BlobSource(source), diff_id, parents, told)
+        if told is not None and is_new:  # a small layer is unpacked before its worker says how far it is
+            told((await run_in("disk", source.stat)).st_size)
         self._candidates.add((diff_id, key))
         return key
 

@@ -125,9 +125,9 @@ class Puller:
         self, place: Place[Source], reference: Reference, platform: Platform | None, report: Report
     ) -> None:
         if reference.tag is None and reference.digest is None:
+            changed = False
             for tag in await place.repository.tags():
-                await self._pull_one(place, reference.with_tag(tag), platform, report)
-            changed = True
+                changed |= await self._pull_one(place, reference.with_tag(tag), platform, report)
         else:
             changed = await self._pull_one(place, reference, platform, report)
         words = "Downloaded newer image for" if changed else "Image is up to date for"

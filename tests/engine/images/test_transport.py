@@ -159,8 +159,11 @@ async def test_all_tags(shop: Shop, port: Port) -> None:
     pushed = await port.push(f"{port.host}/app", "")
     assert [line["aux"]["Tag"] for line in pushed if "aux" in line] == ["1", "2"]
     await shop.remover.remove(one.id, force=True)
-    await port.pull(f"{port.host}/app", "")
+    pulled = await port.pull(f"{port.host}/app", "")
+    assert pulled[-1] == {"status": f"Status: Downloaded newer image for {port.host}/app"}
     assert shop.service.names(one.id)[0] == (f"{port.host}/app:1", f"{port.host}/app:2")
+    again = await port.pull(f"{port.host}/app", "")
+    assert again[-1] == {"status": f"Status: Image is up to date for {port.host}/app"}
 
 
 async def test_pull_by_digest(shop: Shop, port: Port) -> None:
