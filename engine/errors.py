@@ -110,9 +110,9 @@ def not_running(container_id: str) -> Conflict:
     return Conflict(f"container {container_id} is not running")
 
 
-def is_paused(container_id: str) -> Conflict:
-    """The sentence for exec and friends on a paused container."""
-    return Conflict(f"Container {container_id} is paused, unpause the container before exec")
+def is_paused(reference: str) -> Conflict:
+    """The sentence for exec and friends on a paused container, which is named as the client named it."""
+    return Conflict(f"Container {reference} is paused, unpause the container before exec")
 
 
 def is_restarting(container_id: str) -> Conflict:

@@ -206,11 +206,14 @@ class Creator:
         return msgspec.structs.replace(container, host_config=host, networks=dict(wish))
 
     def _resolve_joined(self, mode: str) -> str:
-        """``container:NAME`` is kept by id, so that a rename does not change it."""
-        kind, found, name = mode.partition(":")
-        if kind != "container" or not found:
+        """``container:NAME`` is kept by id, so that a rename does not change it; an unknown one is for the start."""
+        name = joined_container(mode)
+        if name is None:
             return mode
-        return f"container:{self._records.store.find(name).id}"
+        try:
+            return f"container:{self._records.store.find(name).id}"
+        except NotFound:
+            return mode
 
     async def _with_mounts(
         self, container: Container, flat_read_only: bool, undo: contextlib.AsyncExitStack

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from engine.containers.host import HostFacts
-from engine.containers.security import DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS
+from engine.containers.security import DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS, parse_security_options
 from engine.containers.settings import ContainerConfig, HostConfig, LogConfig, RestartPolicy
 
 DEFAULT_SHM_SIZE = 64 * 1024 * 1024
@@ -46,10 +46,13 @@ def with_defaults(
         "cgroup_parent": host.cgroup_parent or daemon.cgroup_parent,
         "restart_policy": _restart_policy(host.restart_policy),
         "log_config": _log_config(host.log_config, daemon.log_config),
+        "security_opt": _security_options(host),
         **_memory_defaults(host),
     }
     if host.oom_kill_disable is None and "oom_kill_disable" in facts.supports:
         changes["oom_kill_disable"] = False
+    if host.pids_limit is not None and host.pids_limit <= 0:
+        changes["pids_limit"] = None  # the command line sends 0 for "not given", and -1 is no limit either
     if host.memory_swappiness == -1:
         changes["memory_swappiness"] = None
     if host.masked_paths is None and not host.privileged:
@@ -88,6 +91,14 @@ def _memory_defaults(host: HostConfig) -> dict[str, int]:
     if host.memory > 0 and host.memory_swap == 0:
         return {"memory_swap": host.memory * 2}
     return {}
+
+
+def _security_options(host: HostConfig) -> tuple[str, ...] | None:
+    """SELinux labels are off for who sees the host's processes or may do everything, unless labels were asked for."""
+    unlabelled = host.privileged or "host" in (host.pid_mode, host.ipc_mode)
+    if not unlabelled or parse_security_options(host.security_opt).labels:
+        return host.security_opt
+    return (*(host.security_opt or ()), "label=disable")
 
 
 def _cgroupns(host: HostConfig, facts: HostFacts, daemon: DaemonDefaults) -> str:

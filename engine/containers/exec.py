@@ -74,7 +74,7 @@ class Execs:
         container = self._records.store.find(reference)
         if not settings.cmd:
             raise InvalidParameter("No exec command specified")
-        _check_executable(container)
+        _check_executable(container, reference)
         self._forget_oldest()
         self._assembly.expect_process()
         instance = Exec(new_id(), container.id, settings)
@@ -112,7 +112,7 @@ class Execs:
         if instance.started:
             state = "is already running" if instance.running else "has already run"
             raise Conflict(f"Error: Exec command {exec_id} {state}")
-        _check_executable(self._records.store.require(instance.container_id))
+        _check_executable(self._records.store.require(instance.container_id), instance.container_id)
         instance.started = True
         return instance
 
@@ -181,7 +181,7 @@ class Execs:
             raise Conflict(f"cannot resize a stopped exec: {exec_id}")
         container = self._records.store.get(instance.container_id)
         if container is not None:
-            _check_executable(container)
+            _check_executable(container, container.id)
         shim = self._live[instance.container_id].shim
         if shim is not None:
             with contextlib.suppress(OSError):  # docker does not mind one that has no terminal
@@ -197,10 +197,10 @@ class Execs:
         )
 
 
-def _check_executable(container: Container) -> None:
+def _check_executable(container: Container, reference: str) -> None:
     match container.state.status:
         case Status.PAUSED:
-            raise is_paused(container.id)
+            raise is_paused(reference)
         case Status.RESTARTING:
             raise is_restarting(container.id)
         case Status.RUNNING:

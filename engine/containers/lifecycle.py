@@ -169,9 +169,7 @@ class Lifecycle:
             await self._thaw(container)
         self._records.event(container, "kill", {"signal": str(number)})
         if number == signal.SIGKILL and not await _ended_within(live, KILL_PATIENCE_SECONDS):
-            raise SystemFailure(
-                f"Cannot kill container: {container_id}: tried to kill container, but did not receive an exit event"
-            )
+            raise SystemFailure("tried to kill container, but did not receive an exit event")
 
     async def _signal(self, container: Container, live: Live, number: int) -> None:
         if live.shim is None or live.ended.is_set():

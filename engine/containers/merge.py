@@ -85,7 +85,7 @@ def _key(item: str) -> str:
 
 def _union(mine: dict[str, T] | None, theirs: dict[str, T] | None) -> dict[str, T] | None:
     if not mine:
-        return theirs if theirs is not None else mine
+        return theirs
     return {**(theirs or {}), **mine}
 
 

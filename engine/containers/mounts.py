@@ -217,8 +217,10 @@ def near_root(point: MountPoint, root: str, *, flat_read_only: bool = False) -> 
 
 
 def with_volume(point: MountPoint, name: str, driver: str, path: str) -> MountPoint:
-    """The point of a volume that exists now; local volumes get the label mode ``z``, as dockerd records it."""
-    mode = point.mode or ("z" if driver == "local" else "")
+    """The point of a volume that exists now; local ones that were asked for (not the image's, not a bare ``-v /path``)
+    get the label mode ``z``, as dockerd records it."""
+    asked = point.name or point.wish is not None
+    mode = point.mode or ("z" if asked and driver == "local" else "")
     return msgspec.structs.replace(point, name=name, driver=driver, source=path, mode=mode)
 
 

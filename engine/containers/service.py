@@ -144,8 +144,11 @@ class ContainerService:
         await self._lifecycle.restart(container.id, seconds=seconds, signal_name=signal_name)
 
     async def kill(self, reference: str, signal_name: str) -> None:
-        """Send a signal."""
-        await self._lifecycle.kill(self.find(reference).id, signal_name)
+        """Send a signal. Clients know a failure by how its sentence begins."""
+        try:
+            await self._lifecycle.kill(self.find(reference).id, signal_name)
+        except EngineError as error:
+            raise type(error)(f"Cannot kill container: {reference}: {error.message}") from error
 
     async def pause(self, reference: str) -> None:
         """Freeze."""
@@ -309,5 +312,5 @@ class ContainerService:
         if not container.is_running:
             raise not_running(container.id)
         if container.state.status is Status.PAUSED:
-            raise is_paused(container.id)
+            raise is_paused(reference)
         return container

@@ -209,6 +209,9 @@ class Supervisor:
             await self._end_shim(shim)
         if container.is_running:
             await self._handle_exit(container.id, live, record or self._lost(container))
+        elif container.state.status is Status.RESTARTING:
+            # The daemon that waited for its next run is gone; whether there is one is decided when all are restored.
+            await self._records.save(model.replace_state(container, status=Status.EXITED))
         elif container.state.status is Status.REMOVING or (
             container.host_config.auto_remove and container.state.status is Status.EXITED
         ):

@@ -49,7 +49,10 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What is known of an unpacked layer; ``size_bytes`` counts file content as docker does for a layer."""
+    """What is known of an unpacked layer.
+
+    ``size_bytes`` counts the content of files and the targets of symbolic links, as docker does for a layer.
+    """
 
     key: LayerKey
     diff_id: str

@@ -237,6 +237,7 @@ class Extractor:
             self._folder(entry, path)
         elif kind == tar.SYMLINK:
             os.symlink(entry.link, path)
+            self.size_bytes += len(entry.link)
         elif kind == tar.HARD_LINK:
             self._hard_link(entry, path)
             return

@@ -130,6 +130,8 @@ class Packer:
             self._file(path, item)
             return
         self._sink.write(tar.header(item))
+        if item.kind == tar.SYMLINK:
+            self.size_bytes += len(item.link)
         if self._diff and item.kind == tar.FOLDER and is_opaque(path):
             self.marker(item.name + OPAQUE)
 

@@ -30,7 +30,7 @@ def dockerd() -> Iterator[Dockerd]:
     """A running dockerd with the image busybox."""
     if shutil.which("dockerd") is None:
         pytest.skip("needs dockerd (docker.io) to compare with")
-    daemon = Dockerd()
+    daemon = Dockerd(relays=False)
     try:
         daemon.start()
         daemon.make_busybox()

@@ -29,6 +29,13 @@ LATER_WORDS: tuple[tuple[str, str], ...] = (
         r"daemon: invalid config for network bridge: invalid endpoint settings:\n\1",
     ),
     (r"network \S+ (id <id> )?has active endpoints.*", "network … has active endpoints"),
+    (
+        r'you cannot remove a running container <id>\. stop the container before attempting removal or force remove',
+        'cannot remove container "…": container is running: stop the container before removing or force remove',
+    ),
+    (r'cannot remove container "/\S+": container is (?=running|paused)', 'cannot remove container "…": container is '),
+    # Archives were unpacked by a child process, whose end was told, too.
+    (r"error processing tar file\(exit status 1\): ", ""),
     (r"(lookup registry-1\.docker\.io).*", r"\1 …"),
 )
 # Keys that came or went with a later API, whatever version the client asks for.

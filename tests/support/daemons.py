@@ -219,9 +219,17 @@ class Berth(Engine):
 
 
 class Dockerd(Engine):
-    """Debian's dockerd with everything at its defaults, in a network and mount namespace of its own."""
+    """Debian's dockerd in a network and mount namespace of its own.
+
+    Everything is at its defaults. Without `relays` published ports are kernel rules alone, as berth's are: with its relay
+    process for each port dockerd also answers on `[::]` for containers that have no IPv6 address, and says so.
+    """
 
     name = "dockerd"
+
+    def __init__(self, root: Path | None = None, *, relays: bool = True) -> None:
+        super().__init__(root)
+        self._relays = relays
 
     def command(self) -> list[str]:
         # The script becomes dockerd, so that signals reach it and its namespaces end with it.
@@ -242,7 +250,7 @@ class Dockerd(Engine):
 
     def _config(self) -> Path:
         path = self.root / "daemon.json"
-        path.write_text("{}")
+        path.write_text("{}" if self._relays else '{"userland-proxy": false}')
         return path
 
     def environment(self) -> dict[str, str]:

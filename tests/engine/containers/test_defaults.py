@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from engine.containers.defaults import DaemonDefaults, default_hostname, with_defaults
 from engine.containers.host import HostFacts
 from engine.containers.settings import ContainerConfig, HostConfig, LogConfig, RestartPolicy
@@ -58,6 +60,25 @@ def test_log_options_of_the_daemon_are_for_its_own_driver() -> None:
     assert with_defaults(mine, V1, daemon).log_config.config == {"max-size": "2m", "max-file": "3"}
     other = HostConfig(log_config=LogConfig(type="none"))
     assert with_defaults(other, V1, daemon).log_config == LogConfig(type="none", config={})
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(None, None), (0, None), (-1, None), (5, 5)])
+def test_no_limit_of_processes_is_null(asked: int | None, kept: int | None) -> None:
+    assert with_defaults(HostConfig(pids_limit=asked), V1, DaemonDefaults()).pids_limit == kept
+
+
+@pytest.mark.parametrize(
+    ("host", "recorded"),
+    [
+        (HostConfig(), None),
+        (HostConfig(privileged=True), ("label=disable",)),
+        (HostConfig(pid_mode="host", security_opt=("no-new-privileges",)), ("no-new-privileges", "label=disable")),
+        (HostConfig(ipc_mode="host"), ("label=disable",)),
+        (HostConfig(privileged=True, security_opt=("label=type:t",)), ("label=type:t",)),
+    ],
+)
+def test_labels_are_off_for_who_sees_the_host(host: HostConfig, recorded: tuple[str, ...] | None) -> None:
+    assert with_defaults(host, V1, DaemonDefaults()).security_opt == recorded
 
 
 def test_host_names() -> None:

@@ -208,7 +208,7 @@ async def test_a_process_that_survives_everything_is_reported(
     shim.ends_by = set()
     with pytest.raises(SystemFailure, match=f"cannot stop container: {RUNNING.id}: tried to kill container"):
         await bench.lifecycle.stop(RUNNING.id, seconds=0)
-    with pytest.raises(SystemFailure, match=f"Cannot kill container: {RUNNING.id}: tried to kill container"):
+    with pytest.raises(SystemFailure, match="^tried to kill container"):
         await bench.lifecycle.kill(RUNNING.id)
 
 

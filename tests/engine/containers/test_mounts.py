@@ -203,8 +203,11 @@ def test_tmpfs_words_replace_their_opposites() -> None:
 
 
 def test_a_volume_that_exists_now() -> None:
-    point = with_volume(parse_bind("/dst"), "abc", "local", "/v/abc/_data")
+    point = with_volume(parse_bind("abc:/dst"), "abc", "local", "/v/abc/_data")
     assert (point.name, point.driver, point.source, point.mode) == ("abc", "local", "/v/abc/_data", "z")
+    assert with_volume(parse_mount(Mount(type="volume", target="/dst")), "abc", "local", "/v").mode == "z"
+    (nameless,) = plan_mounts(ContainerConfig(volumes={"/dst": {}}), HostConfig())
+    assert with_volume(nameless, "abc", "local", "/v").mode == ""
     assert with_volume(parse_bind("v:/dst:ro"), "v", "other", "/v").mode == "ro"
 
 

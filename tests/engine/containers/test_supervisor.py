@@ -258,6 +258,16 @@ async def test_policies_say_who_starts_in_order_of_age(bench: Bench, tmp_path: P
     assert wanted == [records[1].id, records[3].id, records[0].id]
 
 
+async def test_one_whose_restart_nobody_wants_any_more_is_not_left_waiting(bench: Bench, tmp_path: Path) -> None:
+    between = {"status": Status.RESTARTING, "restart_count": 3}
+    unwanted = ended(1, host={"restart_policy": RestartPolicy(name="no")}, exit_code=7, state=between)
+    wanted = ended(2, host=ALWAYS, exit_code=7, state=between)
+    assert await restore(bench, tmp_path, unwanted, wanted) == [wanted.id]
+    state = bench.now(unwanted.id).state
+    assert (state.status, state.exit_code, state.restart_count) == (Status.EXITED, 7, 3)
+    assert bench.actions() == []
+
+
 async def test_one_that_cannot_be_restored_does_not_stop_the_others(
     bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
