@@ -95,6 +95,8 @@ class ImageRemover:
         for name in [str(r) for r in references] or [image.id]:
             if self._store.get(image.id) is None:
                 break
+            if references and name not in map(str, self._store.references(image.id)):
+                continue  # a digest goes with the last tag of its repository
             try:
                 records, size = await self._remove(name, False, True)
             except Conflict:

@@ -131,6 +131,16 @@ async def test_prune(shop: Shop) -> None:
     assert {image.id for image in shop.store.all()} == {used.id}
 
 
+async def test_prune_takes_a_pulled_image_with_its_digests(shop: Shop) -> None:
+    image = await shop.make("app", {"a": b"1"})
+    await shop.service.tag(image, "x.io/other", "1")
+    for name in ("app", "x.io/other"):
+        await shop.service.name(image, Reference.parse(name).with_digest(Digest.of(b"m")))
+    pruned = await shop.remover.prune(prune(dangling="false"))
+    assert shop.store.get(image.id) is None
+    assert len([record for record in pruned.removed if record.untagged]) == 4
+
+
 async def test_shared_blobs_and_linked_blobs_stay(shop: Shop) -> None:
     one = await shop.make("one", {"a": b"1"})
     two = await shop.make("two", {"a": b"1"}, changes=["ENV A=1"])
