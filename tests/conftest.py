@@ -36,6 +36,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(needs_root)
 
 
+def pytest_configure() -> None:
+    """Open a loop once: the first of a process makes descriptors that stay (uvloop's signal pipe), which no test leaks."""
+    for make in pytest_asyncio_loop_factories().values():
+        loop = make()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+
+
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """asyncio's own loop, or uvloop with BERTH_TEST_LOOP=uvloop; the gates run both."""
     if os.environ.get("BERTH_TEST_LOOP") == "uvloop":

@@ -221,8 +221,8 @@ class Berth(Engine):
 class Dockerd(Engine):
     """Debian's dockerd in a network and mount namespace of its own.
 
-    Everything is at its defaults. Without `relays` published ports are kernel rules alone, as berth's are: with its relay
-    process for each port dockerd also answers on `[::]` for containers that have no IPv6 address, and says so.
+    Everything is at its defaults. Without `relays` published ports are kernel rules alone, as berth's are: with its
+    relay process for each port dockerd also answers on `[::]` for containers that have no IPv6 address, and says so.
     """
 
     name = "dockerd"

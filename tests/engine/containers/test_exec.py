@@ -53,7 +53,7 @@ async def started(bench: Bench, settings: ExecSettings = LS) -> Exec:
     [
         ("new", "is not running"),
         ("old", "is not running"),
-        ("frozen", "is paused, unpause the container before exec"),
+        ("frozen", "Container frozen is paused, unpause the container before exec"),
         ("again", "is restarting, wait until the container is running"),
     ],
 )

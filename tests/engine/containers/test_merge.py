@@ -45,6 +45,10 @@ def test_what_the_user_said_wins_and_maps_unite() -> None:
     assert (merged.user, merged.working_dir) == ("root", "/")
 
 
+def test_no_volumes_are_null_whatever_the_client_sent() -> None:
+    assert merge_image(ContainerConfig(cmd=("x",), volumes={}), ContainerConfig()).volumes is None
+
+
 def test_a_command_keeps_the_images_entry_point() -> None:
     assert command_line(merge_image(ContainerConfig(cmd=("x",)), IMAGE)) == ("/entry", "x")
 

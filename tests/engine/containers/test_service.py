@@ -121,6 +121,17 @@ async def test_bad_new_names(bench: ServiceBench, name: str, kind: type[Exceptio
     assert bench.service.find("box") is BOX
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [("old", Conflict, f"container {OLD.id} is not running"), ("nosuch", NotFound, "No such container: nosuch")],
+)
+async def test_a_kill_that_fails_begins_with_the_name_given(
+    bench: ServiceBench, name: str, kind: type[Exception], words: str
+) -> None:
+    with pytest.raises(kind, match=f"^Cannot kill container: {name}: {words}$"):
+        await bench.service.kill(name, "")
+
+
 async def test_waiting_for_what_has_ended_is_answered_at_once(bench: ServiceBench) -> None:
     assert await bench.service.wait("old", "") == Exit(4)
     assert await bench.service.wait("new", "not-running") == Exit(0)
