@@ -44,7 +44,8 @@ def test_a_container_outlives_its_image(berth: Berth, docker: Docker) -> None:
 
 
 def test_a_commit_survives_a_daemon_killed_at_once(berth: Berth, docker: Docker) -> None:
-    docker("run", "--name", "big", "busybox", "sh", "-c", "mkdir /d; ln -s a /d/l; for i in $(seq 300); do echo $i >/d/$i; done")
+    script = "mkdir /d; ln -s a /d/l; for i in $(seq 300); do echo $i >/d/$i; done"
+    docker("run", "--name", "big", "busybox", "sh", "-c", script, check=True)
     docker("commit", "big", "cut", check=True)
     berth.kill()
     berth.start()
