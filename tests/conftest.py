@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure() -> None:
-    """Open a loop once: the first of a process makes descriptors that stay (uvloop's signal pipe), which no test leaks."""
+    """Open a loop once: the first of a process makes descriptors that stay (uvloop's signal pipe); no test leaks them."""
     for make in pytest_asyncio_loop_factories().values():
         loop = make()
         loop.run_until_complete(asyncio.sleep(0))

@@ -147,6 +147,8 @@ class ContainerService:
         """Send a signal. Clients know a failure by how its sentence begins."""
         try:
             await self._lifecycle.kill(self.find(reference).id, signal_name)
+        except InvalidParameter:
+            raise  # an unknown signal; the container has nothing to do with it
         except EngineError as error:
             raise type(error)(f"Cannot kill container: {reference}: {error.message}") from error
 

@@ -161,6 +161,11 @@ async def test_one_content_is_unpacked_once_whoever_asks(room: Room) -> None:
     assert told and max(told) <= blob.stat().st_size
 
 
+async def test_a_layer_is_as_large_as_its_files_and_link_targets(room: Room) -> None:
+    diff_id = await room.add(tar(folder("d"), file("d/f", b"12345"), hard("d/same", "d/f"), link("d/l", "/some/where")))
+    assert room.layers.size(room.keys(diff_id)[0]) == len("12345") + len("/some/where")
+
+
 async def test_a_wrong_diff_id_leaves_nothing(room: Room) -> None:
     blob = room.root / "blob"
     blob.write_bytes(tar(file("f", b"x")))

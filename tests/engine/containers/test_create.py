@@ -170,7 +170,8 @@ async def test_joined_networks_are_kept_by_id(bench: CreateBench) -> None:
     made = await bench.create(host={"network_mode": "container:taken"})
     assert made.host_config.network_mode == f"container:{other.id}"
     # Not found here would make the command line pull the image; the start says it.
-    assert (await bench.create(host={"network_mode": "container:nobody"})).host_config.network_mode == "container:nobody"
+    unknown = await bench.create(host={"network_mode": "container:nobody"})
+    assert unknown.host_config.network_mode == "container:nobody"
     assert made.config.hostname == ""
 
 
