@@ -2,8 +2,8 @@
 
     python benchmarks/registry.py BASELINE_URL BERTH_URL [--rounds 5] [--only push,get] [--pids BASELINE_PID,BERTH_PID]
 
-It starts nothing and installs nothing: both registries must run, empty or not, and allow anonymous pushes. TLS is measured with
-https URLs (certificates are not verified).
+It starts nothing and installs nothing: both registries must run, empty or not, and allow anonymous pushes. TLS is
+measured with https URLs (certificates are not verified).
 """
 
 from __future__ import annotations

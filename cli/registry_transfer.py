@@ -209,7 +209,9 @@ async def _write(blobs: BlobStore, folder: Path, digest: Digest) -> None:
 def _add_to_index(folder: Path, entry: dict[str, Any]) -> None:
     """A layout may hold several images; one of the same name is replaced."""
     index = folder / "index.json"
-    document = json.loads(index.read_text()) if index.exists() else {"schemaVersion": 2, "manifests": []}
+    document: dict[str, Any] = {"schemaVersion": 2, "manifests": []}
+    if index.exists():
+        document = json.loads(index.read_text())
     name = entry["annotations"][_REF_NAME]
     others = [item for item in document["manifests"] if item.get("annotations", {}).get(_REF_NAME) != name]
     index.write_text(json.dumps({**document, "manifests": [*others, entry]}, indent=1))

@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure() -> None:
-    """Open a loop once: the first of a process makes descriptors that stay (uvloop's signal pipe); no test leaks them."""
+    """Open a loop once: the first of a process keeps descriptors (uvloop: a signal pipe), which no test leaks."""
     for make in pytest_asyncio_loop_factories().values():
         loop = make()
         loop.run_until_complete(asyncio.sleep(0))
@@ -97,12 +97,22 @@ def _new_descriptors(before: dict[int, str]) -> list[str]:
     return [target for fd, target in _open_descriptors().items() if before.get(fd) != target and _is_ours(target)]
 
 
+_NOTICE_TURNS = 100
+
+
+def _unfinished() -> list[asyncio.Task[object]]:
+    return [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and not task.done()]
+
+
 @pytest_asyncio.fixture
 async def _owned_tasks() -> AsyncIterator[None]:
     yield
-    # One turn for tasks that have been cancelled and only need to notice.
-    await asyncio.sleep(0)
-    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and not task.done()]
+    # A moment for tasks that have been cancelled, or whose client is gone, and only need to notice.
+    for _ in range(_NOTICE_TURNS):
+        if not any(_from_project(task) for task in _unfinished()):
+            break
+        await asyncio.sleep(0.01)
+    left = _unfinished()
     ours = [task.get_name() for task in left if _from_project(task)]
     if ours:
         pytest.fail(f"tasks outlived the test: {ours}")

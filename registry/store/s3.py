@@ -123,7 +123,7 @@ class S3Driver:
             meta = await obstore.head_async(self._store, _TOUCHED + path)
         except FileNotFoundError:
             return 0.0
-        return meta["last_modified"].timestamp()
+        return float(meta["last_modified"].timestamp())
 
     async def stat_all(self, paths: Sequence[str]) -> list[FileStat | None]:
         """The same for several."""
@@ -231,7 +231,7 @@ class S3Driver:
         """An address where the client may fetch the object itself, unless redirects are off."""
         if not self._settings.redirect:
             return None
-        return await obstore.sign_async(self._store, "GET", path, timedelta(seconds=seconds))
+        return str(await obstore.sign_async(self._store, "GET", path, timedelta(seconds=seconds)))
 
     def local_path(self, path: str) -> Path | None:
         """Objects have no place on this machine."""

@@ -1,7 +1,9 @@
-"""The daemon is killed at every step that its journal knows, during each operation; the next start makes everything right.
+"""The daemon is killed at every step that its journal knows, during each operation; the next start makes everything
+right.
 
-What must hold after the restart, whatever the step: every container that is listed can be inspected, started and removed;
-what runs has a process, what does not has none; nothing is left on disk or in the kernel of what is not listed.
+What must hold after the restart, whatever the step: every container that is listed can be inspected, started and
+removed; what runs has a process, what does not has none; nothing is left on disk or in the kernel of what is not
+listed.
 """
 
 from __future__ import annotations
