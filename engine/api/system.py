@@ -71,6 +71,7 @@ class SystemRoutes:
             Route("GET", "/events", self.events),
             Route("GET", "/system/df", self.disk_usage),
             Route("GET", "/plugins", self.empty_list),
+            Route("POST", "/build/prune", self.no_build_cache),
             Route("POST", "/swarm/init", self.no_cluster),
             Route("POST", "/swarm/join", self.no_cluster),
             Route("POST", "/swarm/leave", self.no_member),
@@ -263,6 +264,10 @@ class SystemRoutes:
         if unknown:
             raise InvalidParameter(f"unknown object type: {', '.join(sorted(unknown))}")
         return json_response(await self._usage.report(kinds))
+
+    async def no_build_cache(self, request: web.Request) -> web.StreamResponse:
+        """``docker system prune`` asks for it too; there is no builder, so nothing is kept for one."""
+        return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
 
     async def empty_list(self, request: web.Request) -> web.StreamResponse:
         """There are none."""

@@ -236,3 +236,9 @@ async def test_there_are_no_plugins(api: Served) -> None:
 def test_file_systems_are_named() -> None:
     assert _file_system(Path("/proc/self")) == "proc"
     assert _file_system(Path("/sys")) == "sysfs"
+
+
+async def test_pruning_the_build_cache_finds_nothing(api: Served) -> None:
+    async with api.session.post("/build/prune") as response:
+        assert response.status == 200
+        assert await response.json() == {"CachesDeleted": None, "SpaceReclaimed": 0}
