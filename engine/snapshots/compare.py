@@ -92,8 +92,8 @@ def usage(folder: bytes) -> tuple[int, int]:
             inodes += 1
             if stat.S_ISDIR(info.st_mode):
                 stack.append(item.path)
-            elif stat.S_ISREG(info.st_mode):
-                total += info.st_size
+            else:
+                total += info.st_size  # of a link: its target, as docker counts
     return total, inodes
 
 

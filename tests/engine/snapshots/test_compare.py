@@ -63,5 +63,5 @@ def test_usage_counts_linked_files_once(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "c").write_bytes(b"1")
     (tmp_path / "l").symlink_to("a")
-    assert usage(os.fsencode(tmp_path)) == (6, 4)
+    assert usage(os.fsencode(tmp_path)) == (7, 4)
     assert usage(os.fsencode(tmp_path / "none")) == (0, 0)
