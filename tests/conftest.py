@@ -121,7 +121,8 @@ async def _owned_tasks() -> AsyncIterator[None]:
 def _from_project(task: asyncio.Task[object]) -> bool:
     code = getattr(task.get_coro(), "cr_code", None)
     path = Path(code.co_filename) if code else Path()
-    return path.is_relative_to(PROJECT) and not path.is_relative_to(_TESTS)
+    # tox keeps its environments, and so the libraries, below the project.
+    return path.is_relative_to(PROJECT) and not path.is_relative_to(_TESTS) and "site-packages" not in path.parts
 
 
 @pytest.fixture(autouse=True)
