@@ -69,6 +69,11 @@ class Renderer:
         self._query = query
         self._framed = framed
         self._timed = query.since_ns is not None or query.until_ns is not None
+        # What `docker logs` asks for without options: everything, as it is.
+        self._is_plain = (
+            framed and query.stdout and query.stderr and not (self._timed or query.timestamps or query.details)
+        )
+        self._frames: dict[tuple[str, int], bytes] = {}
         self._time: str | None = None
         self._prefix = b""
         self._in_time = True
@@ -82,6 +87,8 @@ class Renderer:
         except (msgspec.DecodeError, UnicodeDecodeError):
             entries = _readable(chunk)
         query = self._query
+        if self._is_plain:
+            return self._render_plain(entries)
         for entry in entries:
             if not (query.stdout if entry.stream == "stdout" else query.stderr):
                 continue
@@ -89,6 +96,24 @@ class Renderer:
                 continue
             if self._in_time:
                 self._append(out, entry)
+        return b"".join(out)
+
+    def _render_plain(self, entries: Iterable[Entry]) -> bytes:
+        """Every entry in its frame. Lengths repeat, so frames are remembered (a line has at most 16 KiB)."""
+        out: list[bytes] = []
+        append, frames = out.append, self._frames
+        for entry in entries:
+            try:
+                text = entry.log.encode()
+            except UnicodeEncodeError:
+                text = entry.log.encode("utf-8", "surrogatepass")
+            key = (entry.stream, len(text))
+            frame = frames.get(key)
+            if frame is None:
+                number = STREAM_NUMBERS.get(entry.stream, STREAM_NUMBERS["stdout"])
+                frame = frames[key] = number + len(text).to_bytes(4, "big")
+            append(frame)
+            append(text)
         return b"".join(out)
 
     def _take_time(self, time: str) -> bool:
