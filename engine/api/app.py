@@ -146,10 +146,6 @@ class Api:
             log.debug("%s %s %d %.1fms", base.method, base.path_qs, response.status, elapsed)
         return response
 
-    def common_headers(self) -> dict[str, str]:
-        """What every answer carries; taken-over connections send them by hand."""
-        return self._headers
-
     async def _dispatch(self, request: EngineRequest) -> web.StreamResponse:
         path = request.path
         prefix = _VERSION_PREFIX.match(path)

@@ -206,11 +206,7 @@ class ContainerRoutes:
         """Take the connection over and carry the container's streams."""
         container = self._service.find(request.match_info["name"])
         scanner = DetachScanner(parse_detach_keys(query_str(request, "detachKeys")))
-        choice = StreamChoice(
-            query_bool(request, "stdin") and container.config.open_stdin,
-            query_bool(request, "stdout"),
-            query_bool(request, "stderr"),
-        )
+        choice = stream_choice(request, container)
         client = Takeover(request)
         live = query_bool(request, "stream")
         pending = await self._service.attach(container, choice) if live else None
@@ -270,6 +266,15 @@ def refuse_checkpoint(checkpoint: str) -> None:
         raise InvalidParameter(f'invalid checkpoint ID "{checkpoint}", only {allowed} are allowed')
     if checkpoint:
         raise InvalidParameter("checkpoint is only supported in experimental mode")
+
+
+def stream_choice(request: web.Request, container: Container) -> StreamChoice:
+    """The streams an attachment asks for; input only where the container takes any."""
+    return StreamChoice(
+        query_bool(request, "stdin") and container.config.open_stdin,
+        query_bool(request, "stdout"),
+        query_bool(request, "stderr"),
+    )
 
 
 def stream_type(request: web.Request, tty: bool) -> str:

@@ -14,6 +14,7 @@ import socket
 from aiohttp import WSMsgType, web
 
 from engine.api.app import Route
+from engine.api.containers import stream_choice
 from engine.api.decode import query_bool, query_str
 from engine.api.relay import CHUNK, DetachScanner, Pending, parse_detach_keys, release
 from engine.containers.live import StreamChoice
@@ -63,11 +64,7 @@ class WebsocketRoutes:
         """Carry the container's streams until its output ends, or the client leaves or detaches."""
         container = self._service.find(request.match_info["name"])
         scanner = DetachScanner(parse_detach_keys(query_str(request, "detachKeys")))
-        choice = StreamChoice(
-            query_bool(request, "stdin") and container.config.open_stdin,
-            query_bool(request, "stdout"),
-            query_bool(request, "stderr"),
-        )
+        choice = stream_choice(request, container)
         client = web.WebSocketResponse(compress=False)
         live = query_bool(request, "stream")
         pending = await self._service.attach(container, choice) if live else None

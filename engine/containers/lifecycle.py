@@ -141,10 +141,10 @@ class Lifecycle:
         self._records.event(container, "kill", {"signal": str(number)})
         if container.state.status is Status.PAUSED:
             await self._thaw(container)
-        if not await _ended_within(live, None if grace < 0 else float(grace)):
+        if not await live.ended_within(None if grace < 0 else float(grace)):
             await self._signal(container, live, signal.SIGKILL)
             self._records.event(container, "kill", {"signal": str(int(signal.SIGKILL))})
-            if not await _ended_within(live, KILL_PATIENCE_SECONDS):
+            if not await live.ended_within(KILL_PATIENCE_SECONDS):
                 raise SystemFailure(
                     f"cannot stop container: {container.id}: tried to kill container, but did not receive an exit event"
                 )
@@ -168,7 +168,7 @@ class Lifecycle:
         if number == signal.SIGKILL and container.state.status is Status.PAUSED:
             await self._thaw(container)
         self._records.event(container, "kill", {"signal": str(number)})
-        if number == signal.SIGKILL and not await _ended_within(live, KILL_PATIENCE_SECONDS):
+        if number == signal.SIGKILL and not await live.ended_within(KILL_PATIENCE_SECONDS):
             raise SystemFailure("tried to kill container, but did not receive an exit event")
 
     async def _signal(self, container: Container, live: Live, number: int) -> None:
@@ -261,15 +261,6 @@ def _cancel_restart(live: Live) -> None:
     if live.restart_task is not None and live.restart_task is not asyncio.current_task():
         live.restart_task.cancel()
     live.restart_task = None
-
-
-async def _ended_within(live: Live, seconds: float | None) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await live.ended.wait()
-    except TimeoutError:
-        return False
-    return True
 
 
 async def _kill_quietly(live: Live) -> None:

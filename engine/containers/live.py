@@ -93,6 +93,15 @@ class Live:
     restarted_by_hand: bool = False
     """A restart is under way: ``--rm`` means the container's last end, not this one."""
 
+    async def ended_within(self, seconds: float | None) -> bool:
+        """Wait for the end of the process, at most so long (None: for ever); whether it has ended."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.ended.wait()
+        except TimeoutError:
+            return False
+        return True
+
     def drop_pending(self) -> None:
         """Nobody will attach to a start that failed or a container that is gone."""
         for pending in self.pending_attaches:

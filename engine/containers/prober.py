@@ -77,7 +77,7 @@ class Prober:
                 return
             status = container.state.health.status if container.state.health else ""
             delay = next_delay(plan, status, now_ns() - started_at) / SECOND
-            if await _ends_within(live, delay):
+            if await live.ended_within(delay):
                 return
             container = self._current(container_id, started_at)
             if container is None or container.state.status is Status.PAUSED:
@@ -146,15 +146,6 @@ class Prober:
                 code, text = _PROBE_FAILED, timeout_words(plan.timeout, output.decode("utf-8", "replace"))
         self._records.event(container, "exec_die", {**about, "exitCode": str(code)})
         return code, text
-
-
-async def _ends_within(live: Live, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await live.ended.wait()
-    except TimeoutError:
-        return False
-    return True
 
 
 async def _kill(shim: Shim, exec_id: str) -> None:

@@ -154,15 +154,6 @@ async def update_resources(runtime: Runtime, container_id: str, resources: Mappi
     await ask(runtime, "update", "--resources", "-", container_id, stdin=json.dumps(resources).encode())
 
 
-async def known_containers(runtime: Runtime) -> list[str]:
-    """Ids in the runtime's state folder, whether alive or not."""
-
-    def list_sync() -> list[str]:
-        return sorted(os.listdir(runtime.root)) if os.path.isdir(runtime.root) else []
-
-    return await run_blocking(list_sync)
-
-
 async def kill_leftover(runtime: Runtime, container_id: str, cgroups: Cgroups, cgroup_path: str) -> None:
     """Kill and forget a container whose shim is gone. Nothing left of it is not an error."""
     await run_blocking(cgroups.kill_sync, cgroup_path)

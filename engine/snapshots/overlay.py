@@ -143,11 +143,6 @@ class OverlaySnapshotter:
         step = self._layers.overlay_step(lowers, target, upper=self._view / "diff", work=self._view / "work")
         yield Stopped(target, (scratch, step))
 
-    @contextlib.asynccontextmanager
-    async def image_view(self, layers: Sequence[LayerKey]) -> AsyncIterator[Stopped]:
-        target = str(self._view)
-        yield Stopped(target, await self.image_steps(layers, target))
-
     async def keys(self) -> list[str]:
         return await run_blocking(self._list_sync)
 
