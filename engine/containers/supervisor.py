@@ -208,7 +208,7 @@ class Supervisor:
         if shim is not None:
             await self._end_shim(shim)
         if container.is_running:
-            await self._handle_exit(container.id, live, record or self._lost(container))
+            await self._handle_exit(container.id, live, record or await self._lost(container))
         elif container.state.status is Status.RESTARTING:
             # The daemon that waited for its next run is gone; whether there is one is decided when all are restored.
             await self._records.save(model.replace_state(container, status=Status.EXITED))
@@ -217,8 +217,9 @@ class Supervisor:
         ):
             await self._auto_remove(container.id)
 
-    def _lost(self, container: Container) -> ExitRecord:
+    async def _lost(self, container: Container) -> ExitRecord:
         log.warning("container %s ended while the daemon was away and left no record", container.id)
+        await self._assembly.kill_leftover(container.id)
         return ExitRecord(model.LOST_EXIT_CODE, oom_killed=False, started_at=0, finished_at=now_ns())
 
     async def _adopt(self, container: Container, live: Live, shim: Shim) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemons import Berth, free_port
-from tests.support.leaks import leftovers, processes
+from tests.support.leaks import cgroups, leftovers, processes
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
@@ -107,6 +107,8 @@ def test_a_reboot_is_recognised_by_the_empty_run_folder(engine: Berth) -> None:
             break
         time.sleep(0.2)
     assert states == {"plain": "exited", "again": "running", "stopped": "exited"}
+    identifier = engine.docker("inspect", "-f", "{{.Id}}", "plain", check=True).stdout.strip()
+    assert not cgroups({identifier}), "an ended container has no control group, however it ended"
     assert exit_code(engine, "plain") == 255
 
 
