@@ -17,7 +17,7 @@ import sqlite3
 import ssl
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
@@ -72,7 +72,7 @@ from engine.logs import configure_logging
 from engine.names import new_id
 from engine.networks.service import NetworkService
 from engine.runtime.cgroups import Cgroups
-from engine.runtime.oci import offers_recursive_read_only, probe_runtimes
+from engine.runtime.oci import probe_runtimes
 from engine.runtime.shims import Shims
 from engine.snapshots.archive import Archives
 from engine.snapshots.base import Snapshotter
@@ -91,7 +91,6 @@ log = logging.getLogger(__name__)
 CLOSE_SECONDS = 2.0
 MEMORY_INTERVAL_SECONDS = 30.0
 COLLECT_INTERVAL_SECONDS = 6 * 3600.0
-RECURSIVE_READ_ONLY_SINCE = (5, 12)
 """The kernel that has mount_setattr(2)."""
 TINI_NAMES = ("docker-init", "tini-static", "tini")
 
@@ -317,8 +316,6 @@ class Daemon:
         runtimes, default = await probe_runtimes(
             configured, config.default_runtime or None, config.exec_root, systemd=cgroups.driver == "systemd"
         )
-        recursive = facts.kernel >= RECURSIVE_READ_ONLY_SINCE and offers_recursive_read_only(runtimes[default])
-        facts = replace(facts, recursive_readonly=recursive)
         init = next((found for name in TINI_NAMES if (found := shutil.which(name))), "")
         return Host(facts, cgroups, runtimes, default, init)
 

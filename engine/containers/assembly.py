@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from engine.containers.merge import replace_env
 from engine.containers.model import Container
 from engine.containers.mounts import MountPoint
 from engine.containers.namespaces import joined_container
-from engine.containers.rootview import check_propagation
+from engine.containers.rootview import check_propagation, hand_over
 from engine.containers.security import ALL_CAPABILITIES
 from engine.containers.settings import ExecSettings, Ulimit
 from engine.containers.spec import SpecInput, build_spec, capability_sets
@@ -41,12 +42,12 @@ from engine.containers.store import ContainerStore
 from engine.containers.subpaths import subpath_sync
 from engine.errors import Conflict, InvalidParameter, SystemFailure, not_running
 from engine.images.service import ImageService
-from engine.kernel.mount import mount_sync, unmount_sync
+from engine.kernel.mount import MountStep, mount_sync, unmount_sync
 from engine.networks.model import Link, SandboxRequest
 from engine.networks.sandbox import Sandbox
 from engine.networks.service import NetworkService
 from engine.runtime.cgroups import Cgroups
-from engine.runtime.oci import Runtime, kill_leftover
+from engine.runtime.oci import Runtime, kill_leftover, offers_recursive_read_only, update_resources
 from engine.runtime.shims import LogSpec, Shim, Shims, ShimSpec
 from engine.snapshots.base import LayerKey, Snapshotter
 from engine.snapshots.trash import Trash
@@ -56,6 +57,7 @@ from engine.volumes.service import VolumeService
 log = logging.getLogger(__name__)
 
 SHARED_MEMORY = "shm"
+READ_ONLY = "read-only"
 NAME_FILES = {"/etc/resolv.conf": "resolv_path", "/etc/hostname": "hostname_path", "/etc/hosts": "hosts_path"}
 
 
@@ -157,19 +159,24 @@ class Assembly:
         sandbox = await self._open_sandbox(container, undo)
         live.sandbox = sandbox
         spec = await self._spec(container, sandbox, mounts, str(rootfs), shm)
-        async with aiofiles.open(run_dir / "config.json", "wb") as file:
-            await file.write(msgspec.json.encode(spec))
+        runtime = self.runtime_of(container)
         layers = tuple(LayerKey(key) for key in container.layers)
         steps = await self._snapshotter.mount_steps(
             container.id, layers, str(rootfs), transient=container.host_config.auto_remove
         )
+        if not offers_recursive_read_only(runtime):
+            spec["mounts"], handed = hand_over(spec["mounts"], str(run_dir / READ_ONLY))
+            await run_blocking(_make_targets_sync, handed)
+            steps = (*steps, *handed)
+        async with aiofiles.open(run_dir / "config.json", "wb") as file:
+            await file.write(msgspec.json.encode(spec))
         undo.callback(_forget_shim, live)
         shim = await self._shims.spawn(
             ShimSpec(
                 container_id=container.id,
                 run_dir=run_dir,
                 bundle=run_dir,
-                runtime=self.runtime_of(container),
+                runtime=runtime,
                 mounts=steps,
                 terminal=container.config.tty,
                 open_stdin=container.config.open_stdin,
@@ -179,6 +186,7 @@ class Assembly:
                 spill_dir=self.directory(container.id),
                 hold_fds=sandbox.hold_fds,
                 cgroup_path=self.cgroup_path(container),
+                program=spec["process"]["args"][0],
                 shared_pid=container.host_config.pid_mode != "",
             )
         )
@@ -439,6 +447,19 @@ class Assembly:
 
     # Processes.
 
+    async def limit(self, container: Container, resources: Mapping[str, Any]) -> None:
+        """Change the limits of a running container. Raises ``SystemFailure``."""
+        try:
+            await update_resources(
+                self.runtime_of(container),
+                container.id,
+                resources,
+                self._host.cgroups,
+                self.cgroup_path(container),
+            )
+        except (OSError, TimeoutError) as error:
+            raise SystemFailure(str(error)) from error
+
     async def freeze(self, container: Container) -> None:
         """Stop every process. Raises ``SystemFailure``."""
         try:
@@ -495,6 +516,17 @@ def _forget_shim(live: Live) -> None:
 def _fresh_run_dir_sync(run_dir: Path) -> None:
     _drop_sync(run_dir)
     (run_dir / "rootfs").mkdir(parents=True, mode=0o755)
+
+
+def _make_targets_sync(steps: Iterable[MountStep]) -> None:
+    """Something of the source's kind at each step's target."""
+    for step in steps:
+        target = Path(step.target)
+        target.parent.mkdir(exist_ok=True)
+        if os.path.isdir(step.source):
+            target.mkdir()
+        else:
+            target.touch()
 
 
 def _mount_shared_memory_sync(folder: Path, size: int) -> None:

@@ -19,8 +19,11 @@ Lookup = Callable[[str], Sequence[DeviceNode]]
 _RULE = re.compile(r"^([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})$")
 _MODE = re.compile(r"^[rwm]{1,3}$")
 
-_ALLOWED = ((1, 5), (1, 3), (1, 9), (1, 8), (5, 0), (5, 1))
-"""zero, null, urandom, random, tty, console: what every container may open (pts and ptmx the runtime adds)."""
+_ALLOWED = ((1, 5), (1, 3), (1, 9), (1, 8), (5, 0), (5, 1), (10, 200))
+"""zero, null, urandom, random, tty, console, tun (which runc adds by itself): what every container may open.
+
+The runtime adds pts and ptmx.
+"""
 
 
 @dataclass(frozen=True, slots=True)

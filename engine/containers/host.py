@@ -43,6 +43,6 @@ class HostFacts:
     cgroup_namespaces: bool = True
     ipv4_forwarding: bool = True
     recursive_readonly: bool = False
-    """Whether kernel (5.12) and runtime know the ``rro`` mount option."""
+    """Whether the kernel can make a tree of mounts read-only at once (5.12)."""
     limits: Mapping[str, int] = field(default_factory=dict)
     """Hard limits of the daemon itself by ulimit name: without CAP_SYS_RESOURCE a container cannot be given more."""

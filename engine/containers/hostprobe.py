@@ -18,6 +18,7 @@ from engine.containers.security import ALL_CAPABILITIES
 
 _SKIPPED_FOLDERS = frozenset({"pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"})
 
+RECURSIVE_READ_ONLY_SINCE = (5, 12)
 _V1_CONTROLS = {
     "memory": ("memory", "memory.limit_in_bytes"),
     "swap": ("memory", "memory.memsw.limit_in_bytes"),
@@ -79,6 +80,7 @@ def probe_host_sync() -> HostFacts:
         cgroup_namespaces=Path("/proc/self/ns/cgroup").exists(),
         ipv4_forwarding=_read("/proc/sys/net/ipv4/ip_forward") == "1",
         limits=_hard_limits(),
+        recursive_readonly=kernel >= RECURSIVE_READ_ONLY_SINCE,
     )
 
 

@@ -20,7 +20,7 @@ def linux_resources(limits: Resources, device_number: DeviceNumber) -> dict[str,
     parts = {
         "memory": _memory(limits),
         "cpu": _cpu(limits),
-        "pids": {"limit": limits.pids_limit if limits.pids_limit > 0 else -1} if limits.pids_limit else {},
+        "pids": {"limit": limits.pids_limit} if limits.pids_limit and limits.pids_limit > 0 else {},
         "blockIO": _block_io(limits, device_number),
     }
     return {name: part for name, part in parts.items() if part}

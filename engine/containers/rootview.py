@@ -12,6 +12,7 @@ import msgspec
 
 from engine.containers.mounts import MountPoint, clean, tmpfs_data, tmpfs_options
 from engine.containers.settings import BindOptions, HostConfig
+from engine.kernel.mount import MountStep
 
 OciMount = dict[str, Any]
 
@@ -98,14 +99,32 @@ def _of_point(point: MountPoint, recursive_readonly: bool) -> OciMount:
 
 
 def _read_only_word(bind: BindOptions, recursive_readonly: bool) -> str:
-    """``rro`` makes submounts read-only too, which is docker's default where kernel and runtime can."""
+    """``rro`` makes submounts read-only too, which is docker's default where the kernel can."""
     if bind.non_recursive or bind.read_only_non_recursive:
         return "ro"
     if recursive_readonly:
         return "rro"
     if bind.read_only_force_recursive:
-        raise ValueError("rro is not supported: the kernel or the runtime is too old for recursive read-only mounts")
+        raise ValueError("rro is not supported: the kernel is too old for recursive read-only mounts")
     return "ro"
+
+
+def hand_over(mounts: Sequence[OciMount], folder: str) -> tuple[list[OciMount], list[MountStep]]:
+    """Binds that are to be read-only all the way down, for a runtime that does not know ``rro``.
+
+    The shim makes each below ``folder`` first; the runtime then binds what is there. Returns the mounts as the runtime
+    shall see them, and the shim's steps.
+    """
+    left: list[OciMount] = []
+    steps: list[MountStep] = []
+    for mount in mounts:
+        if "rro" in mount["options"]:
+            target = f"{folder}/{len(steps)}"
+            steps.append(MountStep(mount["source"], target, "", ("rbind", "rro")))
+            options = ["ro" if option == "rro" else option for option in mount["options"]]
+            mount = {**mount, "source": target, "options": options}
+        left.append(mount)
+    return left, steps
 
 
 def check_propagation(points: Iterable[MountPoint], mountinfo: str, root: str) -> tuple[MountPoint, ...]:

@@ -19,8 +19,7 @@ from engine.containers.model import Container, Status
 from engine.containers.resources import DeviceNumber, linux_resources
 from engine.containers.settings import HostConfig, Resources, RestartPolicy
 from engine.containers.validation import check_restart_policy
-from engine.errors import Conflict, EngineError, InvalidParameter, SystemFailure
-from engine.runtime.oci import update_resources
+from engine.errors import Conflict, EngineError, InvalidParameter
 from engine.tasks import KeyedLocks, run_blocking
 
 _UPDATABLE = (
@@ -81,10 +80,7 @@ class Updater:
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
         if container.is_running and limits:
-            try:
-                await update_resources(self._assembly.runtime_of(container), container.id, limits)
-            except (OSError, TimeoutError) as error:
-                raise SystemFailure(str(error)) from error
+            await self._assembly.limit(container, limits)
         return msgspec.structs.replace(container, host_config=host)
 
 

@@ -160,6 +160,12 @@ class Cgroups:
     def thaw_sync(self, path: str) -> None:
         self._set_frozen(path, False)
 
+    def lift_pids_limit_sync(self, path: str) -> None:
+        """Let the group have any number of processes. OSError when it is gone."""
+        folder = self.folder("pids", path)
+        if folder is not None:
+            _write(f"{folder}/pids.max", "max")
+
     def stats_sync(self, path: str) -> CgroupStats:
         """Counters now; zero where the host or the group does not have them."""
         return read_stats_sync(self._stat_folders(path), self.version)

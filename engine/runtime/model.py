@@ -50,6 +50,7 @@ class ShimSpec:
     spill_dir: Path
     hold_fds: tuple[int, ...]
     cgroup_path: str
+    program: str = ""
     shared_pid: bool = False
 
 

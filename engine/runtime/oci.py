@@ -9,10 +9,12 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,17 @@ from engine.tasks import run_blocking
 
 PROGRAM_SECONDS = 30.0
 PREFERENCE = ("crun", "runc")
+CRUNS_UNIFIED = "/sys/fs/cgroup/unified"  # the one place where crun looks for v2 beside v1
+LIMITING_CONTROLLERS = frozenset(("cpu", "cpuset", "io", "memory", "pids"))
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """One usable runtime. `args` come before every subcommand; `root` is where it keeps its state."""
+    """One usable runtime. `args` come before every subcommand; `root` is where it keeps its state.
+
+    `covered` are files that must read as empty where it runs, each covered in a mount namespace that only the runtime
+    and its shim see (see `uncounted_controllers_sync`).
+    """
 
     name: str
     path: str
@@ -33,6 +41,7 @@ class Runtime:
     root: str
     version: str = ""
     commit: str = ""
+    covered: tuple[str, ...] = ()
 
 
 def offers_recursive_read_only(runtime: Runtime) -> bool:
@@ -42,13 +51,22 @@ def offers_recursive_read_only(runtime: Runtime) -> bool:
     return since is not None and version is not None and (int(version[1]), int(version[2])) >= since
 
 
-def offers_exec_groups(runtime: Runtime, cgroup_version: int) -> bool:
-    """Whether `exec --cgroup` is understood: by runc since 1.1, by crun on v2 only; others are not asked."""
+class ExecGroups(StrEnum):
+    """How an exec gets a control group of its own."""
+
+    NO = ""
+    ASKED = "asked"  # `exec --cgroup`
+    COVERED = "covered"  # the runtime joins the container's group, whose list of processes is covered by the leaf's
+
+
+def exec_groups(runtime: Runtime, cgroup_version: int) -> ExecGroups:
+    """runc can be asked since 1.1, crun on v2; on v1 crun only ever joins the container's. Others are not asked."""
     program = os.path.basename(runtime.path)
     if program == "crun":
-        return cgroup_version == 2
+        return ExecGroups.ASKED if cgroup_version == 2 else ExecGroups.COVERED
     version = re.match(r"(\d+)\.(\d+)", runtime.version)
-    return program == "runc" and version is not None and (int(version[1]), int(version[2])) >= (1, 1)
+    known = program == "runc" and version is not None and (int(version[1]), int(version[2])) >= (1, 1)
+    return ExecGroups.ASKED if known else ExecGroups.NO
 
 
 def leaves_only_groups(runtime: Runtime) -> bool:
@@ -65,14 +83,14 @@ class RuntimeFailure(Exception):
         self.exit_hint = exit_hint
 
     @classmethod
-    def of_create(cls, words: str) -> "RuntimeFailure":
-        text = normalise(words)
+    def of_create(cls, words: str, program: str = "") -> "RuntimeFailure":
+        text = normalise(words, program)
         message = f"failed to create shim task: OCI runtime create failed: runc create failed: {text}: unknown"
         return cls(message, exit_hint(text))
 
     @classmethod
-    def of_exec(cls, words: str) -> "RuntimeFailure":
-        text = normalise(words)
+    def of_exec(cls, words: str, program: str = "") -> "RuntimeFailure":
+        text = normalise(words, program)
         return cls(f"OCI runtime exec failed: exec failed: {text}: unknown", exit_hint(text))
 
 
@@ -88,20 +106,24 @@ _CRUN: tuple[tuple[re.Pattern[str], str], ...] = (
         'exec: "{0}": executable file not found in $PATH',
     ),
     (re.compile(r"^(?:open|exec|stat|execve) (?:executable )?[`']([^`']+)['`]: (.+)$"), 'exec: "{0}": {1}'),
-    (re.compile(r"^open executable: Operation not permitted$"), "exec: permission denied"),  # a folder
-    (re.compile(r"^open executable: (.+)$"), "exec: {0}"),
+    (re.compile(r"^open executable: Operation not permitted$"), 'exec: "{program}": permission denied'),  # a folder
+    (re.compile(r"^open executable: (.+)$"), 'exec: "{program}": {0}'),
     (re.compile(r"^exec(?:ve)? container process [`']([^`']+)['`]: (.+)$"), 'exec: "{0}": {1}'),
+    (re.compile(r"^chdir [`']([^`']+)['`]: (.+)$"), 'chdir to cwd ("{0}") set in config.json failed: {1}'),
 )
 _ERRNO_WORDS = ("No such file or directory", "Permission denied", "Is a directory", "Not a directory")
 
 
-def normalise(words: str) -> str:
-    """A runtime's explanation in runc's words, without the name of the command that failed."""
+def normalise(words: str, program: str = "") -> str:
+    """A runtime's explanation in runc's words, without the name of the command that failed.
+
+    `program` is what was to be run: crun does not always name it.
+    """
     text = _PREFIX.sub("", words.strip())
     for pattern, sentence in _CRUN:
         found = pattern.match(text)
         if found:
-            text = "unable to start container process: " + sentence.format(*found.groups())
+            text = "unable to start container process: " + sentence.format(*found.groups(), program=program)
             break
     for word in _ERRNO_WORDS:  # crun writes strerror(3)'s capital
         text = text.replace(word, word[0].lower() + word[1:])
@@ -118,20 +140,17 @@ def exit_hint(text: str) -> int:
     return 128
 
 
-async def run_program(
-    argv: Sequence[str], stdin: bytes = b"", seconds: float = PROGRAM_SECONDS
-) -> tuple[int, str, str]:
+async def run_program(argv: Sequence[str], seconds: float = PROGRAM_SECONDS) -> tuple[int, str, str]:
     """Exit code, output and errors of a short program. TimeoutError (after killing it) when it takes too long."""
     process = await asyncio.create_subprocess_exec(
         *argv,
-        # A program that ends before it has read its input makes uvloop's writer raise: no pipe without input.
-        stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     try:
         async with asyncio.timeout(seconds):
-            output, errors = await process.communicate(stdin or None)
+            output, errors = await process.communicate()
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
@@ -140,18 +159,50 @@ async def run_program(
     return process.returncode or 0, output.decode(errors="replace"), errors.decode(errors="replace")
 
 
-async def ask(runtime: Runtime, *arguments: str, stdin: bytes = b"") -> str:
+async def ask(runtime: Runtime, *arguments: str) -> str:
     """Output of `runtime arguments...`. OSError with the runtime's words when it fails."""
-    argv = [runtime.path, *runtime.args, "--root", runtime.root, *arguments]
-    code, output, errors = await run_program(argv, stdin)
+    argv = [*_command(runtime), "--root", runtime.root, *arguments]
+    code, output, errors = await run_program(argv)
     if code != 0:
         raise OSError(normalise(errors) or f"{runtime.name} {arguments[0]} ended with code {code}")
     return output
 
 
-async def update_resources(runtime: Runtime, container_id: str, resources: Mapping[str, Any]) -> None:
-    """Change the limits of a running container (`linux.resources` of the OCI runtime spec)."""
-    await ask(runtime, "update", "--resources", "-", container_id, stdin=json.dumps(resources).encode())
+def _command(runtime: Runtime) -> list[str]:
+    """How the daemon starts the runtime: by itself, or where some files are covered (a shim does that by itself)."""
+    command = [runtime.path, *runtime.args]
+    if not runtime.covered:
+        return command
+    script = f'for file in {shlex.join(runtime.covered)}; do mount --bind /dev/null "$file" || exit; done; exec "$@"'
+    return ["unshare", "--mount", "--propagation", "slave", "sh", "-c", script, "sh", *command]
+
+
+async def update_resources(
+    runtime: Runtime, container_id: str, resources: Mapping[str, Any], cgroups: Cgroups, cgroup_path: str
+) -> None:
+    """Change the limits of a running container (`linux.resources` of the OCI runtime spec).
+
+    "Any number of processes" is written here: crun writes -1, which the kernel does not take on v1.
+    """
+    resources = dict(resources)
+    if resources.get("pids", {}).get("limit") == -1:
+        del resources["pids"]
+        await run_blocking(cgroups.lift_pids_limit_sync, cgroup_path)
+    if not resources:
+        return
+    async with _scratch() as folder:  # crun cannot read from the socket that uvloop's pipes are
+        wanted = folder / "resources.json"
+        await run_blocking(wanted.write_text, json.dumps(resources))
+        await ask(runtime, "update", "--resources", str(wanted), container_id)
+
+
+@contextlib.asynccontextmanager
+async def _scratch() -> AsyncIterator[Path]:
+    folder = Path(await run_blocking(tempfile.mkdtemp, prefix="berth-"))
+    try:
+        yield folder
+    finally:
+        await run_blocking(shutil.rmtree, folder, ignore_errors=True)
 
 
 async def kill_leftover(runtime: Runtime, container_id: str, cgroups: Cgroups, cgroup_path: str) -> None:
@@ -198,22 +249,35 @@ async def probe_runtimes(
     raise FileNotFoundError("no OCI runtime works on this host; install runc or crun")
 
 
+def uncounted_controllers_sync() -> tuple[str, ...]:
+    """The file by which crun would refuse this host although nothing that docker sets is lost; () where it would not.
+
+    crun limits by v1 or by v2 and refuses a host whose v2 hierarchy has any controller beside v1's. Where those are
+    none that a container's settings name (hugetlb, rdma, misc), v1 has all that counts, and the refusal is void.
+    """
+    groups = Cgroups.detect_sync()
+    if groups.version == 2 or groups.unified != CRUNS_UNIFIED:
+        return ()
+    left = groups.controllers.difference(groups.v1)
+    return (f"{groups.unified}/cgroup.controllers",) if left and not left & LIMITING_CONTROLLERS else ()
+
+
 async def _describe(name: str, path: str, arguments: tuple[str, ...], exec_root: Path, systemd: bool) -> Runtime:
     version = commit = ""
     with contextlib.suppress(OSError, TimeoutError):
         version, commit = parse_version((await run_program([path, "--version"]))[1])
     if systemd:
         arguments = ("--systemd-cgroup", *arguments)
-    return Runtime(name, path, arguments, str(exec_root / "runtimes" / name), version, commit)
+    covered = await run_blocking(uncounted_controllers_sync) if os.path.basename(path) == "crun" else ()
+    return Runtime(name, path, arguments, str(exec_root / "runtimes" / name), version, commit, covered)
 
 
 async def trouble_running(runtime: Runtime) -> str:
     """Why a trivial container cannot be run here, or "" when it can: some refuse a host's cgroup layout only then."""
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="berth-probe-"))
-        name = f"berth-probe-{os.path.basename(folder)[-8:]}"
-        await run_blocking(_write_probe_sync, Path(folder), name)
-        argv = [runtime.path, *runtime.args, "--root", f"{folder}/state", "run", "--bundle", folder, name]
+    async with _scratch() as folder:
+        name = f"berth-probe-{folder.name[-8:]}"
+        await run_blocking(_write_probe_sync, folder, name)
+        argv = [*_command(runtime), "--root", f"{folder}/state", "run", "--bundle", str(folder), name]
         try:
             code, _output, errors = await run_program(argv)
         except (OSError, TimeoutError) as error:

@@ -59,8 +59,10 @@ def _read_exit_record_sync(run_dir: Path) -> ExitRecord | None:
 class Shim:
     """A living shim. Calls raise ShimLost when it is gone; builtin exceptions for what it refuses."""
 
-    def __init__(self, container_id: str, run_dir: Path, nursery: Nursery) -> None:
+    def __init__(self, container_id: str, run_dir: Path, nursery: Nursery, program: str = "") -> None:
+        """`program` is what will be run, for the words of a failure."""
         self.container_id = container_id
+        self._program = program
         self.run_dir = run_dir
         self.pid = 0
         self.init_pid: int | None = None
@@ -70,6 +72,7 @@ class Shim:
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._exited: asyncio.Future[ExitRecord] = asyncio.get_running_loop().create_future()
         self._execs: dict[str, asyncio.Future[int]] = {}
+        self._programs: dict[str, str] = {}  # of execs that are prepared
         self._listeners: list[Callable[[ShimEvent], None]] = []
         self._discarded = False
 
@@ -111,7 +114,7 @@ class Shim:
             try:
                 answer = await self._ask("run")
             except OSError as error:
-                raise RuntimeFailure.of_create(str(error)) from error
+                raise RuntimeFailure.of_create(str(error), self._program) from error
         self.init_pid = answer["init_pid"]
         self.started_at = answer["started_at"]
         return answer["init_pid"]  # type: ignore[no-any-return]
@@ -148,6 +151,7 @@ class Shim:
             # crun does not wait until the shim has sized the terminal that it was sent
             process["consoleSize"] = dict(zip(("height", "width"), spec.console_size, strict=True))
         await run_blocking(write_json_sync, self.run_dir / f"exec-{spec.exec_id}.json", process)
+        self._programs[spec.exec_id] = next(iter(spec.process["args"]), "")
         size = list(spec.console_size) if spec.console_size else None
         await self._ask(
             "prepare_exec",
@@ -164,6 +168,7 @@ class Shim:
         RuntimeFailure when it cannot be started, ProcessLookupError when init has ended.
         """
         self._exec_future(exec_id)
+        program = self._programs.pop(exec_id, "")
         async with asyncio.timeout(RUN_SECONDS):
             try:
                 return (await self._ask("start_exec", exec_id=exec_id))["pid"]  # type: ignore[no-any-return]
@@ -171,7 +176,7 @@ class Shim:
                 raise
             except OSError as error:
                 self._execs.pop(exec_id, None)
-                raise RuntimeFailure.of_exec(str(error)) from error
+                raise RuntimeFailure.of_exec(str(error), program) from error
 
     async def exec(self, spec: ExecSpec) -> int:
         """Prepare and start at once, for an exec that nobody attaches to."""

@@ -32,7 +32,7 @@ from engine.runtime.model import (
     ShimLost,
     ShimSpec,
 )
-from engine.runtime.oci import leaves_only_groups, offers_exec_groups
+from engine.runtime.oci import exec_groups, leaves_only_groups
 from engine.runtime.shim import Shim, read_exit_record, write_json_sync
 from engine.shim import wire
 from engine.tasks import Nursery, run_blocking
@@ -113,7 +113,7 @@ class Shims:
         assert self._cgroups is not None
         settings = _settings(spec, self._cgroups)
         await run_blocking(write_json_sync, spec.run_dir / wire.SETTINGS_FILE, settings)
-        shim = Shim(spec.container_id, spec.run_dir, self._nursery)
+        shim = Shim(spec.container_id, spec.run_dir, self._nursery, spec.program)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         first, rest = spec.hold_fds[: wire.MAX_DESCRIPTORS - 1], spec.hold_fds[wire.MAX_DESCRIPTORS - 1 :]
         shim.connect(ours)
@@ -186,14 +186,14 @@ def _reap_sync(process: subprocess.Popen[bytes]) -> None:
 
 
 def _settings(spec: ShimSpec, cgroups: Cgroups) -> dict[str, Any]:
-    leaf_folder = leaf_prefix = ""
-    if offers_exec_groups(spec.runtime, cgroups.version):
-        leaf_folder, leaf_prefix = cgroups.leaf_place(spec.cgroup_path)
+    leaf_way = exec_groups(spec.runtime, cgroups.version)
+    leaf_folder, leaf_prefix = cgroups.leaf_place(spec.cgroup_path) if leaf_way else ("", "")
     return {
         "container_id": spec.container_id,
         "run_dir": os.path.abspath(spec.run_dir),
         "bundle": os.path.abspath(spec.bundle),
         "runtime": {"path": spec.runtime.path, "args": list(spec.runtime.args), "root": spec.runtime.root},
+        "covered": list(spec.runtime.covered),
         "mounts": [asdict(step) for step in spec.mounts],
         "terminal": spec.terminal,
         "open_stdin": spec.open_stdin,
@@ -211,6 +211,7 @@ def _settings(spec: ShimSpec, cgroups: Cgroups) -> dict[str, Any]:
         "oom_file": cgroups.oom_file(spec.cgroup_path),
         "leaf_folder": leaf_folder,
         "leaf_prefix": leaf_prefix,
+        "leaf_way": leaf_way.value,
         "shared_pid": spec.shared_pid,
         "groups": cgroups.folders(spec.cgroup_path) if leaves_only_groups(spec.runtime) else [],
     }

@@ -2,15 +2,20 @@
 
 An exec may be attached to before it starts, so that nothing of its output is missed. Its exit code is kept until the
 shim ends, because the daemon that asked may not be the one that wants to know.
+
+Each exec runs in a leaf group below the container's. A runtime that cannot be asked for that (crun on v1) writes the
+process into the container's own list of processes; for as long as it runs, the leaf's list lies over that one in the
+shim's mount namespace, so such starts take turns.
 """
 
 import contextlib
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from engine.shim import console, invoke, wire
+from engine.shim import console, invoke, mounts, wire
 from engine.shim.loop import READ, Loop
 from engine.shim.stdio import Daemons, Stdio
 
@@ -75,6 +80,8 @@ class Execs:
         self._spill_dir = str(settings["spill_dir"])
         self._leaf_folder = str(settings["leaf_folder"])
         self._leaf_prefix = str(settings["leaf_prefix"])
+        self._leaf_covered = settings["leaf_way"] == "covered"
+        self._turns: list[Callable[[], None]] = []  # starts where a list is covered; the first is under way
         self._tell = tell
         self._daemons = daemons
         self._known: dict[str, Exec] = {}
@@ -125,11 +132,53 @@ class Execs:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name)
 
+        begin = partial(self._begin, known, listener, arguments, log, done, answer)
+        if self._leaf_covered:
+            self._turns.append(begin)
+        if len(self._turns) <= 1:
+            begin()
+
+    def _begin(
+        self,
+        known: Exec,
+        listener: console.ConsoleSocket | None,
+        arguments: list[str],
+        log: str,
+        done: Callable[[int], None],
+        answer: Answer,
+    ) -> None:
+        uncover = self._cover(known)
+
+        def ended(code: int) -> None:
+            uncover()
+            done(code)
+            self._next_turn()
+
         try:
-            self._runtime.start([*arguments, self._container_id], known.stdio.child_ends, log, done)
-        except OSError:
+            self._runtime.start([*arguments, self._container_id], known.stdio.child_ends, log, ended)
+        except OSError as error:
+            uncover()
             self._failed(known, listener)
-            raise
+            answer(wire.failure(error))
+            self._next_turn()
+
+    def _cover(self, known: Exec) -> Callable[[], None]:
+        """Lay the leaf's list of processes over the container's; how to take it away."""
+        procs = f"{self._leaf_folder}/cgroup.procs"
+        if self._leaf_covered and known.leaf:
+            try:
+                mounts.cover(procs, f"{known.leaf}/cgroup.procs")
+            except OSError:
+                known.remove_leaf()  # it runs in the container's group
+            else:
+                return partial(mounts.uncover, procs)
+        return lambda: None
+
+    def _next_turn(self) -> None:
+        if self._turns:
+            self._turns.pop(0)
+        if self._turns:
+            self._turns[0]()
 
     def reaped(self, pid: int, code: int) -> bool:
         """Whether the ended child was an exec'ed process."""
@@ -159,7 +208,7 @@ class Execs:
         except OSError:
             return []
         known.leaf = f"{self._leaf_folder}/{name}"
-        return ["--cgroup", f"{self._leaf_prefix}{name}"]
+        return ["--cgroup", f"{self._leaf_prefix}{name}"] if not self._leaf_covered else []
 
     def _master(self, known: Exec, listener: console.ConsoleSocket) -> None:
         master = listener.accept_master()

@@ -60,8 +60,10 @@ class Monitor:
 
     def prepare(self) -> None:
         """Everything that can fail before the container runs."""
-        if self._settings["mounts"]:
+        if self._settings["mounts"] or self._settings["covered"] or self._settings["leaf_way"] == "covered":
             mounts.own_namespace()
+        for path in self._settings["covered"]:
+            mounts.cover(path)
         for step in self._settings["mounts"]:
             mounts.apply(step)
             self._mounted.append(step["target"])

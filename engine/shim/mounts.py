@@ -8,6 +8,7 @@ stacks go through fsopen(2).
 import ctypes
 import os
 import re
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,6 +54,7 @@ PROPAGATION: dict[str, int] = {
 }
 MS_BIND, MS_REMOUNT, MS_RDONLY, MS_REC = 4096, 32, 1, 16384
 
+SYS_MOUNT_SETATTR, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, 0x8000, 1
 SYS_MOVE_MOUNT, SYS_FSOPEN, SYS_FSCONFIG, SYS_FSMOUNT = 429, 430, 431, 432
 FSOPEN_CLOEXEC = 1
 FSMOUNT_CLOEXEC = 1
@@ -130,12 +132,24 @@ def _mountinfo() -> list[str]:
     return os.fsdecode(invoke.read_whole("/proc/self/mountinfo")).splitlines()
 
 
+def cover(path: str, by: str = "/dev/null") -> None:
+    """Put another file in a file's place, for this mount namespace only."""
+    contain(path)
+    mount(by, path, "", MS_BIND, "")
+
+
+def uncover(path: str) -> None:
+    """Take away what `cover` has put there. Detached: whoever has it open keeps it, and nothing is waited for."""
+    _check(_libc.umount2(path.encode(), MNT_DETACH), f"unmount {path}")
+
+
 def apply(step: dict[str, Any]) -> None:
     """Perform one mount step: source, target, fstype, options and the folder that relative names start from."""
     contain(step["target"])
     if step.get("cwd"):
         os.chdir(step["cwd"])
-    flags, propagation, data = split_options(step["options"])
+    options = [option for option in step["options"] if option != "rro"]
+    flags, propagation, data = split_options(options)
     if step["fstype"] == "overlay" and len(",".join(data)) > PAGE_LIMIT:
         _mount_long_overlay(step["source"], step["target"], flags, data)
     else:
@@ -145,6 +159,15 @@ def apply(step: dict[str, Any]) -> None:
             mount("none", step["target"], "", (flags | MS_REMOUNT) & ~MS_REC, "")
     if propagation:
         mount("none", step["target"], "", propagation, "")
+    if "rro" in step["options"]:
+        _make_read_only(step["target"])
+
+
+def _make_read_only(target: str) -> None:
+    """A mount and all below it, by one mount_setattr(2) (Linux 5.12)."""
+    attributes = struct.pack("=QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
+    call = (SYS_MOUNT_SETATTR, AT_FDCWD, target.encode(), AT_RECURSIVE, attributes, len(attributes))
+    _check(_libc.syscall(*call), f"make {target} read-only")
 
 
 def _mount_long_overlay(source: str, target: str, flags: int, data: Sequence[str]) -> None:

@@ -38,6 +38,7 @@ _RULES: tuple[tuple[str, str], ...] = (
     (r"sha256:[0-9a-f]{64}", "sha256:<id>"),
     (r"\b[0-9a-f]{64}\b", "<id>"),
     (_TIME, "<time>"),
+    (r"\b[A-Z][a-z]{2} [ 0-3]\d [0-2]\d:[0-5]\d\b", "<time>"),  # of ls
     (rf"{_AGE} ago", "<age> ago"),
     (rf"\bUp {_AGE}", "Up <age>"),
     (r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b", "<mac>"),
@@ -48,6 +49,8 @@ _RULES: tuple[tuple[str, str], ...] = (
     (r"[ \t]+$", ""),
     (r" {2,}", "  "),
 )
+# What differs because berth prefers crun, which is as good as saying: on purpose.
+_OWN_KEYS = (".Runtime", "[].HostConfig.Runtime")
 _COMPILED = [(re.compile(pattern, re.MULTILINE), to) for pattern, to in _RULES]
 
 
@@ -170,7 +173,7 @@ def _types_by_path(text: str) -> dict[str, set[str]]:
 def _shape_differences(step: Step, ours: str, theirs: str) -> Iterator[str]:
     our_types, their_types = _types_by_path(ours), _types_by_path(theirs)
     for path in sorted(our_types.keys() | their_types.keys()):
-        if path.startswith((*step.absent, *LATER_KEYS)):
+        if path.startswith((*step.absent, *LATER_KEYS, *_OWN_KEYS)):
             continue
         if path not in our_types:
             # What lies inside something that is null or empty here cannot be there either.
@@ -200,7 +203,7 @@ def _value_differences(step: Step, ours: str, theirs: str) -> Iterator[str]:
     right = dict(_flatten(json.loads(ours)))
     for path in sorted(left.keys() | right.keys()):
         generic = re.sub(r"\[\d+\]", "[]", path)
-        if generic.startswith((*step.absent, *LATER_KEYS, *LATER_KEYS_ALONE)):
+        if generic.startswith((*step.absent, *LATER_KEYS, *LATER_KEYS_ALONE, *_OWN_KEYS)):
             continue
         if left.get(path, "absent") != right.get(path, "absent"):
             yield f"{path}: dockerd {left.get(path, 'absent')!r}, berth {right.get(path, 'absent')!r}"

@@ -295,3 +295,20 @@ def test_a_plain_request_is_no_websocket(berth: Berth, running: str) -> None:
         connection.connect(str(berth.socket))
         connection.sendall(b"GET /containers/nope/attach/ws HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n")
         assert b" 404 " in connection.recv(4096)
+
+
+def test_a_read_only_bind_is_read_only_below_its_submounts(docker: Docker, busybox: str, folder: Path) -> None:
+    below = folder / "tree" / "below"
+    below.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(below)], check=True)
+    try:
+        for runtime in ("crun", "runc"):
+            bind = ["--runtime", runtime, "--mount", f"type=bind,source={below.parent},target=/x,readonly"]
+            refused = docker("run", "--rm", *bind, busybox, "touch", "/x/below/new")
+            assert (refused.returncode, "Read-only file system" in refused.stderr) == (1, True), refused.stderr
+            top = docker("run", "--rm", *bind, busybox, "touch", "/x/new")
+            assert (top.returncode, "Read-only file system" in top.stderr) == (1, True), top.stderr
+            flat = [*bind[:-1], f"{bind[-1]},bind-recursive=writable"]
+            docker("run", "--rm", *flat, busybox, "touch", "/x/below/new", check=True)
+    finally:
+        subprocess.run(["umount", str(below)], check=True)

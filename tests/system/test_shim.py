@@ -19,7 +19,7 @@ import pytest
 from engine.kernel.mount import MountStep
 from engine.names import new_id
 from engine.runtime.cgroups import Cgroups
-from engine.runtime.oci import Runtime, RuntimeFailure, kill_leftover
+from engine.runtime.oci import PREFERENCE, Runtime, RuntimeFailure, kill_leftover, probe_runtimes, trouble_running
 from engine.runtime.shims import (
     ExecExited,
     ExecSpec,
@@ -106,6 +106,7 @@ class Bench:
             spill_dir=run_dir / "spill",
             hold_fds=(),
             cgroup_path=cgroup,
+            program=args[0],
         )
         return replace(spec, **changes)
 
@@ -132,13 +133,18 @@ def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-async def bench(layer: Path) -> AsyncIterator[Bench]:
+@pytest.fixture(params=PREFERENCE)
+async def bench(layer: Path, request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    """Once with each runtime that works here; the default one always does."""
     root = layer.parent
     nursery = Nursery("shim-tests")
     shims = Shims(root / "exec", nursery)
     await shims.start()
-    runtime = Runtime("runc", shutil.which("runc") or "runc", (), str(root / "runc"), "1.1.5")
+    runtimes, _default = await probe_runtimes({}, None, root)
+    runtime = runtimes.get(request.param)
+    trouble = "is not installed" if runtime is None else await trouble_running(runtime)
+    if runtime is None or trouble:
+        pytest.skip(f"{request.param} {trouble}")
     cgroups = await run_blocking(Cgroups.detect_sync)
     made: list[tuple[str, Path, str]] = []
     yield Bench(root, shims, nursery, runtime, cgroups, made)
@@ -401,6 +407,24 @@ async def test_what_an_exec_leaves_behind_can_be_listed_and_killed(bench: Bench)
         while await shim.exec_pids("left"):
             await asyncio.sleep(0.005)
     assert shim.exit_record is None
+
+
+async def test_execs_started_at_once_have_a_group_each(bench: Bench) -> None:
+    shim = await bench.start("sleep", "60")
+    names = [f"e{number}" for number in range(6)]
+    started = await asyncio.gather(
+        *(shim.exec(ExecSpec(name, config(["sh", "-c", "sleep 60 & wait"], "/", "")["process"])) for name in names)
+    )
+    groups = [await shim.exec_pids(name) for name in names]
+    for pid, pids in zip(started, groups, strict=True):
+        while len(pids) < 2:  # the shell has not forked yet
+            await asyncio.sleep(0.01)
+            pids[:] = await shim.exec_pids(names[started.index(pid)])
+        assert pid in pids
+    assert len({pid for pids in groups for pid in pids}) == 12
+    for name in names:
+        await shim.kill_exec(name, signal.SIGKILL, everything=True)
+        assert await shim.wait_exec(name) == 137
 
 
 async def test_a_container_in_the_hosts_pid_namespace_ends_as_a_whole(bench: Bench) -> None:

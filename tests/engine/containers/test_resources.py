@@ -64,9 +64,9 @@ def test_cpu() -> None:
     }
 
 
-@pytest.mark.parametrize(("asked", "limit"), [(10, 10), (-1, -1)])
-def test_pids(asked: int, limit: int) -> None:
-    assert linux_resources(Resources(pids_limit=asked), numbers) == {"pids": {"limit": limit}}
+@pytest.mark.parametrize(("asked", "limits"), [(10, {"pids": {"limit": 10}}), (-1, {}), (0, {})])
+def test_pids(asked: int, limits: dict[str, object]) -> None:
+    assert linux_resources(Resources(pids_limit=asked), numbers) == limits
 
 
 def test_block_io() -> None:

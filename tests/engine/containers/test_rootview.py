@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from engine.containers.mounts import MountPoint, parse_bind, parse_mount
-from engine.containers.rootview import check_propagation, mount_list, root_propagation
+from engine.containers.rootview import check_propagation, hand_over, mount_list, root_propagation
 from engine.containers.settings import BindOptions, HostConfig, Mount, TmpfsOptions
+from engine.kernel.mount import MountStep
 
 FILES = {"/etc/hosts": "/c/hosts", "/etc/hostname": "/c/hostname"}
 
@@ -70,6 +71,19 @@ def test_privileged_sees_a_writable_sys() -> None:
 def test_read_only_binds(options: BindOptions, rro: bool, words: list[str]) -> None:
     point = parse_mount(Mount(type="bind", source="/a", target="/x", read_only=True, bind_options=options))
     assert listed(HostConfig(), point, rro=rro)["/x"]["options"] == words
+
+
+def test_what_a_runtime_cannot_make_read_only_is_handed_over() -> None:
+    mounts = [
+        {"destination": "/a", "type": "bind", "source": "/x", "options": ["rbind", "rro", "rslave"]},
+        {"destination": "/b", "type": "bind", "source": "/y", "options": ["rbind", "ro"]},
+    ]
+    left, steps = hand_over(mounts, "/run/c/read-only")
+    assert left == [
+        {"destination": "/a", "type": "bind", "source": "/run/c/read-only/0", "options": ["rbind", "ro", "rslave"]},
+        mounts[1],
+    ]
+    assert steps == [MountStep("/x", "/run/c/read-only/0", "", ("rbind", "rro"))]
 
 
 def test_recursive_read_only_where_it_cannot_be() -> None:

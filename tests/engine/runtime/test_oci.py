@@ -26,21 +26,26 @@ from engine.runtime.oci import RuntimeFailure, exit_hint, normalise, parse_versi
         ),
         (
             "open executable: Operation not permitted",
-            "unable to start container process: exec: permission denied",
+            'unable to start container process: exec: "prog": permission denied',
         ),
         (
             "open executable: Permission denied",
-            "unable to start container process: exec: permission denied",
+            'unable to start container process: exec: "prog": permission denied',
         ),
         (
             "open `/etc/passwd`: Permission denied",
             'unable to start container process: exec: "/etc/passwd": permission denied',
         ),
+        (
+            "chdir `/n`: No such file or directory",
+            'unable to start container process: chdir to cwd ("/n") set in config.json failed: '
+             "no such file or directory",
+        ),
         ("exec failed: something else", "something else"),
     ],
 )
 def test_words_are_runcs(words: str, text: str) -> None:
-    assert normalise(words) == text
+    assert normalise(words, "prog") == text
 
 
 @pytest.mark.parametrize(
