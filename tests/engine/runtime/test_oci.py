@@ -38,8 +38,8 @@ from engine.runtime.oci import RuntimeFailure, exit_hint, normalise, parse_versi
         ),
         (
             "chdir `/n`: No such file or directory",
-            'unable to start container process: chdir to cwd ("/n") set in config.json failed: '
-             "no such file or directory",
+            ('unable to start container process: chdir to cwd ("/n") set in config.json failed: '
+             "no such file or directory"),
         ),
         ("exec failed: something else", "something else"),
     ],
