@@ -156,9 +156,9 @@ class ContainerRoutes:
         if query_bool(request, "link"):
             await self._service.remove_link(request.match_info["name"], request.match_info.get("link", ""))
             return no_content()
-        await self._service.remove(
-            request.match_info["name"], force=query_bool(request, "force"), volumes=query_bool(request, "v")
-        )
+        # A container may be called as another knows it by its link, too.
+        name = "/".join(filter(None, (request.match_info["name"], request.match_info.get("link", ""))))
+        await self._service.remove(name, force=query_bool(request, "force"), volumes=query_bool(request, "v"))
         return no_content()
 
     async def prune(self, request: web.Request) -> web.StreamResponse:

@@ -149,7 +149,8 @@ class SystemRoutes:
 
     def _host_facts(self, version: tuple[int, int]) -> dict[str, Any]:
         facts, supports = self._host.facts, self._host.facts.supports
-        security = ["name=seccomp,profile=builtin"] if facts.seccomp else []
+        profile = self.config.seccomp_profile or "builtin"
+        security = [f"name=seccomp,profile={profile}"] if facts.seccomp else []
         if facts.apparmor:
             security.insert(0, "name=apparmor")
         if facts.cgroup_version == 2:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.containers.assembly import Assembly
@@ -101,8 +102,15 @@ class Execs:
                 del self._by_id[exec_id]
 
     def forget(self, container_id: str) -> None:
-        """Drop a container's instances: it ended, or is gone."""
-        for exec_id in [e.id for e in self._by_id.values() if e.container_id == container_id]:
+        """Drop a container's instances: it is gone."""
+        self._drop(container_id, lambda _: True)
+
+    def ended(self, container_id: str) -> None:
+        """Its container ended: what has not been started never will be; exit codes can still be asked for."""
+        self._drop(container_id, lambda instance: not instance.started)
+
+    def _drop(self, container_id: str, which: Callable[[Exec], bool]) -> None:
+        for exec_id in [e.id for e in self._by_id.values() if e.container_id == container_id and which(e)]:
             del self._by_id[exec_id]
 
     def claim(self, exec_id: str) -> Exec:

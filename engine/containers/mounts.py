@@ -36,9 +36,9 @@ class MountPoint(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     type: str
     destination: str
     source: str = ""
-    """Host path of a bind or of a volume's data (empty until the volume exists); the reference of an image."""
+    """Host path of a bind or of a volume's data (empty until the volume exists)."""
     name: str = ""
-    """The volume's name; empty until an anonymous volume exists."""
+    """The volume's name, empty until an anonymous volume exists; the reference of an image."""
     driver: str = ""
     mode: str = ""
     rw: bool = msgspec.field(default=True, name="RW")
@@ -49,6 +49,9 @@ class MountPoint(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     """A bind of the short form: a missing host folder is made."""
     wish: Mount | None = None
     """The long form, when the client used it."""
+    image_id: str = ""
+    layers: tuple[str, ...] = ()
+    """Of an image mount: what is mounted, also when the image's name has moved on."""
 
 
 def plan_mounts(
@@ -177,7 +180,7 @@ def parse_mount(mount: Mount) -> MountPoint:
         name, copy_data = mount.source, not options.no_copy
         driver = options.driver_config.name if options.driver_config else ""
     elif mount.type == "image":
-        source = mount.source
+        name = mount.source
     return MountPoint(
         type=mount.type,
         destination=clean(mount.target),

@@ -212,7 +212,10 @@ def seccomp_filter(
         if options.seccomp is not None and wish != "builtin":
             raise ValueError("seccomp is not enabled in your kernel, cannot run a custom seccomp profile")
         return None
-    return translate_seccomp(_profile(wish), facts, capabilities)
+    profile = _profile(wish)
+    if not profile.get("defaultAction") and not profile.get("syscalls"):
+        return None  # a profile that says nothing filters nothing
+    return translate_seccomp(profile, facts, capabilities)
 
 
 def _profile(wish: str) -> Mapping[str, Any]:

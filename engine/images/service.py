@@ -130,6 +130,16 @@ class ImageService:
         """Keep the layers of an image from removal inside the context: until a container stands on them."""
         return self.content.hold(image.diff_ids) if image is not None else nullcontext()
 
+    def descendants(self, image: Image) -> set[str]:
+        """The ids of all images that were made from it, and from those."""
+        found: set[str] = set()
+        waiting: list[str] = [image.id]
+        while waiting:
+            children = self.store.children(waiting.pop()) - found
+            found |= children
+            waiting += children
+        return found
+
     def names(self, image_id: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """RepoTags and RepoDigests as docker shows them."""
         references = self.store.references(image_id)

@@ -144,7 +144,12 @@ def uncover(path: str) -> None:
 
 
 def apply(step: dict[str, Any]) -> None:
-    """Perform one mount step: source, target, fstype, options and the folder that relative names start from."""
+    """Perform one mount step: source, target, fstype, options and the folder that relative names start from.
+
+    A target that is missing is made, of the source's kind.
+    """
+    source = below(step["source"], step["subpath"]) if step["subpath"] else step["source"]
+    _make_target(step["target"], is_file=step["fstype"] == "" and os.path.isfile(source))
     contain(step["target"])
     if step.get("cwd"):
         os.chdir(step["cwd"])
@@ -153,7 +158,7 @@ def apply(step: dict[str, Any]) -> None:
     if step["fstype"] == "overlay" and len(",".join(data)) > PAGE_LIMIT:
         _mount_long_overlay(step["source"], step["target"], flags, data)
     else:
-        mount(step["source"], step["target"], step["fstype"], flags, ",".join(data))
+        mount(source, step["target"], step["fstype"], flags, ",".join(data))
         if flags & MS_BIND and flags & ~(MS_BIND | MS_REC | MS_REMOUNT):
             # a bind takes over its source's flags; ours need a second call
             mount("none", step["target"], "", (flags | MS_REMOUNT) & ~MS_REC, "")
@@ -161,6 +166,29 @@ def apply(step: dict[str, Any]) -> None:
         mount("none", step["target"], "", propagation, "")
     if "rro" in step["options"]:
         _make_read_only(step["target"])
+
+
+def below(base: str, subpath: str) -> str:
+    """The folder or file at `subpath` of `base`; OSError in docker's words where a link leads out or nothing is."""
+    resolved = os.path.realpath(f"{base}/{subpath}")
+    if resolved != base and not resolved.startswith(f"{base}/"):
+        raise OSError(
+            f'path concatenation escapes the base directory, base: "{base}", subpath: "{subpath}", '
+            f'resolved: "{resolved}"'
+        )
+    if not os.path.exists(resolved):
+        raise OSError(f"cannot access path {resolved}: lstat {resolved}: no such file or directory")
+    return resolved
+
+
+def _make_target(target: str, *, is_file: bool) -> None:
+    if os.path.lexists(target):
+        return
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    if is_file:
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    else:
+        os.mkdir(target)
 
 
 def _make_read_only(target: str) -> None:

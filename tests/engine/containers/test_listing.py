@@ -107,7 +107,8 @@ def test_filters(wanted: dict[str, list[str]], shown: list[str]) -> None:
     [
         ({"status": ["exited"]}, ["job"]),
         ({"status": ["created", "paused"]}, ["db", "new"]),
-        ({"exited": ["7"]}, ["job"]),
+        ({"exited": ["7"], "status": ["exited"]}, ["job"]),
+        ({"exited": ["7"]}, []),
         ({"exited": ["0"]}, []),
         ({"exited": ["3"]}, ["loop"]),
     ],
