@@ -173,6 +173,7 @@ class Takeover:
         self._chunks: deque[bytes] = deque()
         self._buffered = 0
         self._eof = False
+        self._finished = False
         self._readable = asyncio.Event()
         self.lost = asyncio.Event()
 
@@ -235,7 +236,7 @@ class Takeover:
 
     def write(self, data: bytes | memoryview) -> None:
         """Queue bytes for the client; follow with ``drain``."""
-        if not self._transport.is_closing():
+        if not self._transport.is_closing() and not self._finished:
             self._transport.write(data)
 
     async def drain(self) -> None:
@@ -246,6 +247,7 @@ class Takeover:
 
     def close_write(self) -> None:
         """Shut down our writing side after what is queued; the client may still send."""
+        self._finished = True
         if not self._transport.is_closing() and self._transport.can_write_eof():
             self._transport.write_eof()
 

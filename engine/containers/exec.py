@@ -6,7 +6,6 @@ process and its stdio belong to the shim, so a daemon restart does not end it.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import socket
 from collections.abc import Callable
@@ -164,6 +163,9 @@ class Execs:
         self._records.event(container, f"exec_start: {instance.command}", {"execID": instance.id})
         try:
             instance.pid = await shim.start_exec(instance.id)
+        except (ProcessLookupError, ShimLost) as error:  # the container has just ended
+            instance.exit_code = NOT_PREPARED
+            raise not_running(container.id) from error
         except RuntimeFailure as error:
             instance.exit_code = error.exit_hint
             message = error.message
@@ -192,8 +194,12 @@ class Execs:
             _check_executable(container, container.id)
         shim = self._live[instance.container_id].shim
         if shim is not None:
-            with contextlib.suppress(OSError):  # docker does not mind one that has no terminal
+            try:
                 await shim.resize(rows, columns, exec_id=exec_id)
+            except LookupError as error:
+                raise no_such_exec(exec_id) from error  # the shim has forgotten it, or does not know it yet
+            except OSError:
+                return  # docker does not mind one that has no terminal
 
     async def kill(self, exec_id: str, signal_name: str) -> None:
         """Signal it (an extension of berth). Raises ``Conflict`` when it does not run."""

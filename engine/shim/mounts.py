@@ -6,15 +6,12 @@ stacks go through fsopen(2).
 """
 
 import ctypes
+import errno
 import os
-import re
 import struct
 from collections.abc import Sequence
 from typing import Any
 
-from engine.shim import invoke
-
-_OCTAL = re.compile(r"\\([0-7]{3})")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 CLONE_NEWNS = 0x00020000
@@ -105,31 +102,19 @@ def split_options(options: Sequence[str]) -> tuple[int, int, list[str]]:
     return flags, propagation, data
 
 
-def _character(octal: re.Match[str]) -> str:
-    return chr(int(octal[1], 8))
-
-
 def contain(target: str) -> None:
-    """Keep mounts made at `target` from spreading to the host, whose mount namespace ours is a copy of."""
-    point, shared = containing_mount(os.path.realpath(target), _mountinfo())
-    if shared:
-        mount("none", point, "", MS_SLAVE, "")
+    """Keep mounts made at `target` from spreading to the host, whose mount namespace ours is a copy of.
 
-
-def containing_mount(path: str, mountinfo: Sequence[str]) -> tuple[str, bool]:
-    """The mount point that `path` lies on, and whether that mount is shared (proc_pid_mountinfo(5))."""
-    best, shared = "/", False
-    for line in mountinfo:
-        fields = line.split(" ")
-        point = _OCTAL.sub(_character, fields[4]) if "\\" in fields[4] else fields[4]
-        inside = path == point or path.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):  # a later mount on the same point covers the earlier
-            best, shared = point, any(field.startswith("shared:") for field in fields[6 : fields.index("-")])
-    return best, shared
-
-
-def _mountinfo() -> list[str]:
-    return os.fsdecode(invoke.read_whole("/proc/self/mountinfo")).splitlines()
+    The mount that it lies on stops telling others; one that tells nobody is left as it is (mount_namespaces(7)).
+    """
+    point = os.path.realpath(target)
+    while _libc.mount(b"none", point.encode(), None, ctypes.c_ulong(MS_SLAVE), None) < 0:
+        number = ctypes.get_errno()
+        if number != errno.EINVAL:  # which says: no mount point, so it lies on its parent's mount
+            raise OSError(number, f"contain {target}: {os.strerror(number)}")
+        if point == "/":
+            return  # the mount lies outside of the root that we were given
+        point = os.path.dirname(point)
 
 
 def cover(path: str, by: str = "/dev/null") -> None:
