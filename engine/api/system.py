@@ -22,7 +22,7 @@ from engine.containers.assembly import Host
 from engine.containers.model import Status
 from engine.containers.store import ContainerStore
 from engine.errors import InvalidParameter, NotImplementedYet, Unavailable
-from engine.events import FILTERS, EventBus
+from engine.events import EventBus
 from engine.images.store import ImageStore
 
 NOT_IN_A_SWARM = (
@@ -232,13 +232,13 @@ class SystemRoutes:
             "RuncCommit": commit(default.commit),
             "InitCommit": commit(""),
             "DefaultAddressPools": [{"Base": base, "Size": size} for base, size in config.default_address_pools],
-            "CDISpecDirs": ["/etc/cdi", "/var/run/cdi"],
+            "CDISpecDirs": list(self.config.cdi_spec_dirs),
             "Warnings": None,
         }
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Past events from ``since`` on, then new ones until ``until`` or the client leaves."""
-        filters = query_filters(request, FILTERS)
+        filters = query_filters(request, None)  # what dockerd does not know here it passes over
         now = now_ns()
         since = timestamp_ns(query_str(request, "since"), now)
         until = timestamp_ns(query_str(request, "until"), now)

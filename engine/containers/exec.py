@@ -6,10 +6,12 @@ process and its stdio belong to the shim, so a daemon restart does not end it.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.containers.assembly import Assembly
 from engine.containers.journalist import Journalist
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 
 NOT_PREPARED = 126
 """The exit code of an instance that never became a process, as dockerd has it."""
+SETTLE_SECONDS = 5.0
 REMEMBERED = 1000
 """How many ended instances can still be asked for their exit code."""
 
@@ -51,6 +54,8 @@ class Exec:
     started: bool = False
     exit_code: int | None = None
     pid: int = 0
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once its exit code is known."""
 
     @property
     def command(self) -> str:
@@ -182,7 +187,14 @@ class Execs:
         except ShimLost:
             instance.exit_code = 137
         instance.running = False
+        instance.over.set()
         self._records.event(container, "exec_die", {"execID": instance.id, "exitCode": str(instance.exit_code)})
+
+    async def settle(self, instance: Exec) -> None:
+        """Its streams have ended, so it has: wait until its exit code is known, which may come a moment later."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await instance.over.wait()
 
     async def resize(self, exec_id: str, rows: int, columns: int) -> None:
         """Change the size of its terminal."""

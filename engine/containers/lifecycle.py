@@ -170,8 +170,7 @@ class Lifecycle:
         number = parse_signal(signal_name or "SIGKILL")
         container = self._records.store.require(container_id)
         live = self._live[container_id]
-        stop_signal = parse_signal(container.config.stop_signal or "SIGTERM")
-        ends = number in (signal.SIGKILL, stop_signal)
+        ends = _is_final(container, number)
         if container.state.status is Status.RESTARTING and ends:
             async with self._locks(container_id):
                 container = self._records.store.require(container_id)
@@ -189,7 +188,7 @@ class Lifecycle:
                 if container.is_running:
                     await self._records.save(model.replace_state(container, manually_stopped=True))
         await self._signal(container, live, number)
-        if container.state.status is Status.PAUSED and (ends or not container.config.stop_signal):
+        if container.state.status is Status.PAUSED and ends:
             await self._resume(container_id)
         self._records.event(container, "kill", {"signal": str(number)})
         if number == signal.SIGKILL and not await live.ended_within(KILL_PATIENCE_SECONDS):
@@ -274,6 +273,12 @@ def _check_startable(container: Container) -> None:
             raise NotModified()
         case Status.REMOVING | Status.DEAD:
             raise Conflict("container is marked for removal and cannot be started")
+
+
+def _is_final(container: Container, number: int) -> bool:
+    """Whether a signal sent by hand ends the restarts: its stop signal and KILL do, and any where it has none."""
+    stop_signal = container.config.stop_signal
+    return not stop_signal or number in (signal.SIGKILL, parse_signal(stop_signal))
 
 
 def _stop_seconds(container: Container) -> int:

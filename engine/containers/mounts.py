@@ -208,7 +208,7 @@ def near_root(point: MountPoint, root: str, *, flat_read_only: bool = False) -> 
         point = msgspec.structs.replace(point, wish=msgspec.structs.replace(wish, bind_options=options))
     if not (point.source.startswith(root) or root.startswith(point.source)):
         return point
-    asked = options.propagation or next((o for o in point.mode.split(",") if o in PROPAGATIONS), "")
+    asked = asked_propagation(point)
     if not asked:
         return msgspec.structs.replace(point, propagation="rslave")
     if asked in ("rslave", "rshared"):
@@ -217,6 +217,13 @@ def near_root(point: MountPoint, root: str, *, flat_read_only: bool = False) -> 
         'invalid mount config: must use either propagation mode "rslave" or "rshared" when mount source is within the '
         f'daemon root, daemon root: "{root}", bind mount source: "{point.source}", propagation: "{asked}"'
     )
+
+
+def asked_propagation(point: MountPoint) -> str:
+    """What the client said of it, in either form; empty when it did not."""
+    options = point.wish.bind_options if point.wish else None
+    said = options.propagation if options else ""
+    return said or next((o for o in point.mode.split(",") if o in PROPAGATIONS), "")
 
 
 def with_volume(point: MountPoint, name: str, driver: str, path: str) -> MountPoint:

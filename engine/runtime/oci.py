@@ -23,6 +23,7 @@ from engine.tasks import run_blocking
 
 PROGRAM_SECONDS = 30.0
 PREFERENCE = ("crun", "runc")
+SHIM_V2 = "io.containerd.runc.v2"
 CRUNS_UNIFIED = "/sys/fs/cgroup/unified"  # the one place where crun looks for v2 beside v1
 LIMITING_CONTROLLERS = frozenset(("cpu", "cpuset", "io", "memory", "pids"))
 
@@ -250,6 +251,8 @@ async def probe_runtimes(
         path = shutil.which(name)
         if name not in found and path:
             found[name] = await _describe(name, path, (), exec_root, systemd)
+    if "runc" in found:
+        found.setdefault(SHIM_V2, found["runc"])  # what dockerd calls it, too
     if default:
         if default not in found:
             raise FileNotFoundError(f"specified default runtime '{default}' does not exist")

@@ -23,6 +23,7 @@ CREATED = container(1)
 RUNNING = running(2)
 PAUSED = running(3, state={"status": Status.PAUSED})
 RESTARTING = ended(4, exit_code=7, state={"status": Status.RESTARTING})
+RESTARTING_QUIT = ended(4, exit_code=7, state={"status": Status.RESTARTING}, config={"stop_signal": "QUIT"})
 EXITED = ended(5)
 DEAD = ended(6, state={"status": Status.DEAD})
 REMOVING = ended(7, state={"status": Status.REMOVING})
@@ -248,12 +249,22 @@ async def test_kill_is_immediate_and_remembered(bench: Bench, shim: FakeShim) ->
     assert bench.now(RUNNING.id).state.exit_code == 137
 
 
-async def test_other_signals_are_only_sent(bench: Bench, shim: FakeShim) -> None:
+async def test_signals_beside_the_stop_signal_are_only_sent(bench: Bench) -> None:
+    record = msgspec.structs.replace(RUNNING, config=msgspec.structs.replace(RUNNING.config, stop_signal="QUIT"))
+    bench.store._insert(record)
+    shim = bench.adopt(record)
+    shim.ends_by = set()
     await bench.lifecycle.kill(RUNNING.id, "HUP")
     assert shim.signals == [signal.SIGHUP]
     assert not bench.now(RUNNING.id).state.manually_stopped
     assert bench.attributes("kill")["signal"] == "1"
-    await bench.lifecycle.kill(RUNNING.id, "TERM")
+    await bench.lifecycle.kill(RUNNING.id, "QUIT")
+    assert bench.now(RUNNING.id).state.manually_stopped
+
+
+async def test_without_a_stop_signal_any_signal_ends_the_restarts(bench: Bench, shim: FakeShim) -> None:
+    await bench.lifecycle.kill(RUNNING.id, "HUP")
+    assert shim.signals == [signal.SIGHUP]
     assert bench.now(RUNNING.id).state.manually_stopped
 
 
@@ -290,8 +301,9 @@ async def test_a_kill_between_two_runs_ends_the_restarts(bench: Bench) -> None:
     assert bench.actions() == ["kill"]
 
 
-@pytest.mark.parametrize(("record", "name"), [(CREATED, "KILL"), (EXITED, "KILL"), (RESTARTING, "HUP")])
+@pytest.mark.parametrize(("record", "name"), [(CREATED, "KILL"), (EXITED, "KILL"), (RESTARTING_QUIT, "HUP")])
 async def test_what_cannot_be_killed(bench: Bench, record: Container, name: str) -> None:
+    bench.store._insert(record)
     with pytest.raises(Conflict, match="is not running|is restarting"):
         await bench.lifecycle.kill(record.id, name)
     with pytest.raises(InvalidParameter, match="invalid signal"):
