@@ -9,7 +9,7 @@ from __future__ import annotations
 import bz2
 import hashlib
 import lzma
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from posixpath import dirname, join, normpath
@@ -122,6 +122,7 @@ class Splitter:
 
     def __init__(self, directory: Path) -> None:
         self.members: dict[str, Member] = {}
+        self._count = 0
         self._directory = directory
         self._inflater = Inflater()
         self._pending = bytearray()
@@ -185,10 +186,9 @@ class Splitter:
             if header.size > _MAX_HEADER_DATA:
                 raise ValueError("archive/tar: header field too long")
         elif header.kind in "07\0":
-            if len(self.members) >= _MAX_MEMBERS:
-                raise ValueError("too many files in the archive")
+            # Two members of one name are two files: the digest of one must never come to stand for the other.
             self._hasher = hashlib.sha256()
-            self._file = (self._directory / str(len(self.members))).open("wb", buffering=0)
+            self._file = (self._directory / str(self._counted())).open("xb", buffering=0)
         self._finish_if_done()
 
     def _body(self, data: memoryview) -> memoryview:
@@ -230,9 +230,15 @@ class Splitter:
             self._link(name, clean(join(dirname(name), link)))
 
     def _link(self, name: str, target: str) -> None:
-        if len(self.members) >= _MAX_MEMBERS:
-            raise ValueError("too many files in the archive")
+        self._counted()
         self.members[name] = Member(self._directory, 0, Digest.of(b""), target)
+
+    def _counted(self) -> int:
+        """The number of the member that begins."""
+        self._count += 1
+        if self._count > _MAX_MEMBERS:
+            raise ValueError("too many files in the archive")
+        return self._count
 
     def _special(self, kind: str, data: bytes) -> None:
         if kind == "L":
@@ -256,7 +262,7 @@ def clean(name: str) -> str:
     return normpath("/" + name).lstrip("/")
 
 
-def resolve(members: dict[str, Member], name: str) -> Member | None:
+def resolve(members: Mapping[str, Member], name: str) -> Member | None:
     """The file called ``name``, following at most eight links."""
     for _ in range(8):
         member = members.get(clean(name))

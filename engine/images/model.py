@@ -215,3 +215,12 @@ class Image:
 
 
 _NOTHING = RuntimeConfig()
+
+
+def is_step_from(image: Image, parent: Image) -> bool:
+    """Whether ``image`` is ``parent`` and one step more: what an archive may say, and never in a circle."""
+    steps, before = image.document.history or [], parent.document.history or []
+    same_layers = image.diff_ids[: len(parent.diff_ids)] == parent.diff_ids
+    if not steps and not before:
+        return same_layers and len(image.diff_ids) > len(parent.diff_ids)
+    return same_layers and len(steps) == len(before) + 1 and steps[:-1] == before

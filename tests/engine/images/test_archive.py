@@ -105,13 +105,62 @@ async def test_links_between_layers_are_followed(shop: Shop) -> None:
     assert shop.service.get("app:1").diff_ids == (str(Digest.of(LAYER)),) * 2
 
 
-async def test_a_parent_in_the_archive_becomes_the_parent(shop: Shop) -> None:
+def several(*images: dict[str, object]) -> bytes:
+    """An archive of images given as config, layers, tag and perhaps parent; equal layers lie in it once."""
+    files: dict[str, bytes] = {}
+    entries = []
+    for image in images:
+        layers, config = image["layers"], image["config"]
+        assert isinstance(layers, list) and isinstance(config, bytes)
+        names = [f"{Digest.of(layer).encoded}/layer.tar" for layer in layers]
+        files |= dict(zip(names, layers, strict=True)) | {f"{Digest.of(config).encoded}.json": config}
+        entry = {"Config": f"{Digest.of(config).encoded}.json", "RepoTags": [image["tag"]], "Layers": names}
+        entries.append({**entry, "Parent": image["parent"]} if "parent" in image else entry)
+    return tar_of({**files, "manifest.json": msgspec.json.encode(entries)})
+
+
+async def test_images_of_one_archive_share_layers_and_know_their_parents(shop: Shop) -> None:
+    base, child = config_of(LAYER), config_of(LAYER, OTHER)
+    archive = several(
+        {"config": child, "layers": [LAYER, OTHER], "tag": "child:1", "parent": str(Digest.of(base))},
+        {"config": base, "layers": [LAYER], "tag": "base:1"},
+    )
+    lines = await shop.load(archive)
+    assert [line["stream"] for line in lines] == ["Loaded image: child:1\n", "Loaded image: base:1\n"]
+    assert shop.service.get("child:1").parent == Digest.of(base) and shop.service.get("base:1").parent == ""
+    assert shop.store.children(str(Digest.of(base))) == {str(Digest.of(child))}
+    assert not list(shop.blobs.temp_dir().iterdir())
+    saved = await shop.save("child:1", "base:1")
+    assert [entry.get("Parent") for entry in msgspec.json.decode(untar(saved)["manifest.json"])] == [
+        str(Digest.of(base)),
+        None,
+    ]
+    assert "Parent" not in msgspec.json.decode(untar(await shop.save("child:1"))["manifest.json"])[0]
+    await shop.remover.remove("child:1")
+    await shop.remover.remove("base:1")
+    assert await shop.digests() == set()
+    await shop.load(saved)
+    assert shop.service.get("child:1").parent == Digest.of(base)
+
+
+async def test_a_parent_outside_the_archive_is_none(shop: Shop) -> None:
     await shop.load(docker_archive(config_of(LAYER), [LAYER], ["base:1"]))
     parent = shop.service.get("base:1")
     config = config_of(LAYER, OTHER)
     await shop.load(docker_archive(config, [LAYER, OTHER], ["app:1"], Parent=str(parent.id)))
-    assert shop.service.get("app:1").parent == parent.id
+    assert shop.service.get("app:1").parent == ""
     assert shop.layers.unpacked.count(parent.diff_ids[0]) == 1
+
+
+async def test_parents_in_a_circle_are_refused(shop: Shop) -> None:
+    one, other = config_of(LAYER, history=[]), config_of(OTHER, history=[])
+    archive = several(
+        {"config": one, "layers": [LAYER], "tag": "a:1", "parent": str(Digest.of(other))},
+        {"config": other, "layers": [OTHER], "tag": "b:1", "parent": str(Digest.of(one))},
+    )
+    with pytest.raises(InvalidParameter, match="is not a valid parent for"):
+        await shop.load(archive)
+    assert not any(image.parent for image in shop.store.all())
 
 
 @pytest.mark.parametrize(

@@ -98,3 +98,15 @@ def test_other_kinds_are_skipped(tmp_path: Path) -> None:
         entry.size = 1
         archive.addfile(entry, io.BytesIO(b"1"))
     assert set(split(out.getvalue(), tmp_path, 512).members) == {"file"}
+
+
+def test_members_of_one_name_are_files_of_their_own(tmp_path: Path) -> None:
+    """The digest of one must never stand for the bytes of another: files become blobs under that digest."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, data in (("a", b"first"), ("a", b"second"), ("b", b"third")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    members = split(out.getvalue(), tmp_path, 512).members
+    assert {name: member.path.read_bytes() for name, member in members.items()} == {"a": b"second", "b": b"third"}
