@@ -30,7 +30,7 @@ from engine.images.model import (
 from engine.images.progress import Paced, Report, status, stream
 from engine.images.service import ImageService
 from engine.names import short
-from engine.tasks import run_blocking, run_in
+from engine.tasks import run_blocking, run_to_end
 from registry.digest import Digest, new_hasher
 from registry.manifest import (
     OCI_LAYER,
@@ -59,10 +59,10 @@ class ImageLoader:
     async def load(self, body: AsyncIterator[bytes], report: Report, *, quiet: bool = False) -> list[Image]:
         """Read an archive and register its images, reporting as dockerd does. Raises ``EngineError``."""
         directory = self._content.blobs.temp_dir() / f"load-{uuid.uuid4().hex}"
-        await run_blocking(directory.mkdir, 0o700)
         try:
+            await run_to_end("disk", directory.mkdir, 0o700)
             members = await _receive(body, directory)
-            planned = await run_blocking(plan_sync, members, self._default_platform)
+            planned = await run_to_end("disk", plan_sync, members, self._default_platform)
             images = [await self._load_one(item, report, quiet) for item in planned]
             await self._link(planned)
             if not any(item.names for item in planned):
@@ -74,7 +74,7 @@ class ImageLoader:
         except OSError as error:
             raise SystemFailure(f"Error processing tar file: {error}") from error
         finally:
-            await run_blocking(shutil.rmtree, directory, True)
+            await run_to_end("disk", shutil.rmtree, directory, True)
 
     async def _link(self, planned: Sequence[Planned]) -> None:
         """Note which of the images were committed from which. Raises ``ValueError`` where that cannot be."""
@@ -133,7 +133,7 @@ class ImageLoader:
     async def _adopt(self, digest: Digest, member: Member) -> None:
         # Another image of the archive may need the file too.
         second = member.path.with_name(f"{member.path.name}.blob")
-        await run_blocking(second.hardlink_to, member.path)
+        await run_to_end("disk", second.hardlink_to, member.path)
         await self._content.adopt(second, digest, member.size)
 
     async def _store_manifest(self, item: Planned) -> list[Descriptor]:
@@ -171,7 +171,7 @@ class ImageLoader:
         received = _Received(path)
         try:
             await _pump(body, received.feed_sync)
-            blob, diff_id = await run_in("hash", received.close_sync)
+            blob, diff_id = await run_to_end("hash", received.close_sync)
             async with self._content.hold((diff_id,), (blob.digest,)):
                 await self._content.adopt(path, blob.digest, blob.size)
                 created = rfc3339(now_ns())
@@ -255,7 +255,7 @@ async def _receive(body: AsyncIterator[bytes], directory: Path) -> dict[str, Mem
     splitter = Splitter(directory)
     try:
         await _pump(body, splitter.feed_sync)
-        return await run_in("hash", splitter.close_sync)
+        return await run_to_end("hash", splitter.close_sync)
     finally:
         splitter.abort_sync()
 
@@ -272,12 +272,12 @@ async def _pump(body: AsyncIterator[bytes], feed: Feed) -> None:
             if size >= _BATCH:
                 if working is not None:
                     await working
-                working = group.create_task(run_in("hash", feed, batch))
+                working = group.create_task(run_to_end("hash", feed, batch))
                 batch, size = [], 0
         if working is not None:
             await working
         if batch:
-            await run_in("hash", feed, batch)
+            await run_to_end("hash", feed, batch)
 
 
 def _loading(blobs: Mapping[str, LayerBlob], report: Report | None) -> Unpacking | None:

@@ -30,7 +30,7 @@ from engine.images.model import Image, LayerBlob, parse_document
 from engine.images.store import ImageStore, merge_blobs
 from engine.snapshots.base import Layer, LayerKey, Progress, hex_of
 from engine.snapshots.layers import BlobSource
-from engine.tasks import KeyedLocks, Nursery, run_in
+from engine.tasks import KeyedLocks, Nursery, run_in, run_to_end
 from registry.digest import Digest
 from registry.errors import BlobUnknown
 from registry.manifest import DOCKER_LAYER, DOCKER_LAYER_GZIP, OCI_LAYER, Descriptor, Manifest, parse_manifest
@@ -334,7 +334,7 @@ class ImageContent:
             async with self.hold((diff_id,), (form.digest,)):
                 target = self.blobs.temp_dir() / f"pack-{uuid.uuid4().hex}"
                 try:
-                    digest, size = await run_in("hash", _gzip_sync, self.blobs.local_path(form.digest), target)
+                    digest, size = await run_to_end("hash", _gzip_sync, self.blobs.local_path(form.digest), target)
                     await self.adopt(target, digest, size)
                 finally:
                     target.unlink(missing_ok=True)
