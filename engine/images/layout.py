@@ -14,14 +14,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from engine.images.members import Inflater, Member, clean, resolve
-from engine.images.model import RuntimeConfig
+from engine.images.model import MAX_LAYERS, RuntimeConfig
 from registry.digest import Digest, new_hasher
 from registry.errors import ManifestInvalid
 from registry.manifest import MAX_MANIFEST_BYTES, Descriptor, Index, Kind, Manifest, Platform, parse_manifest
 
 T = TypeVar("T")
 
-MAX_LAYERS = 125
 _MAX_DOCUMENT = 8 * 1024 * 1024
 _CHUNK = 1 << 20
 _NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 import msgspec
+from aiohttp import StreamReader
 
 from registry.client.failures import ConnectionFailed, RemoteError
 from registry.client.session import RegistrySession
@@ -47,11 +48,7 @@ class RemoteSource:
         url = f"{self.path}/manifests/{quote(reference, safe=':')}"
         headers = {"Accept": ", ".join((*ACCEPTED, *sorted(SCHEMA1_TYPES)))}
         async with self.session.request("GET", url, scope=self._scope, headers=headers) as response:
-            data = await response.content.read(MAX_MANIFEST_BYTES + 1)
-            while len(data) <= MAX_MANIFEST_BYTES and (more := await response.content.read(MAX_MANIFEST_BYTES)):
-                data += more
-            if len(data) > MAX_MANIFEST_BYTES:
-                raise ValueError(f"manifest of {reference} is larger than {MAX_MANIFEST_BYTES} bytes")
+            data = await _document(response.content, f"manifest of {reference}")
             media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
         digest = Digest.of(data)
         if ":" in reference:
@@ -116,8 +113,18 @@ class RemoteSource:
             raise ValueError(f"blob {descriptor.digest} is too large for a document")
         expected = descriptor.checked_digest()
         async with self.session.request("GET", f"{self.path}/blobs/{expected}", scope=self._scope) as response:
-            data = await response.read()
+            data = await _document(response.content, f"blob {expected}")
         actual = Digest.of(data, expected.algorithm)
         if actual != expected:
             raise DigestMismatch(expected, actual)
         return data
+
+
+async def _document(body: StreamReader, name: str) -> bytes:
+    """All of a body that is to be a document. Raises `ValueError` when it goes on and on."""
+    data = bytearray()
+    while chunk := await body.read(MAX_MANIFEST_BYTES):
+        data += chunk
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise ValueError(f"{name} is larger than {MAX_MANIFEST_BYTES} bytes")
+    return bytes(data)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from engine.errors import EngineError, InvalidParameter
-from engine.images.layout import MAX_LAYERS
+from engine.images.model import MAX_LAYERS
 from registry.digest import Digest
 from registry.manifest import OCI_INDEX
 
