@@ -72,7 +72,7 @@ class ImageLoader:
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
         except OSError as error:
-            raise SystemFailure(f"Error processing tar file: {error}") from error
+            raise _failure(error) from error
         finally:
             await run_to_end("disk", shutil.rmtree, directory, True)
 
@@ -190,7 +190,7 @@ class ImageLoader:
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
         except OSError as error:
-            raise SystemFailure(str(error)) from error
+            raise _failure(error) from error
         finally:
             received.abort_sync()
             path.unlink(missing_ok=True)
@@ -240,6 +240,12 @@ class _Received:
     def abort_sync(self) -> None:
         """Close the file; removing it is the caller's."""
         self._file.close()
+
+
+def _failure(error: OSError) -> SystemFailure:
+    """What could not be written or unpacked, in Go's order of words."""
+    place = f"{error.filename}: " if error.filename else ""
+    return SystemFailure(f"Error processing tar file: {place}{(error.strerror or str(error)).lower()}")
 
 
 def _load_name(text: str) -> Reference | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import hashlib
 import lzma
@@ -11,7 +12,7 @@ import msgspec
 import pytest
 import zstandard
 
-from engine.errors import EngineError, InvalidParameter
+from engine.errors import EngineError, InvalidParameter, SystemFailure
 from registry.digest import Digest
 from registry.manifest import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST
 from registry.reference import Reference
@@ -218,6 +219,20 @@ async def test_import_keeps_what_a_push_can_use(shop: Shop, pack: object, stored
 async def test_import_of_nonsense(shop: Shop, data: bytes) -> None:
     with pytest.raises((EngineError, Exception)):
         await shop.loader.import_tar(chunks(data), lambda _: None)
+    assert await shop.digests() == set()
+    assert not list(shop.blobs.temp_dir().iterdir())
+
+
+async def test_a_full_disk_is_told_in_words(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unpack(*_: object) -> object:
+        raise OSError(errno.ENOSPC, "No space left on device", "/etc/a")
+
+    monkeypatch.setattr(shop.layers, "unpack", unpack)
+    words = "^Error processing tar file: /etc/a: no space left on device$"
+    with pytest.raises(SystemFailure, match=words):
+        await shop.make("app", {"a": b"1"})
+    with pytest.raises(SystemFailure, match=words):
+        await shop.load(docker_archive(config_of(LAYER), [LAYER], ["app:1"]))
     assert await shop.digests() == set()
     assert not list(shop.blobs.temp_dir().iterdir())
 
