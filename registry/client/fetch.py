@@ -19,6 +19,8 @@ from registry.manifest import ACCEPTED, MAX_MANIFEST_BYTES, SCHEMA1_TYPES, Descr
 from registry.store.blobs import BlobWriter
 
 _BACKOFF_SECONDS = 0.5
+# Of one page: registries that know no pages send all.
+_MAX_TAGS_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ class RemoteSource:
         url: str | None = f"{self.path}/tags/list"
         while url:
             async with self.session.request("GET", url, scope=self._scope) as response:
-                found += msgspec.json.decode(await response.read(), type=_Tags).tags or []
+                data = await _document(response.content, "list of tags", _MAX_TAGS_BYTES)
+                found += msgspec.json.decode(data, type=_Tags).tags or []
                 following = re.search(r'<([^>]+)>;\s*rel="?next"?', response.headers.get("Link", ""))
             url = following[1] if following else None
         return found
@@ -120,11 +123,11 @@ class RemoteSource:
         return data
 
 
-async def _document(body: StreamReader, name: str) -> bytes:
+async def _document(body: StreamReader, name: str, limit: int = MAX_MANIFEST_BYTES) -> bytes:
     """All of a body that is to be a document. Raises `ValueError` when it goes on and on."""
     data = bytearray()
     while chunk := await body.read(MAX_MANIFEST_BYTES):
         data += chunk
-        if len(data) > MAX_MANIFEST_BYTES:
-            raise ValueError(f"{name} is larger than {MAX_MANIFEST_BYTES} bytes")
+        if len(data) > limit:
+            raise ValueError(f"{name} is larger than {limit} bytes")
     return bytes(data)

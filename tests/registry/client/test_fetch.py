@@ -151,3 +151,5 @@ async def test_documents_that_do_not_end_are_not_read_to_the_end(stage: Stage) -
         await source.read(Descriptor(digest=str(Digest.of(b"x")), size=6))
     with pytest.raises(ValueError, match="larger than"):
         await source.manifest("latest")
+    with pytest.raises(ValueError, match="larger than"):
+        await source.tags()
