@@ -127,7 +127,8 @@ class ImageLoader:
         async with one_error(), TaskGroup() as group:
             for digest, member in adopted.items():
                 group.create_task(self._adopt(digest, member))
-            await self._content.unpack(diff_ids, sources, _loading(blobs, report))
+            claims = {diff_id: blob.digest for diff_id, blob in blobs.items() if blob.digest in adopted}
+            await self._content.unpack(diff_ids, sources, _loading(blobs, report), claims)
         return blobs
 
     async def _adopt(self, digest: Digest, member: Member) -> None:

@@ -13,16 +13,15 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from engine.images.members import Inflater, Member, clean, resolve
+from engine.images.members import Member, clean, plain_digest_sync, resolve
 from engine.images.model import MAX_LAYERS, RuntimeConfig
-from registry.digest import Digest, new_hasher
+from registry.digest import Digest
 from registry.errors import ManifestInvalid
 from registry.manifest import MAX_MANIFEST_BYTES, Descriptor, Index, Kind, Manifest, Platform, parse_manifest
 
 T = TypeVar("T")
 
 _MAX_DOCUMENT = 8 * 1024 * 1024
-_CHUNK = 1 << 20
 _NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 # What an old image's document says beside its configuration.
 _OLD_FIELDS = ("id", "parent", "Size", "parent_id", "layer_id", "throwaway")
@@ -158,7 +157,7 @@ def _plan_one_old(
     parent = planned.get(clean(old.parent))
     layer = _member(members, f"{old_id}/layer.tar")
     above = _decode(parent.document_sync(), "image configuration", dict[str, Any]) if parent is not None else {}
-    diff_ids = [*above.get("rootfs", {}).get("diff_ids", ()), str(_plain_digest(layer))]
+    diff_ids = [*above.get("rootfs", {}).get("diff_ids", ()), str(plain_digest_sync(layer.path))]
     if len(diff_ids) > MAX_LAYERS:
         raise ValueError("max depth exceeded")
     created_by = " ".join(old.container_config.cmd or ()) if old.container_config is not None else ""
@@ -175,18 +174,6 @@ def _plan_one_old(
     path.write_bytes(encoded)
     config = Member(path, len(encoded), Digest.of(encoded))
     return Planned(config, [*(parent.layers if parent is not None else ()), layer], names, parent.id if parent else "")
-
-
-def _plain_digest(layer: Member) -> Digest:
-    """The digest of a layer's tar, whatever it is compressed with."""
-    inflater = Inflater()
-    hasher = new_hasher()
-    with layer.path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            for plain in inflater.feed_sync(chunk):
-                hasher.update(plain)
-    hasher.update(inflater.finish_sync())
-    return Digest.of_hasher(hasher)
 
 
 def _image_manifest(

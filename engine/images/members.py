@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol
 import zstandard
 from isal import isal_zlib
 
-from registry.digest import Digest
+from registry.digest import Digest, new_hasher
 
 _BLOCK = 512
 _MAX_MEMBERS = 65_536
@@ -160,6 +160,18 @@ class Inflater:
                     return
                 self._at = self._format.make()
             data = yield from self._format.pieces(self._at, data)
+
+
+def plain_digest_sync(path: Path) -> Digest:
+    """The digest of a file's plain bytes, whatever it is compressed with. ``ValueError`` for damaged input."""
+    inflater = Inflater()
+    hasher = new_hasher()
+    with path.open("rb") as file:
+        while chunk := file.read(_PIECE):
+            for plain in inflater.feed_sync(chunk):
+                hasher.update(plain)
+    hasher.update(inflater.finish_sync())
+    return Digest.of_hasher(hasher)
 
 
 class Splitter:

@@ -7,6 +7,7 @@ import errno
 import gzip
 import hashlib
 import lzma
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -151,6 +152,22 @@ async def test_a_parent_outside_the_archive_is_none(shop: Shop) -> None:
     await shop.load(docker_archive(config, [LAYER, OTHER], ["app:1"], Parent=str(parent.id)))
     assert shop.service.get("app:1").parent == ""
     assert shop.layers.unpacked.count(parent.diff_ids[0]) == 1
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+async def test_the_layer_of_another_image_cannot_be_given_other_bytes(
+    shop: Shop, pack: Callable[[bytes], bytes]
+) -> None:
+    """A layer that is unpacked already is not unpacked again, but what is kept as its bytes is what pushes send."""
+    await shop.load(docker_archive(config_of(LAYER), [LAYER], ["app:1"]))
+    forms = shop.store.forms(str(Digest.of(LAYER)))
+    forged = docker_archive(config_of(LAYER, author="x"), [pack(OTHER)], ["forged:1"])
+    with pytest.raises(InvalidParameter, match=f"layer is {Digest.of(OTHER)}, not {Digest.of(LAYER)}"):
+        await shop.load(forged)
+    assert shop.store.forms(str(Digest.of(LAYER))) == forms
+    assert await shop.digests() == {str(Digest.of(config_of(LAYER))), str(Digest.of(LAYER))}
+    await shop.load(docker_archive(config_of(LAYER, author="y"), [gzip.compress(LAYER)], ["honest:1"]))
+    assert len(shop.store.forms(str(Digest.of(LAYER)))) == 2
 
 
 async def test_parents_in_a_circle_are_refused(shop: Shop) -> None:
