@@ -300,7 +300,15 @@ class Daemon:
     def _inside_routes(self, ground: Ground, nouns: Nouns) -> list[Route]:
         """What looks into containers, or changes them as they are."""
         journalist, assembly, host = nouns.journalist, nouns.assembly, ground.host
-        archiver = Archiver(journalist, ground.archives, ground.snapshotter, nouns.volumes, nouns.accounts, nouns.locks)
+        archiver = Archiver(
+            journalist,
+            ground.archives,
+            ground.snapshotter,
+            nouns.volumes,
+            nouns.accounts,
+            nouns.locks,
+            assembly.directory,
+        )
         collectors = Collectors(nouns.store, nouns.live, assembly, host.cgroups, host.facts.memory_total, self._nursery)
         committer = Committer(journalist, nouns.lifecycle, ground.snapshotter, ground.images, host.facts)
         tables = (

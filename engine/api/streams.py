@@ -68,8 +68,13 @@ class JsonLines:
 
 
 @contextlib.asynccontextmanager
-async def json_lines(request: web.Request, status: int = 200) -> AsyncIterator[JsonLines]:
-    """A progress stream. An error before the first line is an ordinary HTTP error, after it an ``errorDetail`` line."""
+async def json_lines(
+    request: web.Request, status: int = 200, *, errors_in_lines: bool = False
+) -> AsyncIterator[JsonLines]:
+    """A progress stream. An error before the first line is an ordinary HTTP error, after it an ``errorDetail`` line.
+
+    With ``errors_in_lines`` it is a line in either case.
+    """
     response = web.StreamResponse(status=status, headers={"Content-Type": "application/json"})
     response.enable_chunked_encoding()
     stream = JsonLines(request, response)
@@ -78,7 +83,7 @@ async def json_lines(request: web.Request, status: int = 200) -> AsyncIterator[J
     except ConnectionError:
         raise
     except Exception as error:
-        if not stream.started:
+        if not stream.started and not errors_in_lines:
             raise
         message = error.message if isinstance(error, EngineError) else str(error) or type(error).__name__
         if not isinstance(error, EngineError):

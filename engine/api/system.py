@@ -237,7 +237,10 @@ class SystemRoutes:
         }
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """Past events from ``since`` on, then new ones until ``until`` or the client leaves."""
+        """Past events from ``since`` on, then new ones until ``until`` or the client leaves.
+
+        With ``until`` alone everything that is remembered is told first.
+        """
         filters = query_filters(request, None)  # what dockerd does not know here it passes over
         now = now_ns()
         since = timestamp_ns(query_str(request, "since"), now)
@@ -247,8 +250,8 @@ class SystemRoutes:
         async with json_lines(request) as out:
             await out.start()
             with self._events.subscribe(filters) as subscription:
-                if since is not None:
-                    for event in self._events.past(filters, since, until):
+                if since is not None or until is not None:
+                    for event in self._events.past(filters, since or 0, until):
                         await out.send(event.document())
                 if until is not None and until <= now:
                     return out.response

@@ -226,14 +226,17 @@ class Creator:
     ) -> Container:
         host = container.host_config
         try:
-            inherited = {text: self._mounts_of(text) for text in host.volumes_from or ()}
+            sources = {text: self._source_of(text) for text in host.volumes_from or ()}
+            inherited = {text: source.mounts for text, source in sources.items()}
             planned = [
                 mount_rules.near_root(point, str(self._directory.parent), flat_read_only=flat_read_only)
                 for point in mount_rules.plan_mounts(container.config, host, inherited)
             ]
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
-        anonymous: list[str] = []
+        # An anonymous volume goes with the last of the containers that have it.
+        known = {name for source in sources.values() for name in source.anonymous_volumes}
+        anonymous = [point.name for point in planned if point.name in known]
         settled = [await self._settle_mount(container, point, anonymous, undo, held) for point in planned]
         return msgspec.structs.replace(container, mounts=tuple(settled), anonymous_volumes=tuple(anonymous))
 
@@ -247,10 +250,10 @@ class Creator:
         except NotADirectoryError as error:
             raise InvalidParameter(f"Cannot mkdir: {folder} is not a directory") from error
 
-    def _mounts_of(self, text: str) -> Sequence[MountPoint]:
+    def _source_of(self, text: str) -> Container:
         name, _ = mount_rules.parse_volumes_from(text)
         try:
-            return self._records.store.find(name).mounts
+            return self._records.store.find(name)
         except NotFound as error:
             raise InvalidParameter(f"No such container: {name}") from error
 

@@ -133,7 +133,7 @@ def _publish(filters: Filters, _: Context) -> Test:
 
 def _host_port_matches(port: str, bindings: Iterable[object], wanted: set[str]) -> bool:
     protocol = port.partition("/")[2] or "tcp"
-    return any(f"{getattr(binding, 'host_port', '')}/{protocol}" in wanted for binding in bindings) or port in wanted
+    return any(f"{getattr(binding, 'host_port', '')}/{protocol}" in wanted for binding in bindings)
 
 
 def _expose(filters: Filters, _: Context) -> Test:

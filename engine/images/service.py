@@ -150,8 +150,13 @@ class ImageService:
 
     # listing
 
-    def list(self, filters: Filters, *, all_images: bool = False, shared_size: bool = False) -> list[Listed]:
-        """The images that pass ``filters``, newest first; ``all_images`` adds parents of other images."""
+    def list(
+        self, filters: Filters, *, all_images: bool = False, shared_size: bool = False, containers: bool = False
+    ) -> list[Listed]:
+        """The images that pass ``filters``, newest first; ``all_images`` adds parents of other images.
+
+        ``shared_size`` and ``containers`` fill in those numbers.
+        """
         before, since = self._instant(filters, "before"), self._instant(filters, "since")
         until = min((until_instant(value) for value in filters.get("until")), default=None)
         dangling_given = "dangling" in filters
@@ -170,7 +175,11 @@ class ImageService:
                 continue
             rows.append(row)
         rows.sort(key=lambda row: (-(row.image.created_ns or 0), row.image.id))
-        return [replace(row, shared_size=self._shared_size(row.image)) for row in rows] if shared_size else rows
+        if shared_size:
+            rows = [replace(row, shared_size=self._shared_size(row.image)) for row in rows]
+        if containers:
+            rows = [replace(row, containers=len(self.containers_of(row.image))) for row in rows]
+        return rows
 
     def _row(self, image: Image, filters: Filters, all_images: bool) -> Listed | None:
         references = self.store.references(image.id)

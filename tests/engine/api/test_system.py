@@ -158,6 +158,7 @@ async def test_past_events(api: Served, bench: ServiceBench) -> None:
     assert await lines(api, since="0", until=now) == ["start", "die"]
     assert await lines(api, since="0", until=now, filters='{"event":["die"]}') == ["die"]
     assert await lines(api, until="5") == []
+    assert await lines(api, until=now) == ["start", "die"]
 
 
 async def test_live_events_follow_past_ones(api: Served, bench: ServiceBench) -> None:

@@ -172,6 +172,13 @@ async def test_volumes_of_another_container(bench: CreateBench) -> None:
     assert (made.mounts[0].name, made.mounts[0].destination, made.mounts[0].rw) == ("data", "/srv", False)
 
 
+async def test_anonymous_volumes_of_another_container_go_with_either(bench: CreateBench) -> None:
+    first = await bench.create("first", config={"volumes": {"/srv": {}}}, host={"binds": ("data:/data",)})
+    made = await bench.create(host={"volumes_from": ("first",)})
+    assert len(first.anonymous_volumes) == 1
+    assert made.anonymous_volumes == first.anonymous_volumes
+
+
 async def test_joined_networks_are_kept_by_id(bench: CreateBench) -> None:
     other = bench.store.find("taken")
     made = await bench.create(host={"network_mode": "container:taken"})
