@@ -41,6 +41,7 @@ from engine.config import Config, ConfigError, reload_config
 from engine.containers.accounts import Accounts
 from engine.containers.archive import Archiver
 from engine.containers.assembly import Assembly, Host
+from engine.containers.boot import Boot
 from engine.containers.caretaker import Caretaker
 from engine.containers.commit import Committer
 from engine.containers.connect import Connector
@@ -172,9 +173,7 @@ class Daemon:
             await nouns.networks.settle()
             await self._open_doors(ground, nouns)
             self._nursery.start(_give_back_memory(), name="give back memory")
-            for container_id in wanted:
-                start = _start_quietly(nouns.service, container_id)
-                self._nursery.start(start, name=f"start {container_id[:12]}")
+            Boot(nouns.store, nouns.supervisor, self._nursery).begin(wanted)
             undo.pop_all()
 
     async def stop(self) -> None:
@@ -343,13 +342,6 @@ class Daemon:
         for reload in self._reloaders:
             reload(self.config)
         log.info("configuration reloaded")
-
-
-async def _start_quietly(service: ContainerService, container_id: str) -> None:
-    try:
-        await service.start(container_id)
-    except EngineError as error:
-        log.error("container %s could not be started with the daemon: %s", container_id, error)
 
 
 async def _give_back_memory() -> None:
