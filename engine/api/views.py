@@ -81,14 +81,14 @@ class ContainerViews:
         """Everything ``inspect_view`` needs."""
         size = await self._size(container) if with_size else {}
         sandbox = container.sandbox
-        sandbox_id = sandbox.sandbox_id if sandbox is not None else ""
+        sandbox_key = self._networks.sandbox_key(sandbox) if sandbox is not None else ""
         return InspectFacts(
             directory=str(self._service.assembly.directory(container.id)),
             exec_ids=self._service.execs.of_container(container.id),
             networks=self.endpoints(container),
             ports=self.ports(container),
-            sandbox_id=sandbox_id,
-            sandbox_key=f"/var/run/docker/netns/{sandbox_id[:12]}" if sandbox_id else "",
+            sandbox_id=sandbox.sandbox_id if sandbox is not None and sandbox_key else "",
+            sandbox_key=sandbox_key,
             graph=self._graph(container),
             links=self._service.shown_links(container),
             has_log=container.host_config.log_config.type == "json-file",

@@ -7,6 +7,7 @@ import msgspec
 from engine.containers.journalist import Journalist
 from engine.containers.live import LiveTable
 from engine.containers.model import Container, Status
+from engine.containers.namespaces import joined_container
 from engine.containers.settings import EndpointSettings
 from engine.errors import Conflict, EngineError, Forbidden, InvalidParameter, NotFound
 from engine.networks.service import NetworkService
@@ -28,7 +29,12 @@ class Connector:
         known = self._records.store.find(container)
         async with self._locks(known.id):
             record = self._records.store.require(known.id)
-            self._check_mode(record)
+            mode = record.host_config.network_mode
+            if mode == "host" or joined_container(mode) is not None:
+                raise InvalidParameter(
+                    "container sharing network namespace with another container or host "
+                    "cannot be connected to any other network"
+                )
             if record.state.status in (Status.REMOVING, Status.DEAD):
                 raise Conflict(f"container {record.id} is marked for removal and cannot be connected or disconnected")
             if found.name in record.networks:
@@ -40,37 +46,34 @@ class Connector:
             await self._save(record, networks)
 
     async def disconnect_network(self, container: str, network: str, *, force: bool) -> None:
-        """Take ``container`` off ``network``. Raises an ``EngineError``."""
-        found = self._networks.find(network)
+        """Take ``container`` off ``network`` (name or id). Raises an ``EngineError``.
+
+        A network that exists no more can be left when the container does not run, or with ``force``.
+        """
         try:
             known = self._records.store.find(container)
         except NotFound:
-            if force:
+            if force and self._networks.find(network):
                 return
             raise
         async with self._locks(known.id):
             record = self._records.store.require(known.id)
-            self._check_mode(record)
-            if found.name not in record.networks:
-                raise Forbidden(f"container {record.id} is not connected to network {found.name}")
+            try:
+                found = self._networks.find(network)
+                network_id, name = found.id, found.name
+            except NotFound:
+                if record.is_running and not force:
+                    raise
+                network_id = name = network
+            if name not in record.networks:
+                raise Forbidden(f"container {record.id} is not connected to network {name}")
             if record.is_running:
                 try:
-                    await self._networks.disconnect(record.id, found.id)
+                    await self._networks.disconnect(record.id, network_id)
                 except EngineError:
                     if not force:
                         raise
-            await self._save(record, {n: s for n, s in record.networks.items() if n != found.name})
-
-    def _check_mode(self, record: Container) -> None:
-        mode = record.host_config.network_mode
-        if mode == "host":
-            raise InvalidParameter(
-                "container sharing network namespace with the host cannot be connected to any other network"
-            )
-        if mode.startswith("container:"):
-            raise InvalidParameter(
-                "container sharing network namespace with another container cannot be connected to any other network"
-            )
+            await self._save(record, {n: s for n, s in record.networks.items() if n != name})
 
     async def _save(self, record: Container, networks: dict[str, EndpointSettings]) -> None:
         sandbox = self._live[record.id].sandbox

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,8 +24,10 @@ from engine.names import new_id, short
 from engine.networks import ipam, namefiles
 from engine.networks.driver import Driver
 from engine.networks.firewall import Firewall
+from engine.networks.handles import NamespaceHandles
 from engine.networks.model import (
     OPTION_BRIDGE,
+    AddressWish,
     EndpointState,
     EndpointWish,
     Network,
@@ -55,18 +57,22 @@ class SandboxKeeper:
         firewall: Firewall,
         host_ports: HostPorts,
         *,
-        default_mode: str = "bridge",
+        has_bridge: bool = True,
+        host_gateways: Sequence[str] = (),
         default_host_ip: str = "0.0.0.0",
         host_dns: namefiles.ResolvConf | None = None,
         name_server: NameServer,
+        handles: NamespaceHandles,
     ) -> None:
         self._store = store
         self._drivers = drivers
         self._firewall = firewall
         self._host_ports = host_ports
-        self._default_mode = default_mode
+        self._has_bridge = has_bridge
+        self._host_gateways = tuple(host_gateways)
         self._default_host_ip = default_host_ip
         self._daemon_dns = host_dns or namefiles.ResolvConf()
+        self._handles = handles
         self._pool = NamespacePool()
         self._nursery = Nursery("sandboxes")
         self._locks = KeyedLocks()
@@ -91,7 +97,7 @@ class SandboxKeeper:
 
     async def open(self, request: SandboxRequest) -> Sandbox:
         """Build everything a starting container needs. Raises an ``EngineError``; then nothing is left of it."""
-        mode = self._default_mode if request.mode in ("", "default") else request.mode
+        mode = "bridge" if request.mode in ("", "default") else request.mode
         sandbox = Sandbox(request.container_id, request.name, new_id(), mode, directory=str(request.directory))
         sandbox.hostname, sandbox.domainname = request.hostname, request.domainname
         sandbox.exposed = tuple(dict.fromkeys((*request.exposed_ports, *request.port_bindings)))
@@ -111,7 +117,7 @@ class SandboxKeeper:
         other_id = request.joined_id or sandbox.mode.partition(":")[2]
         if request.joined_pid is None:
             raise Conflict(f"cannot join network of a non running container: {other_id}")
-        sandbox.netns_path = sandbox.sandbox_key = f"/proc/{request.joined_pid}/ns/net"
+        sandbox.netns_path = f"/proc/{request.joined_pid}/ns/net"
         other = self._sandboxes.get(other_id)
         if other is None:
             raise Conflict(f"cannot join network of a non running container: {other_id}")
@@ -147,14 +153,13 @@ class SandboxKeeper:
             raise SystemFailure(f"cannot create a network namespace: {error}") from error
         undo.callback(namespace.close)
         sandbox.namespace, sandbox.netns_path = namespace, namespace.path
-        sandbox.sandbox_key = namespace.path
-        for number, (network, wish) in enumerate(self._wishes(sandbox.mode, request)):
+        for number, (network, wish) in enumerate(self._wishes(request)):
             if network.driver == "null":
                 sandbox.endpoints[network.name] = self._passive_endpoint(network.name)
                 continue
             mac = request.mac_address if number == 0 else ""
             endpoint = await self._lease(sandbox, network, wish, f"eth{number}", mac)
-            undo.push_async_callback(self._release, endpoint, is_live=True)
+            undo.push_async_callback(self._release, endpoint, namespace)
             await self._attach(network, endpoint, namespace)
             sandbox.endpoints[network.name] = endpoint
         await self._set_default_routes(sandbox)
@@ -168,17 +173,18 @@ class SandboxKeeper:
             raise SystemFailure(f"cannot give container {sandbox.name} a name server: {error}") from error
         await self._write_own_files(sandbox, request)
 
-    def _wishes(self, mode: str, request: SandboxRequest) -> list[tuple[Network, EndpointWish | None]]:
-        """The networks to join, that of the mode first, the others by name."""
-        if mode == "none":
-            return [(self._store.find("none"), None)]
-        given = {self._store.find(self._real_name(name)).id: wish for name, wish in request.endpoints.items()}
-        first = self._store.find(mode)
-        others = sorted((self._store.find(i) for i in given if i != first.id), key=lambda network: network.name)
-        return [(network, given.get(network.id)) for network in (first, *others)]
+    def _wishes(self, request: SandboxRequest) -> list[tuple[Network, EndpointWish | None]]:
+        """The networks to join, that of the mode first, the others by name.
 
-    def _real_name(self, name: str) -> str:
-        return self._default_mode if name == "default" else name
+        Where the daemon has no default bridge, those that wish for it do without.
+        """
+        mode = "bridge" if request.mode in ("", "default") else request.mode
+        found = {}
+        for name, wish in request.endpoints.items():
+            if self._has_bridge or name != "bridge":
+                network = self._store.find(name)
+                found[network.id] = (network, wish)
+        return sorted(found.values(), key=lambda one: (mode not in (one[0].name, one[0].id), one[0].name))
 
     async def _lease(
         self, sandbox: Sandbox, network: Network, wish: EndpointWish | None, interface: str, mac: str
@@ -200,6 +206,7 @@ class SandboxKeeper:
         ip = ip6 = ""
         prefix = prefix6 = 0
         hardware = (wish.mac_address if wish is not None else "") or mac
+        link_local = _link_local(asked)
         try:
             if network.has_ipv4 and network.ipam_driver != "null":
                 address, prefix = self._store.lease(network, 4, asked.ipv4_address if asked else "")
@@ -235,6 +242,7 @@ class SandboxKeeper:
             dns_names=tuple(dict.fromkeys(n for n in names if n)) if network.resolves_names else (),
             links=tuple(wish.links or ()) if wish is not None else (),
             gw_priority=wish.gw_priority if wish is not None else 0,
+            link_local=link_local,
         )
 
     async def _attach(self, network: Network, endpoint: EndpointState, namespace: NetworkNamespace) -> None:
@@ -245,12 +253,12 @@ class SandboxKeeper:
                 f"failed to create endpoint {endpoint.endpoint_id} on network {network.name}: {error}"
             ) from error
 
-    async def _release(self, endpoint: EndpointState, *, is_live: bool) -> None:
+    async def _release(self, endpoint: EndpointState, namespace: NetworkNamespace | None) -> None:
         """Give an endpoint's addresses back once its interface is gone."""
         network = self._store.by_id(endpoint.network_id)
         if network is not None:
             try:
-                await self._drivers[network.driver].detach(network, endpoint, is_live=is_live)
+                await self._drivers[network.driver].detach(network, endpoint, namespace)
             except OSError:
                 log.exception("interface %s of network %s is left behind", endpoint.link, network.name)
         self._give_back(endpoint.network_id, endpoint.ip_address)
@@ -337,7 +345,8 @@ class SandboxKeeper:
 
     def _extra_hosts(self, request: SandboxRequest) -> tuple[tuple[str, str], ...]:
         bridge = self._store.by_name("bridge")
-        gateways = [block.gateway for block in bridge.blocks if block.gateway] if bridge is not None else []
+        own = [block.gateway for block in bridge.blocks if block.gateway] if bridge is not None else []
+        gateways = self._host_gateways or own
         try:
             return tuple(namefiles.parse_extra_hosts(request.extra_hosts, gateways))
         except ValueError as error:
@@ -365,18 +374,24 @@ class SandboxKeeper:
 
     # ---- afterwards
 
-    def started(self, container_id: str, init_pid: int) -> None:
+    async def started(self, container_id: str, init_pid: int) -> None:
         """Init lives, and with it the namespace and (in the shim) the held ports: we need our own copies no more."""
         sandbox = self._sandboxes.get(container_id)
         if sandbox is None:
             return
         sandbox.init_pid = init_pid
         self._resolver.started(sandbox)
-        if sandbox.owns_namespace:
-            sandbox.sandbox_key = f"/proc/{init_pid}/ns/net"
         sandbox.let_go()
+        await self._show(sandbox)
 
-    def adopt(self, init_pid: int, document: SandboxDocument) -> Sandbox:
+    async def _show(self, sandbox: Sandbox) -> None:
+        if sandbox.owns_namespace:
+            try:
+                await run_blocking(self._handles.put_sync, sandbox.sandbox_id, sandbox.init_pid)
+            except OSError:
+                log.exception("the namespace of container %s cannot be entered by a path", short(sandbox.container_id))
+
+    async def adopt(self, init_pid: int, document: SandboxDocument) -> Sandbox:
         """Take over a container that ran while the daemon did not. Addresses and ports become taken again."""
         sandbox = Sandbox(
             container_id=document.container_id,
@@ -388,7 +403,6 @@ class SandboxKeeper:
             hosts_path=document.hosts_path,
             hostname_path=document.hostname_path,
             resolv_path=document.resolv_path,
-            sandbox_key="" if document.mode == "host" else f"/proc/{init_pid}/ns/net",
             directory=document.directory,
             published=document.ports,
             exposed=document.exposed,
@@ -410,6 +424,7 @@ class SandboxKeeper:
         if sandbox.published and endpoint_out is not None:
             self._firewall.adopt(sandbox.container_id, translations(sandbox, endpoint_out))
         self._sandboxes[sandbox.container_id] = sandbox
+        await self._show(sandbox)
         return sandbox
 
     async def settle(self) -> None:
@@ -430,6 +445,7 @@ class SandboxKeeper:
 
     async def _clear(self, sandbox: Sandbox) -> None:
         await self._resolver.close(sandbox)
+        await run_blocking(self._handles.drop_sync, sandbox.sandbox_id)
         # The rule goes first: it must never lead to the next container that gets the address.
         try:
             await self._firewall.unpublish(sandbox.container_id)
@@ -437,7 +453,7 @@ class SandboxKeeper:
         except OSError:
             log.exception("rules of container %s are left behind", short(sandbox.container_id))
         for endpoint in sandbox.endpoints.values():
-            await self._release(endpoint, is_live=False)
+            await self._release(endpoint, None)
 
     async def rename(self, container_id: str, name: str) -> None:
         """The container has another name; what others resolve follows it."""
@@ -470,7 +486,7 @@ class SandboxKeeper:
                 interface = next(f"eth{i}" for i in range(len(used) + 1) if f"eth{i}" not in used)
                 endpoint = await self._lease(sandbox, network, wish, interface, "")
                 async with contextlib.AsyncExitStack() as failing:
-                    failing.push_async_callback(self._release, endpoint, is_live=True)
+                    failing.push_async_callback(self._release, endpoint, sandbox.namespace)
                     assert sandbox.namespace is not None
                     await self._attach(network, endpoint, sandbox.namespace)
                     sandbox.endpoints[network.name] = endpoint
@@ -487,11 +503,11 @@ class SandboxKeeper:
             if endpoint is None:
                 raise Forbidden(f"container {container_id} is not connected to the network {network.name}")
             if network.driver == "host":
-                raise Forbidden("container cannot be disconnected from host network")
+                raise Forbidden("container cannot be disconnected from host network or connected to host network")
             async with contextlib.AsyncExitStack() as undo:
                 await self._enter(sandbox, undo)
                 del sandbox.endpoints[network.name]
-                await self._release(endpoint, is_live=True)
+                await self._release(endpoint, sandbox.namespace)
                 await self._reroute(sandbox)
 
     def _require(self, container_id: str) -> Sandbox:
@@ -535,6 +551,14 @@ class SandboxKeeper:
         for sandbox in self._sandboxes.values():
             sandbox.let_go()
         await self._pool.aclose()
+
+
+def _link_local(asked: AddressWish | None) -> tuple[str, ...]:
+    wanted = tuple(asked.link_local_ips or ()) if asked is not None else ()
+    for address in wanted:
+        if not ipam.is_link_local(address):
+            raise InvalidParameter(f"invalid link local IP address: {address}")
+    return wanted
 
 
 def _rewrite_sync(path: Path, text: str) -> None:

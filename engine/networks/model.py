@@ -103,6 +103,8 @@ class EndpointState(msgspec.Struct, frozen=True, kw_only=True):
     dns_names: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
     gw_priority: int = 0
+    link_local: tuple[str, ...] = ()
+    """Further addresses of 169.254.0.0/16 and fe80::/64 that were asked for."""
 
 
 class PortState(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +142,8 @@ class AddressWish(Protocol):
     def ipv4_address(self) -> str: ...
     @property
     def ipv6_address(self) -> str: ...
+    @property
+    def link_local_ips(self) -> Sequence[str] | None: ...
 
 
 class EndpointWish(Protocol):
@@ -183,7 +187,7 @@ class SandboxRequest:
     """All that a starting container says about its network. ``directory`` is where the three name files go.
 
     ``mode`` is ``HostConfig.NetworkMode``; with ``container:ID`` ``joined_id`` and ``joined_pid`` are that container's.
-    ``endpoints`` maps networks (name or id) to wishes; that of ``mode`` may be absent.
+    ``endpoints`` maps the networks to join (name or id) to wishes: a container that has none has loopback only.
     """
 
     container_id: str

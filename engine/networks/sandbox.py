@@ -34,7 +34,6 @@ class Sandbox:
     hosts_path: str = ""
     hostname_path: str = ""
     resolv_path: str = ""
-    sandbox_key: str = ""
     directory: str = ""
     published: tuple[PortState, ...] = ()
     exposed: tuple[str, ...] = ()

@@ -27,6 +27,7 @@ from engine.errors import EngineError, no_such_image, no_such_network
 from engine.events import EventBus
 from engine.filters import Filters
 from engine.journal import Journal
+from engine.networks.model import SandboxDocument
 from engine.runtime.oci import RuntimeFailure
 from engine.runtime.shims import ExecSpec, ExitRecord, Shim, ShimLost, Shims
 from engine.snapshots.base import Snapshotter
@@ -182,7 +183,7 @@ class FakeAssembly:
         undo.callback(setattr, live, "shim", None)
         return FakeAssembled(shim)
 
-    def with_facts(self, container: Container, assembled: FakeAssembled) -> Container:
+    async def with_facts(self, container: Container, assembled: FakeAssembled) -> Container:
         return container
 
     def without_facts(self, container: Container) -> Container:
@@ -361,6 +362,9 @@ class FakeNetworks:
         if self.failure is not None:
             raise self.failure
         self.log.append(("disconnect", container_id, reference))
+
+    def sandbox_key(self, document: SandboxDocument) -> str:
+        return "" if document.mode.startswith("container:") else f"/run/netns/{document.sandbox_id[:12]}"
 
     async def rename_container(self, container_id: str, name: str) -> None:
         self.log.append(("rename", container_id, name))

@@ -52,6 +52,7 @@ class Binding:
 class Addresses:
     ipv4_address: str = ""
     ipv6_address: str = ""
+    link_local_ips: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ class House:
                 hostname=name,
                 directory=self.root / container_id,
                 mode=mode,
-                endpoints=endpoints or {},
+                endpoints=await self.service.validate_wish(mode, endpoints or {}, Wish()),
                 exposed_ports=exposed,
                 port_bindings=ports or {},
                 publish_all=publish_all,
@@ -171,7 +172,7 @@ class House:
         namespace = open_of(sandbox)
         while os.stat(f"/proc/{process.pid}/ns/net").st_ino != os.fstat(namespace.fd).st_ino:
             await asyncio.sleep(0.001)
-        self.service.sandbox_started(container_id, process.pid)
+        await self.service.sandbox_started(container_id, process.pid)
         box = self.boxes[container_id] = Box(sandbox, process, namespace)
         return box
 
@@ -578,9 +579,66 @@ async def test_ipv6_networks(house: House) -> None:
 
 
 def kernel_lacks(kind: str) -> bool:
-    done = subprocess.run(["ip", "link", "add", f"probe{os.getpid() % 10000}", "type", kind], capture_output=True)
-    subprocess.run(["ip", "link", "del", f"probe{os.getpid() % 10000}"], capture_output=True)
-    return done.returncode != 0
+    """Whether this kernel can make no interface of that kind."""
+    script = f"ip link add one type veth peer name two && ip link add probe link one type {kind}"
+    return subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True).returncode != 0
+
+
+@pytest.fixture
+def parent() -> Iterator[str]:
+    """An interface of the host with a neighbour at its other end, whose address is 10.253.THIRD.1."""
+    name = f"nt{THIRD}"
+    for command in (
+        f"link add {name} type veth peer name {name}p",
+        f"addr add 10.253.{THIRD}.1/24 dev {name}p",
+        f"link set {name} up",
+        f"link set {name}p up",
+    ):
+        subprocess.run(["ip", *command.split()], check=True)
+    yield name
+    subprocess.run(["ip", "link", "del", name], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or kernel_lacks("macvlan"), reason="this kernel has no macvlan")
+async def test_macvlan_puts_containers_on_a_network_of_the_hosts(house: House, parent: str) -> None:
+    block = IpamBlock(subnet=f"10.253.{THIRD}.0/24", gateway=f"10.253.{THIRD}.1")
+    options = {"parent": parent, "macvlan_mode": "bridge"}
+    await house.service.create(CreateNetwork(name="lan", driver="macvlan", blocks=(block,), options=options))
+    wish = {"lan": Wish(Addresses(f"10.253.{THIRD}.9"), mac_address="02:42:0a:00:00:09")}
+    first, second = await house.open("a", mode="lan", endpoints=wish), await house.open("b", mode="lan")
+    with first.inside() as inner:
+        (link,) = [link for link in inner.links_sync() if link.name == "eth0"]
+        assert link.kind == "macvlan"
+        assert any(str(a.interface) == f"10.253.{THIRD}.9/24" for a in inner.addresses_sync())
+        assert [r for r in inner.routes_sync() if r.destination.prefixlen == 0]
+    second.listen()
+    assert reaches(first, second.ip("lan"), 80)
+    assert ask(first, "b") == [second.ip("lan")]
+    first.listen()
+    assert reach(first.ip("lan"), 80), "not reached from outside"
+    for box in (first, second):
+        await house.end(box)
+    again = await house.open("c", mode="lan", endpoints=wish)  # the same addresses at once
+    await house.service.disconnect(again.sandbox.container_id, "lan")
+    with again.inside() as inner:
+        assert [link.name for link in inner.links_sync()] == ["lo"]
+    await house.service.connect(again.sandbox.container_id, "lan", wish["lan"])
+    await house.end(again)
+    await house.service.remove("lan")
+    assert parent in {link.name for link in links()}, "the host's own interface was taken away"
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or kernel_lacks("macvlan"), reason="this kernel has no macvlan")
+async def test_macvlan_in_private_mode_keeps_neighbours_apart(house: House, parent: str) -> None:
+    block = IpamBlock(subnet=f"10.253.{THIRD}.0/24", gateway=f"10.253.{THIRD}.1")
+    options = {"parent": parent, "macvlan_mode": "private"}
+    await house.service.create(CreateNetwork(name="lan", driver="macvlan", blocks=(block,), options=options))
+    first, second = await house.open("a", mode="lan"), await house.open("b", mode="lan")
+    second.listen()
+    assert not reaches(first, second.ip("lan"), 80)
+    assert reach(second.ip("lan"), 80)
+    with pytest.raises(SystemFailure, match="^-o parent interface was not found on the host: nowhere0$"):
+        await house.service.create(CreateNetwork(name="no", driver="macvlan", options={"parent": "nowhere0.5"}))
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or kernel_lacks("dummy"), reason="this kernel has no dummy interfaces")

@@ -119,7 +119,7 @@ async def test_connect_and_disconnect_go_to_the_containers(client: aiohttp.Clien
     (action, container, network, settings), off = connector.calls
     assert (action, container, network) == ("connect", "web", made["Id"])
     assert settings.aliases == ("www",) and settings.ipam_config.ipv4_address == "10.0.0.9"
-    assert off == ("disconnect", "web", made["Id"], True)
+    assert off == ("disconnect", "web", "town", True)
     for target, bad, status in (
         ("town", {"Container": "nobody"}, 404),
         ("town", {}, 400),

@@ -85,12 +85,33 @@ async def test_unknown_names(bench: ConnectBench) -> None:
     await bench.connector.disconnect_network("nobody", "front", force=True)
 
 
+async def test_a_network_that_is_gone_can_be_left(bench: ConnectBench) -> None:
+    lost = {"bridge": EndpointSettings(), "gone": EndpointSettings()}
+    await bench.records.save(container(6, name="stopped", networks=lost))
+    await bench.records.save(running(7, name="runs", networks=lost))
+    await bench.connector.disconnect_network("stopped", "gone", force=False)
+    assert bench.joined(bench.store.find("stopped")) == ["bridge"]
+    with pytest.raises(NotFound, match="network gone not found"):
+        await bench.connector.disconnect_network("runs", "gone", force=False)
+    bench.networks.failure = SystemFailure("there is no such network to leave")
+    await bench.connector.disconnect_network("runs", "gone", force=True)
+    assert bench.joined(bench.store.find("runs")) == ["bridge"]
+    with pytest.raises(Forbidden, match="is not connected to network never"):
+        await bench.connector.disconnect_network("runs", "never", force=True)
+
+
+async def test_an_unknown_container_and_network_are_an_error_even_by_force(bench: ConnectBench) -> None:
+    with pytest.raises(NotFound, match="network never not found"):
+        await bench.connector.disconnect_network("nobody", "never", force=True)
+
+
 @pytest.mark.parametrize("mode", ["host", "container:" + "a" * 64])
 async def test_who_has_no_network_of_its_own_joins_none(bench: ConnectBench, mode: str) -> None:
     await bench.records.save(container(6, name="shared", host={"network_mode": mode}))
-    with pytest.raises(InvalidParameter, match="cannot be connected to any other network"):
+    words = "with another container or host cannot be connected to any other network"
+    with pytest.raises(InvalidParameter, match=words):
         await bench.connector.connect_network("shared", "front", WISH)
-    with pytest.raises(InvalidParameter):
+    with pytest.raises(Forbidden, match="is not connected to network front"):
         await bench.connector.disconnect_network("shared", "front", force=False)
 
 
