@@ -45,9 +45,11 @@ class ContainerViews:
             return ""
 
     def ports(self, container: Container) -> dict[str, Any]:
-        """``NetworkSettings.Ports`` of a running container."""
+        """``NetworkSettings.Ports`` of a running container; only one that has an address has any."""
         sandbox = container.sandbox
-        return port_map(sandbox.exposed, sandbox.ports) if sandbox is not None else {}
+        if sandbox is None or not any(e.ip_address or e.global_ipv6_address for e in sandbox.endpoints.values()):
+            return {}
+        return port_map(sandbox.exposed, sandbox.ports)
 
     def rows(
         self, containers: Sequence[Container], sizes: Mapping[str, Mapping[str, int]] | None = None

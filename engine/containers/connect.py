@@ -39,6 +39,7 @@ class Connector:
                 raise Conflict(f"container {record.id} is marked for removal and cannot be connected or disconnected")
             if found.name in record.networks:
                 raise Forbidden(f"endpoint with name {record.name} already exists in network {found.name}")
+            _check_mix(found.name, record)
             await self._networks.validate_wish(found.name, {found.name: settings})
             if record.is_running:
                 await self._networks.connect(record.id, found.id, settings)
@@ -53,8 +54,9 @@ class Connector:
         try:
             known = self._records.store.find(container)
         except NotFound:
-            if force and self._networks.find(network):
-                return
+            if force:
+                self._networks.find(network)
+                raise NotFound(f"endpoint {container} not found") from None
             raise
         async with self._locks(known.id):
             record = self._records.store.require(known.id)
@@ -66,7 +68,8 @@ class Connector:
                     raise
                 network_id = name = network
             if name not in record.networks:
-                raise Forbidden(f"container {record.id} is not connected to network {name}")
+                the = "" if record.is_running and network_id != name else "the "
+                raise Forbidden(f"container {record.id} is not connected to {the}network {name}")
             if record.is_running:
                 try:
                     await self._networks.disconnect(record.id, network_id)
@@ -79,3 +82,13 @@ class Connector:
         sandbox = self._live[record.id].sandbox
         fact = sandbox.document() if sandbox is not None and record.is_running else record.sandbox
         await self._records.save(msgspec.structs.replace(record, networks=networks, sandbox=fact), durable=True)
+
+
+def _check_mix(name: str, record: Container) -> None:
+    """The host's network is had from the start or never; who has none has no other beside it."""
+    if name == "host" or "host" in record.networks:
+        raise Forbidden("container cannot be disconnected from host network or connected to host network")
+    if record.networks and (name == "none" or "none" in record.networks):
+        raise Forbidden(
+            "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+        )

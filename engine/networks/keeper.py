@@ -474,12 +474,8 @@ class SandboxKeeper:
             sandbox = self._require(container_id)
             if network.name in sandbox.endpoints:
                 raise Forbidden(f"endpoint with name {sandbox.name} already exists in network {network.name}")
-            if not sandbox.owns_namespace or network.driver == "host":
-                raise Forbidden("container cannot be disconnected from host network or connected to host network")
-            if network.driver == "null" or "none" in sandbox.endpoints:
-                raise Forbidden(
-                    "container cannot be connected to multiple networks with one of the networks in private (none) mode"
-                )
+            if network.driver == "null":
+                return sandbox.endpoints.setdefault(network.name, self._passive_endpoint(network.name))
             async with contextlib.AsyncExitStack() as undo:
                 await self._enter(sandbox, undo)
                 used = {e.interface for e in sandbox.endpoints.values()}

@@ -148,7 +148,7 @@ def test_a_removed_network_can_be_left(berth: Berth) -> None:
     berth.docker("network", "disconnect", "-f", "town", "lost", check=True)
     berth.docker("start", "lost", check=True)
     never = berth.docker("network", "disconnect", "-f", "never", "lost")
-    assert "is not connected to network never" in never.stderr
+    assert "is not connected to the network never" in never.stderr
 
 
 def test_links_on_a_network_of_ones_own_wait_for_their_container(berth: Berth) -> None:

@@ -94,6 +94,8 @@ def test_ports_are_those_of_a_running_container(views: ContainerViews) -> None:
         "53/udp": None,
     }
     assert views.ports(ended()) == {}
+    addressless = msgspec.structs.replace(SANDBOX, endpoints={"none": msgspec.structs.replace(FACT, ip_address="")})
+    assert views.ports(running(2, sandbox=addressless)) == {}
 
 
 async def test_sizes_add_the_image(views: ContainerViews, bench: ServiceBench) -> None:

@@ -15,7 +15,7 @@ from engine.containers.settings import EndpointSettings
 from engine.errors import Conflict, Forbidden, InvalidParameter, NotFound, SystemFailure
 from engine.networks.service import NetworkService
 from tests.support.containers import container, ended, running
-from tests.support.runs import Bench, FakeNetworks
+from tests.support.runs import Bench, FakeNetwork, FakeNetworks
 
 NEW = container(1, name="new", networks={"bridge": EndpointSettings()})
 BOX = running(2, name="box", networks={"bridge": EndpointSettings()})
@@ -82,7 +82,6 @@ async def test_unknown_names(bench: ConnectBench) -> None:
         await bench.connector.connect_network("nobody", "front", WISH)
     with pytest.raises(NotFound):
         await bench.connector.disconnect_network("nobody", "front", force=False)
-    await bench.connector.disconnect_network("nobody", "front", force=True)
 
 
 async def test_a_network_that_is_gone_can_be_left(bench: ConnectBench) -> None:
@@ -96,13 +95,27 @@ async def test_a_network_that_is_gone_can_be_left(bench: ConnectBench) -> None:
     bench.networks.failure = SystemFailure("there is no such network to leave")
     await bench.connector.disconnect_network("runs", "gone", force=True)
     assert bench.joined(bench.store.find("runs")) == ["bridge"]
-    with pytest.raises(Forbidden, match="is not connected to network never"):
+    with pytest.raises(Forbidden, match="is not connected to the network never"):
         await bench.connector.disconnect_network("runs", "never", force=True)
 
 
 async def test_an_unknown_container_and_network_are_an_error_even_by_force(bench: ConnectBench) -> None:
-    with pytest.raises(NotFound, match="network never not found"):
-        await bench.connector.disconnect_network("nobody", "never", force=True)
+    for network, words in (("never", "network never not found"), ("front", "endpoint nobody not found")):
+        with pytest.raises(NotFound, match=words):
+            await bench.connector.disconnect_network("nobody", network, force=True)
+
+
+async def test_none_and_host_are_beside_no_other(bench: ConnectBench) -> None:
+    bench.networks.known += (FakeNetwork("n3", "none"), FakeNetwork("n4", "host"))
+    await bench.records.save(running(6, name="alone", networks={"none": EndpointSettings()}))
+    for name, network in (("alone", "front"), ("box", "none"), ("new", "none")):
+        with pytest.raises(Forbidden, match=r"one of the networks in private \(none\) mode"):
+            await bench.connector.connect_network(name, network, WISH)
+    with pytest.raises(Forbidden, match="connected to host network"):
+        await bench.connector.connect_network("box", "host", WISH)
+    await bench.connector.disconnect_network("alone", "none", force=False)
+    await bench.connector.connect_network("alone", "none", WISH)
+    assert bench.joined(bench.store.find("alone")) == ["none"]
 
 
 @pytest.mark.parametrize("mode", ["host", "container:" + "a" * 64])
@@ -111,7 +124,7 @@ async def test_who_has_no_network_of_its_own_joins_none(bench: ConnectBench, mod
     words = "with another container or host cannot be connected to any other network"
     with pytest.raises(InvalidParameter, match=words):
         await bench.connector.connect_network("shared", "front", WISH)
-    with pytest.raises(Forbidden, match="is not connected to network front"):
+    with pytest.raises(Forbidden, match="is not connected to the network front"):
         await bench.connector.disconnect_network("shared", "front", force=False)
 
 
