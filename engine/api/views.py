@@ -45,9 +45,9 @@ class ContainerViews:
             return ""
 
     def ports(self, container: Container) -> dict[str, Any]:
-        """``NetworkSettings.Ports`` of a running container; only one that has an address has any."""
+        """``NetworkSettings.Ports`` of a running container; only those that the host has a way to have any."""
         sandbox = container.sandbox
-        if sandbox is None or not any(e.ip_address or e.global_ipv6_address for e in sandbox.endpoints.values()):
+        if sandbox is None or not any(endpoint.link for endpoint in sandbox.endpoints.values()):
             return {}
         return port_map(sandbox.exposed, sandbox.ports)
 

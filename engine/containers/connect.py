@@ -42,7 +42,7 @@ class Connector:
             _check_mix(found.name, record)
             await self._networks.validate_wish(found.name, {found.name: settings})
             if record.is_running:
-                await self._networks.connect(record.id, found.id, settings)
+                await self._networks.connect(record.id, found.id, settings, record.ports)
             networks = {**record.networks, found.name: settings}
             await self._save(record, networks)
 

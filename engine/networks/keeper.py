@@ -32,6 +32,7 @@ from engine.networks.model import (
     EndpointWish,
     Network,
     PortState,
+    PortsWish,
     SandboxDocument,
     SandboxRequest,
 )
@@ -40,7 +41,14 @@ from engine.networks.namespaces import NamespacePool
 from engine.networks.ports import HostPorts, PortTaken, PortWish, parse_port, wanted_ports
 from engine.networks.resolver import Resolver
 from engine.networks.ruleset import Passage
-from engine.networks.sandbox import Sandbox, gateway_endpoint, hosts_of, port_map, translations
+from engine.networks.sandbox import (
+    Sandbox,
+    gateway_endpoint,
+    hosts_of,
+    port_map,
+    publishing_endpoint,
+    translations,
+)
 from engine.networks.store import NetworkStore
 from engine.tasks import KeyedLocks, Nursery, run_blocking, run_in
 
@@ -100,7 +108,7 @@ class SandboxKeeper:
         mode = "bridge" if request.mode in ("", "default") else request.mode
         sandbox = Sandbox(request.container_id, request.name, new_id(), mode, directory=str(request.directory))
         sandbox.hostname, sandbox.domainname = request.hostname, request.domainname
-        sandbox.exposed = tuple(dict.fromkeys((*request.exposed_ports, *request.port_bindings)))
+        sandbox.exposed = tuple(dict.fromkeys((*request.ports.exposed, *request.ports.bindings)))
         async with contextlib.AsyncExitStack() as undo:
             if mode.startswith("container:"):
                 await self._join(sandbox, request)
@@ -163,7 +171,7 @@ class SandboxKeeper:
             await self._attach(network, endpoint, namespace)
             sandbox.endpoints[network.name] = endpoint
         await self._set_default_routes(sandbox)
-        await self._publish(sandbox, request, undo)
+        await self._publish(sandbox, request.ports, undo)
         await self._link(sandbox, request, undo)
         sandbox.upstream = tuple(request.dns) or self._daemon_dns.servers
         undo.push_async_callback(self._resolver.close, sandbox)
@@ -230,7 +238,7 @@ class SandboxKeeper:
             network_name=network.name,
             endpoint_id=new_id(),
             interface=interface,
-            link=f"veth{secrets.token_hex(4)[:7]}",
+            link=f"veth{secrets.token_hex(4)[:7]}" if network.driver == "bridge" else "",
             gateway="" if network.is_internal else gateways.get(4, ""),
             ip_address=ip,
             ip_prefix_len=prefix,
@@ -286,11 +294,11 @@ class SandboxKeeper:
                     f"cannot set the default route of container {sandbox.container_id}: {error}"
                 ) from error
 
-    async def _publish(self, sandbox: Sandbox, request: SandboxRequest, undo: contextlib.AsyncExitStack) -> None:
-        endpoint = gateway_endpoint(sandbox) or gateway_endpoint(sandbox, 6)
+    async def _publish(self, sandbox: Sandbox, ports: PortsWish, undo: contextlib.AsyncExitStack) -> None:
+        endpoint = publishing_endpoint(sandbox)
         sandbox.ports = port_map(sandbox.exposed, ())
         try:
-            wishes = wanted_ports(request.exposed_ports, request.port_bindings, request.publish_all)
+            wishes = wanted_ports(ports.exposed, ports.bindings, ports.publish_all)
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
         if not wishes or endpoint is None:
@@ -306,6 +314,7 @@ class SandboxKeeper:
         except OSError as error:
             raise SystemFailure(failed + (error.strerror or str(error))) from error
         undo.callback(self._host_ports.release, held)
+        undo.callback(sandbox.lose_ports)
         sandbox.held = held
         sandbox.hold_fds = tuple(h.socket.fileno() for h in held if h.socket is not None)
         sandbox.published = tuple(
@@ -420,9 +429,9 @@ class SandboxKeeper:
                         self._store.lease(network, version, address)
         for port in sandbox.published:
             self._host_ports.adopt(port.port.partition("/")[2], port.host_ip, port.host_port)
-        endpoint_out = gateway_endpoint(sandbox) or gateway_endpoint(sandbox, 6)
-        if sandbox.published and endpoint_out is not None:
-            self._firewall.adopt(sandbox.container_id, translations(sandbox, endpoint_out))
+        target = publishing_endpoint(sandbox)
+        if sandbox.published and target is not None:
+            self._firewall.adopt(sandbox.container_id, translations(sandbox, target))
         self._sandboxes[sandbox.container_id] = sandbox
         await self._show(sandbox)
         return sandbox
@@ -468,8 +477,13 @@ class SandboxKeeper:
 
     # ---- live changes
 
-    async def connect(self, container_id: str, network: Network, wish: EndpointWish | None) -> EndpointState:
-        """Add an interface to a running container. Raises an ``EngineError``; then nothing has changed."""
+    async def connect(
+        self, container_id: str, network: Network, wish: EndpointWish | None, ports: PortsWish
+    ) -> EndpointState:
+        """Add an interface to a running container, and publish its ports if no network could until now.
+
+        Raises an ``EngineError``; then nothing has changed.
+        """
         async with self._locks(container_id):
             sandbox = self._require(container_id)
             if network.name in sandbox.endpoints:
@@ -487,6 +501,8 @@ class SandboxKeeper:
                     await self._attach(network, endpoint, sandbox.namespace)
                     sandbox.endpoints[network.name] = endpoint
                     failing.callback(sandbox.endpoints.pop, network.name)
+                    if not sandbox.published:
+                        await self._publish(sandbox, ports, failing)
                     await self._reroute(sandbox)
                     failing.pop_all()
             return endpoint
@@ -525,7 +541,7 @@ class SandboxKeeper:
     async def _reroute(self, sandbox: Sandbox) -> None:
         """After the set of endpoints changed: default route, the targets of published ports, the hosts file."""
         await self._set_default_routes(sandbox)
-        endpoint = gateway_endpoint(sandbox) or gateway_endpoint(sandbox, 6)
+        endpoint = publishing_endpoint(sandbox)
         try:
             ports = translations(sandbox, endpoint) if endpoint is not None else []
             await self._firewall.publish(sandbox.container_id, ports)

@@ -85,7 +85,8 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EndpointState(msgspec.Struct, frozen=True, kw_only=True):
-    """A container's interface on one network. ``interface`` is its name inside, ``link`` the other end on the host."""
+    """A container's interface on one network. ``interface`` is its name inside, ``link`` the other end on the host, if
+    there is one: only then the host can lead its published ports there."""
 
     network_id: str
     network_name: str
@@ -173,6 +174,15 @@ class BindingWish(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class PortsWish:
+    """The ports a container exposes (``80/tcp``), and those of them that it wants published."""
+
+    exposed: Sequence[str] = ()
+    bindings: Mapping[str, Sequence[BindingWish] | None] = field(default_factory=dict)
+    publish_all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """A ``--link`` that was resolved: the other container's name, the alias here, and its address."""
 
@@ -199,9 +209,7 @@ class SandboxRequest:
     joined_id: str = ""
     joined_pid: int | None = None
     endpoints: Mapping[str, EndpointWish | None] = field(default_factory=dict)
-    exposed_ports: Sequence[str] = ()
-    port_bindings: Mapping[str, Sequence[BindingWish] | None] = field(default_factory=dict)
-    publish_all: bool = False
+    ports: PortsWish = PortsWish()
     dns: Sequence[str] = ()
     dns_search: Sequence[str] = ()
     dns_options: Sequence[str] = ()

@@ -67,6 +67,11 @@ class Sandbox:
                 held.socket.close()
         self.held, self.hold_fds = [], ()
 
+    def lose_ports(self) -> None:
+        """No port is published any more, all are exposed still."""
+        self.held, self.hold_fds, self.published = [], (), ()
+        self.ports = port_map(self.exposed, ())
+
     def document(self) -> SandboxDocument:
         """What the container's record keeps for ``adopt``."""
         return SandboxDocument(
@@ -104,6 +109,12 @@ def gateway_endpoint(sandbox: Sandbox, version: int = 4) -> EndpointState | None
     """The endpoint that carries the default route: highest priority first, then by network name."""
     having = [e for e in sandbox.endpoints.values() if (e.gateway if version == 4 else e.ipv6_gateway)]
     return min(having, key=lambda e: (-e.gw_priority, e.network_name), default=None)
+
+
+def publishing_endpoint(sandbox: Sandbox) -> EndpointState | None:
+    """The endpoint that published ports lead to: as for the default route, of those that the host has a way to."""
+    reachable = [e for e in sandbox.endpoints.values() if e.link and (e.gateway or e.ipv6_gateway)]
+    return min(reachable, key=lambda e: (not e.gateway, -e.gw_priority, e.network_name), default=None)
 
 
 def translations(sandbox: Sandbox, endpoint: EndpointState) -> list[PublishedPort]:

@@ -41,6 +41,7 @@ from engine.networks.model import (
     EndpointWish,
     IpamBlock,
     Network,
+    PortsWish,
     SandboxDocument,
     SandboxRequest,
 )
@@ -447,10 +448,15 @@ class NetworkService:
         self._events.publish("network", "prune", "", {"reclaimed": "0"})
         return removed
 
-    async def connect(self, container_id: str, reference: str, wish: EndpointWish | None) -> EndpointState:
-        """Connect a running container. Raises an ``EngineError``; then nothing has changed."""
+    async def connect(
+        self, container_id: str, reference: str, wish: EndpointWish | None, ports: PortsWish = PortsWish()  # noqa: B008
+    ) -> EndpointState:
+        """Connect a running container, whose ports are published if no other network has done it.
+
+        Raises an ``EngineError``; then nothing has changed.
+        """
         network = self.find(reference)
-        endpoint = await self._keeper.connect(container_id, network, wish)
+        endpoint = await self._keeper.connect(container_id, network, wish, ports)
         self._event("connect", network, container=container_id)
         return endpoint
 

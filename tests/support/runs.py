@@ -353,7 +353,7 @@ class FakeNetworks:
             return {}
         return {self.find(name).name: wish for name, wish in endpoints.items()} or {"bridge": blank}
 
-    async def connect(self, container_id: str, reference: str, wish: Any) -> None:
+    async def connect(self, container_id: str, reference: str, wish: Any, ports: Any) -> None:
         if self.failure is not None:
             raise self.failure
         self.log.append(("connect", container_id, reference))

@@ -29,7 +29,7 @@ from engine.kernel import namespaces, netlink
 from engine.kernel.namespaces import NetworkNamespace
 from engine.kernel.netlink import RouteSocket
 from engine.names import new_id
-from engine.networks.model import IpamBlock, Link, Network, SandboxRequest
+from engine.networks.model import IpamBlock, Link, Network, PortsWish, SandboxRequest
 from engine.networks.sandbox import Sandbox
 from engine.networks.service import CreateNetwork, NetworkService, table_name
 from tests.support.leaks import processes
@@ -157,9 +157,7 @@ class House:
                 directory=self.root / container_id,
                 mode=mode,
                 endpoints=await self.service.validate_wish(mode, endpoints or {}, Wish()),
-                exposed_ports=exposed,
-                port_bindings=ports or {},
-                publish_all=publish_all,
+                ports=PortsWish(exposed, ports or {}, publish_all),
                 links=links,
                 dns=dns,
             )

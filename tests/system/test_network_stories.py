@@ -232,3 +232,23 @@ def test_a_daemon_without_a_bridge_and_with_a_gateway_of_its_own() -> None:
     finally:
         berth.stop()
         berth.remove()
+
+
+def test_ports_are_published_by_the_first_network_that_can(berth: Berth) -> None:
+    port = free_port()
+    berth.docker("create", "--name", "web", "-p", f"{port}:80", "busybox", "httpd", "-f", "-h", "/etc", check=True)
+    berth.docker("network", "disconnect", "bridge", "web", check=True)
+    berth.docker("start", "web", check=True)
+    shown = ("inspect", "-f", "{{json .NetworkSettings.Ports}}", "web")
+    assert berth.docker(*shown).stdout == "{}\n"
+    berth.docker("network", "connect", "bridge", "web", check=True)
+    assert berth.docker("port", "web").stdout == f"80/tcp -> 0.0.0.0:{port}\n"
+    assert page(port)
+    second = berth.docker("run", "--rm", "-p", f"{port}:80", "busybox", "true")
+    assert second.returncode == 125 and f"Bind for 0.0.0.0:{port} failed: port is already allocated" in second.stderr
+    berth.kill()
+    berth.start()
+    assert page(port) and berth.docker("port", "web").stdout == f"80/tcp -> 0.0.0.0:{port}\n"
+    berth.docker("rm", "-f", "web", check=True)
+    serve(berth, "next", "-p", f"{port}:80")
+    assert page(port) == "next\n"

@@ -21,6 +21,7 @@ from tests.support.runs import FakeImage
 from tests.support.services import ServiceBench
 
 FACT = EndpointState(
+    link="veth1",
     network_id="n2",
     network_name="front",
     endpoint_id="e1",
@@ -94,8 +95,8 @@ def test_ports_are_those_of_a_running_container(views: ContainerViews) -> None:
         "53/udp": None,
     }
     assert views.ports(ended()) == {}
-    addressless = msgspec.structs.replace(SANDBOX, endpoints={"none": msgspec.structs.replace(FACT, ip_address="")})
-    assert views.ports(running(2, sandbox=addressless)) == {}
+    unreachable = msgspec.structs.replace(SANDBOX, endpoints={"lan": msgspec.structs.replace(FACT, link="")})
+    assert views.ports(running(2, sandbox=unreachable)) == {}
 
 
 async def test_sizes_add_the_image(views: ContainerViews, bench: ServiceBench) -> None:

@@ -253,7 +253,12 @@ async def test_prune_respects_labels_age_and_running_containers(stage: Stage) ->
 async def adopt(stage: Stage, name: str) -> None:
     network = stage.service.find(name)
     endpoint = EndpointState(
-        network_id=network.id, network_name=name, endpoint_id="e", gateway="172.18.0.1", ip_address="172.18.0.2"
+        network_id=network.id,
+        network_name=name,
+        endpoint_id="e",
+        link="veth1",
+        gateway="172.18.0.1",
+        ip_address="172.18.0.2",
     )
     document = SandboxDocument(
         sandbox_id="s",
