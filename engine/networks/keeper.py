@@ -232,6 +232,7 @@ class SandboxKeeper:
             raise Forbidden(str(error)) from error
         aliases = tuple(wish.aliases or ()) if wish is not None else ()
         names = (sandbox.name, *aliases, short(sandbox.container_id), sandbox.hostname)
+        has_gateway = network.leads_outside and not network.is_routed
         gateways = {block.network.version: block.gateway for block in reversed(network.blocks)}
         return EndpointState(
             network_id=network.id,
@@ -239,17 +240,18 @@ class SandboxKeeper:
             endpoint_id=new_id(),
             interface=interface,
             link=f"veth{secrets.token_hex(4)[:7]}" if network.driver == "bridge" else "",
-            gateway="" if network.is_internal else gateways.get(4, ""),
+            gateway=gateways.get(4, "") if has_gateway else "",
             ip_address=ip,
             ip_prefix_len=prefix,
             mac_address=hardware or "02:42:" + secrets.token_bytes(4).hex(":"),
-            ipv6_gateway="" if network.is_internal or not ip6 else gateways.get(6, ""),
+            ipv6_gateway=gateways.get(6, "") if has_gateway and ip6 else "",
             global_ipv6_address=ip6,
             global_ipv6_prefix_len=prefix6,
             aliases=aliases,
             dns_names=tuple(dict.fromkeys(n for n in names if n)) if network.resolves_names else (),
             links=tuple(wish.links or ()) if wish is not None else (),
             gw_priority=wish.gw_priority if wish is not None else 0,
+            is_routed=network.leads_outside and network.is_routed,
             link_local=link_local,
         )
 
@@ -279,16 +281,15 @@ class SandboxKeeper:
     # ---- the default route, ports, links, files
 
     async def _set_default_routes(self, sandbox: Sandbox) -> None:
-        requests = []
+        ways = []
         for version, everywhere in ((4, "0.0.0.0/0"), (6, "::/0")):
             endpoint = gateway_endpoint(sandbox, version)
             if endpoint is not None:
                 gateway = endpoint.gateway if version == 4 else endpoint.ipv6_gateway
-                requests.append(netlink.add_route(everywhere, gateway))
-        namespace = sandbox.namespace
-        if requests and namespace is not None:
+                ways.append((everywhere, gateway, "" if gateway else endpoint.interface))
+        if ways and sandbox.namespace is not None:
             try:
-                await run_in("net", lambda: RouteSocket(namespace.socket).send_sync(*requests))
+                await run_in("net", _set_routes_sync, sandbox.namespace, ways)
             except OSError as error:
                 raise SystemFailure(
                     f"cannot set the default route of container {sandbox.container_id}: {error}"
@@ -563,6 +564,16 @@ class SandboxKeeper:
         for sandbox in self._sandboxes.values():
             sandbox.let_go()
         await self._pool.aclose()
+
+
+def _set_routes_sync(namespace: NetworkNamespace, ways: Sequence[tuple[str, str, str]]) -> None:
+    """Routes as (destination, gateway, interface); the interface counts where there is no gateway."""
+    inside = RouteSocket(namespace.socket)
+    requests = []
+    for destination, gateway, interface in ways:
+        link = inside.link_sync(interface) if interface else None
+        requests.append(netlink.add_route(destination, gateway, link.index if link is not None else 0))
+    inside.send_sync(*requests)
 
 
 def _link_local(asked: AddressWish | None) -> tuple[str, ...]:

@@ -48,6 +48,11 @@ class MacvlanDriver:
                 f"requested {self._kind} mode '{self._mode(network)}' is not valid, "
                 f"'{_DEFAULT_MODES[self._kind]}' mode is the {self._kind} driver default"
             )
+        flag = network.options.get("ipvlan_flag", "")
+        if flag in ("private", "vepa"):
+            raise ValueError(f"ipvlan flag '{flag}' is not offered, use a macvlan network in {flag} mode")
+        if flag not in ("", "bridge"):
+            raise ValueError(f"requested ipvlan flag '{flag}' is not valid, 'bridge' is the ipvlan driver default")
         if self._parent(network) == "lo":
             raise ValueError(f"loopback interface is not a valid {self._kind} parent link")
 

@@ -78,6 +78,16 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
         return default if value is None else value.strip().lower() in ("1", "t", "true")
 
     @property
+    def leads_outside(self) -> bool:
+        """Whether containers reach the world through it: not if it is internal, or on no interface of the host."""
+        return not self.is_internal and (self.driver not in ("macvlan", "ipvlan") or bool(self.options.get("parent")))
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether the kernel routes for containers without a gateway: ipvlan in its layer 3 modes."""
+        return self.driver == "ipvlan" and self.options.get("ipvlan_mode", "") in ("l3", "l3s")
+
+    @property
     def mtu(self) -> int:
         """The interfaces' MTU; 0 leaves it to the kernel."""
         value = self.options.get(OPTION_MTU, "")
@@ -104,6 +114,8 @@ class EndpointState(msgspec.Struct, frozen=True, kw_only=True):
     dns_names: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
     gw_priority: int = 0
+    is_routed: bool = False
+    """Whether a default route leads into the interface as it is, without a gateway."""
     link_local: tuple[str, ...] = ()
     """Further addresses of 169.254.0.0/16 and fe80::/64 that were asked for."""
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import dns.message
+import msgspec
 import pytest
 
 from engine.config import Config
@@ -199,7 +200,8 @@ class House:
 def open_of(sandbox: Sandbox) -> NetworkNamespace:
     path = sandbox.netns_path or "/proc/self/ns/net"
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    return NetworkNamespace(fd, socket.socket(socket.AF_NETLINK, socket.SOCK_RAW))
+    inside = namespaces.in_namespace_sync(fd, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW))
+    return NetworkNamespace(fd, inside)
 
 
 @pytest.fixture
@@ -603,12 +605,15 @@ async def test_macvlan_puts_containers_on_a_network_of_the_hosts(house: House, p
     options = {"parent": parent, "macvlan_mode": "bridge"}
     await house.service.create(CreateNetwork(name="lan", driver="macvlan", blocks=(block,), options=options))
     wish = {"lan": Wish(Addresses(f"10.253.{THIRD}.9"), mac_address="02:42:0a:00:00:09")}
-    first, second = await house.open("a", mode="lan", endpoints=wish), await house.open("b", mode="lan")
+    published = {"80/tcp": [Binding(host_port=free_port())]}
+    first = await house.open("a", mode="lan", endpoints=wish, ports=published)
+    second = await house.open("b", mode="lan")
     with first.inside() as inner:
         (link,) = [link for link in inner.links_sync() if link.name == "eth0"]
         assert link.kind == "macvlan"
         assert any(str(a.interface) == f"10.253.{THIRD}.9/24" for a in inner.addresses_sync())
         assert [r for r in inner.routes_sync() if r.destination.prefixlen == 0]
+    assert first.sandbox.published == ()
     second.listen()
     assert reaches(first, second.ip("lan"), 80)
     assert ask(first, "b") == [second.ip("lan")]
@@ -650,6 +655,21 @@ async def test_macvlan_and_ipvlan_make_networks_inside_the_host(house: House) ->
         for box in (first, second):
             await house.end(box)
         await house.service.remove(driver)
+
+
+async def test_a_default_route_without_a_gateway(house: House) -> None:
+    box = await house.open("a")
+    routed = msgspec.structs.replace(box.sandbox.endpoints["bridge"], gateway="", is_routed=True)
+    box.sandbox.endpoints["bridge"] = routed
+    box.sandbox.namespace = namespaces.open_namespace_sync(box.process.pid)
+    try:
+        assert RouteSocket(box.sandbox.namespace.socket).link_sync(BRIDGE) is None, "this is the host's namespace"
+        await house.service._keeper._set_default_routes(box.sandbox)
+    finally:
+        box.sandbox.let_go()
+    with box.inside() as inner:
+        (route,) = [route for route in inner.routes_sync() if route.destination.prefixlen == 0]
+        assert (route.gateway, route.index) == ("", inner.link_sync("eth0").index)  # type: ignore[union-attr]
 
 
 async def test_a_start_that_fails_leaves_nothing(house: House) -> None:

@@ -49,6 +49,8 @@ def network(number: int, driver: str = "macvlan", **options: str) -> Network:
     [
         ("macvlan", {"macvlan_mode": "foo"}, "mode 'foo' is not valid, 'bridge' mode is the macvlan driver default"),
         ("ipvlan", {"ipvlan_mode": "foo"}, "mode 'foo' is not valid, 'l2' mode is the ipvlan driver default"),
+        ("ipvlan", {"ipvlan_flag": "foo"}, "flag 'foo' is not valid, 'bridge' is the ipvlan driver default"),
+        ("ipvlan", {"ipvlan_flag": "vepa"}, "ipvlan flag 'vepa' is not offered, use a macvlan network in vepa mode"),
         ("macvlan", {"parent": "lo"}, "loopback interface is not a valid macvlan parent link"),
     ],
 )
@@ -68,6 +70,20 @@ def test_options_that_make_no_sense(kind: str, options: dict[str, str], words: s
 async def test_parents_that_cannot_be(parent: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         await MacvlanDriver(HostWith(eth0=""), "macvlan").create(network(1, parent=parent))
+
+
+@pytest.mark.parametrize(
+    ("made", "outside", "routed"),
+    [
+        (network(1), False, False),
+        (network(1, parent="eth0"), True, False),
+        (network(1, "ipvlan", parent="eth0", ipvlan_mode="l2"), True, False),
+        (network(1, "ipvlan", parent="eth0", ipvlan_mode="l3s"), True, True),
+        (network(1, "bridge"), True, False),
+    ],
+)
+def test_which_networks_lead_outside(made: Network, outside: bool, routed: bool) -> None:
+    assert (made.leads_outside, made.is_routed) == (outside, routed)
 
 
 async def test_a_vlan_is_made_shared_and_removed_with_its_last_network() -> None:
