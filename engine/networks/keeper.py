@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,13 +20,13 @@ from engine.kernel import namespaces, netlink
 from engine.kernel.namespaces import NetworkNamespace
 from engine.kernel.netlink import RouteSocket
 from engine.names import new_id, short
-from engine.networks import ipam, namefiles
+from engine.networks import namefiles
 from engine.networks.driver import Driver
+from engine.networks.endpoints import give_back, lease_endpoint
 from engine.networks.firewall import Firewall
 from engine.networks.handles import NamespaceHandles
 from engine.networks.model import (
     OPTION_BRIDGE,
-    AddressWish,
     EndpointState,
     EndpointWish,
     Network,
@@ -85,7 +84,7 @@ class SandboxKeeper:
         self._nursery = Nursery("sandboxes")
         self._locks = KeyedLocks()
         self._sandboxes: dict[str, Sandbox] = {}
-        self._clearing: set[asyncio.Task[None]] = set()
+        self._clearing: dict[str, asyncio.Task[None]] = {}
         self._resolver = Resolver(name_server, self._sandboxes)
 
     def get(self, container_id: str) -> Sandbox | None:
@@ -105,6 +104,9 @@ class SandboxKeeper:
 
     async def open(self, request: SandboxRequest) -> Sandbox:
         """Build everything a starting container needs. Raises an ``EngineError``; then nothing is left of it."""
+        # A restarted container has the addresses again that its last run is still giving back.
+        if (last := self._clearing.get(request.container_id)) is not None:
+            await asyncio.wait((last,))
         mode = "bridge" if request.mode in ("", "default") else request.mode
         sandbox = Sandbox(request.container_id, request.name, new_id(), mode, directory=str(request.directory))
         sandbox.hostname, sandbox.domainname = request.hostname, request.domainname
@@ -199,61 +201,12 @@ class SandboxKeeper:
     ) -> EndpointState:
         """An endpoint's addresses and names. What a container that just ended still has is waited for."""
         try:
-            return self._lease_now(sandbox, network, wish, interface, mac)
+            return lease_endpoint(self._store, sandbox, network, wish, interface, mac)
         except Forbidden:
             if not self._clearing:
                 raise
-        await asyncio.wait(tuple(self._clearing))
-        return self._lease_now(sandbox, network, wish, interface, mac)
-
-    def _lease_now(
-        self, sandbox: Sandbox, network: Network, wish: EndpointWish | None, interface: str, mac: str
-    ) -> EndpointState:
-        """Addresses and names for an endpoint; nothing in the kernel yet."""
-        asked = wish.ipam_config if wish is not None else None
-        ip = ip6 = ""
-        prefix = prefix6 = 0
-        hardware = (wish.mac_address if wish is not None else "") or mac
-        link_local = _link_local(asked)
-        try:
-            if network.has_ipv4 and network.ipam_driver != "null":
-                address, prefix = self._store.lease(network, 4, asked.ipv4_address if asked else "")
-                ip, hardware = str(address), hardware or ipam.mac_of(address)
-            if network.has_ipv6:
-                address, prefix6 = self._store.lease(network, 6, asked.ipv6_address if asked else "")
-                ip6, hardware = str(address), hardware or ipam.mac_of(address)
-        except ipam.PoolExhausted as error:
-            self._give_back(network.id, ip)
-            raise Forbidden(
-                f"no available IPv4 addresses on this network's address pools: {network.name} ({network.id})"
-            ) from error
-        except ValueError as error:
-            self._give_back(network.id, ip)
-            raise Forbidden(str(error)) from error
-        aliases = tuple(wish.aliases or ()) if wish is not None else ()
-        names = (sandbox.name, *aliases, short(sandbox.container_id), sandbox.hostname)
-        has_gateway = network.leads_outside and not network.is_routed
-        gateways = {block.network.version: block.gateway for block in reversed(network.blocks)}
-        return EndpointState(
-            network_id=network.id,
-            network_name=network.name,
-            endpoint_id=new_id(),
-            interface=interface,
-            link=f"veth{secrets.token_hex(4)[:7]}" if network.driver == "bridge" else "",
-            gateway=gateways.get(4, "") if has_gateway else "",
-            ip_address=ip,
-            ip_prefix_len=prefix,
-            mac_address=hardware or "02:42:" + secrets.token_bytes(4).hex(":"),
-            ipv6_gateway=gateways.get(6, "") if has_gateway and ip6 else "",
-            global_ipv6_address=ip6,
-            global_ipv6_prefix_len=prefix6,
-            aliases=aliases,
-            dns_names=tuple(dict.fromkeys(n for n in names if n)) if network.resolves_names else (),
-            links=tuple(wish.links or ()) if wish is not None else (),
-            gw_priority=wish.gw_priority if wish is not None else 0,
-            is_routed=network.leads_outside and network.is_routed,
-            link_local=link_local,
-        )
+        await asyncio.wait(tuple(self._clearing.values()))
+        return lease_endpoint(self._store, sandbox, network, wish, interface, mac)
 
     async def _attach(self, network: Network, endpoint: EndpointState, namespace: NetworkNamespace) -> None:
         try:
@@ -271,12 +224,7 @@ class SandboxKeeper:
                 await self._drivers[network.driver].detach(network, endpoint, namespace)
             except OSError:
                 log.exception("interface %s of network %s is left behind", endpoint.link, network.name)
-        self._give_back(endpoint.network_id, endpoint.ip_address)
-        self._give_back(endpoint.network_id, endpoint.global_ipv6_address)
-
-    def _give_back(self, network_id: str, address: str) -> None:
-        if address:
-            self._store.release(network_id, address)
+        give_back(self._store, endpoint)
 
     # ---- the default route, ports, links, files
 
@@ -450,8 +398,12 @@ class SandboxKeeper:
         for port in sandbox.published:
             self._host_ports.forget(port.port.partition("/")[2], port.host_ip, port.host_port)
         task = self._nursery.start(self._clear(sandbox), name=f"clear-{short(container_id)}")
-        self._clearing.add(task)
-        task.add_done_callback(self._clearing.discard)
+        self._clearing[container_id] = task
+        task.add_done_callback(lambda done: self._cleared(container_id, done))
+
+    def _cleared(self, container_id: str, task: asyncio.Task[None]) -> None:
+        if self._clearing.get(container_id) is task:
+            del self._clearing[container_id]
 
     async def _clear(self, sandbox: Sandbox) -> None:
         await self._resolver.close(sandbox)
@@ -558,7 +510,7 @@ class SandboxKeeper:
     async def aclose(self) -> None:
         """Finish what containers that ended left to do; those that run go on."""
         if self._clearing:
-            await asyncio.wait(tuple(self._clearing))
+            await asyncio.wait(tuple(self._clearing.values()))
         await self._nursery.aclose()
         await self._resolver.aclose()
         for sandbox in self._sandboxes.values():
@@ -574,14 +526,6 @@ def _set_routes_sync(namespace: NetworkNamespace, ways: Sequence[tuple[str, str,
         link = inside.link_sync(interface) if interface else None
         requests.append(netlink.add_route(destination, gateway, link.index if link is not None else 0))
     inside.send_sync(*requests)
-
-
-def _link_local(asked: AddressWish | None) -> tuple[str, ...]:
-    wanted = tuple(asked.link_local_ips or ()) if asked is not None else ()
-    for address in wanted:
-        if not ipam.is_link_local(address):
-            raise InvalidParameter(f"invalid link local IP address: {address}")
-    return wanted
 
 
 def _rewrite_sync(path: Path, text: str) -> None:

@@ -252,3 +252,12 @@ def test_ports_are_published_by_the_first_network_that_can(berth: Berth) -> None
     berth.docker("rm", "-f", "web", check=True)
     serve(berth, "next", "-p", f"{port}:80")
     assert page(port) == "next\n"
+
+
+def test_a_restarted_container_has_its_address_again(berth: Berth) -> None:
+    serve(berth, "web")
+    shown = ("inspect", "-f", "{{.NetworkSettings.IPAddress}}", "web")
+    address = berth.docker(*shown, check=True).stdout
+    for _ in range(6):
+        berth.docker("restart", "-t", "0", "web", check=True)
+        assert berth.docker(*shown).stdout == address
