@@ -26,7 +26,7 @@ class ContainerConnector(Protocol):
     """Who connects containers, running or not, to networks and records it."""
 
     async def connect_network(self, container: str, network: str, settings: EndpointSettings) -> None:
-        """Join ``container`` (name or id) to ``network`` (id). Raises an ``EngineError``."""
+        """Join ``container`` to ``network`` (names or ids). Raises an ``EngineError``."""
 
     async def disconnect_network(self, container: str, network: str, *, force: bool) -> None:
         """Take ``container`` off ``network`` (name or id). Raises an ``EngineError``."""
@@ -84,9 +84,9 @@ class NetworkRoutes:
     async def connect(self, request: web.Request) -> web.StreamResponse:
         """``POST /networks/{id}/connect``."""
         body = await json_body(request, ConnectBody)
-        network = self._service.find(request.match_info["id"])
+        network = request.match_info["id"]
         settings = body.endpoint_config or EndpointSettings()
-        await self._connector.connect_network(_container(body.container), network.id, settings)
+        await self._connector.connect_network(_container(body.container), network, settings)
         return web.Response()
 
     async def disconnect(self, request: web.Request) -> web.StreamResponse:

@@ -24,11 +24,14 @@ class Connector:
         self._locks = locks
 
     async def connect_network(self, container: str, network: str, settings: EndpointSettings) -> None:
-        """Join ``container`` (name or id) to ``network`` (id). Raises an ``EngineError``; then nothing has changed."""
-        found = self._networks.find(network)
+        """Join ``container`` to ``network`` (names or ids). Raises an ``EngineError``; then nothing has changed.
+
+        A container that does not run may wish for a network that is still to be made.
+        """
         known = self._records.store.find(container)
         async with self._locks(known.id):
             record = self._records.store.require(known.id)
+            name, network_id = self._named(network, must_exist=record.is_running)
             mode = record.host_config.network_mode
             if mode == "host" or joined_container(mode) is not None:
                 raise InvalidParameter(
@@ -37,14 +40,13 @@ class Connector:
                 )
             if record.state.status in (Status.REMOVING, Status.DEAD):
                 raise Conflict(f"container {record.id} is marked for removal and cannot be connected or disconnected")
-            if found.name in record.networks:
-                raise Forbidden(f"endpoint with name {record.name} already exists in network {found.name}")
-            _check_mix(found.name, record)
-            await self._networks.validate_wish(found.name, {found.name: settings})
+            if network_id and name in record.networks:
+                raise Forbidden(f"endpoint with name {record.name} already exists in network {name}")
+            _check_mix(name, record)
+            await self._networks.validate_wish(name, {name: settings})
             if record.is_running:
-                await self._networks.connect(record.id, found.id, settings, record.ports)
-            networks = {**record.networks, found.name: settings}
-            await self._save(record, networks)
+                await self._networks.connect(record.id, network_id, settings, record.ports)
+            await self._save(record, {**record.networks, name: settings})
 
     async def disconnect_network(self, container: str, network: str, *, force: bool) -> None:
         """Take ``container`` off ``network`` (name or id). Raises an ``EngineError``.
@@ -60,23 +62,27 @@ class Connector:
             raise
         async with self._locks(known.id):
             record = self._records.store.require(known.id)
-            try:
-                found = self._networks.find(network)
-                network_id, name = found.id, found.name
-            except NotFound:
-                if record.is_running and not force:
-                    raise
-                network_id = name = network
+            name, network_id = self._named(network, must_exist=record.is_running and not force)
             if name not in record.networks:
-                the = "" if record.is_running and network_id != name else "the "
+                the = "" if record.is_running and network_id else "the "
                 raise Forbidden(f"container {record.id} is not connected to {the}network {name}")
             if record.is_running:
                 try:
-                    await self._networks.disconnect(record.id, network_id)
+                    await self._networks.disconnect(record.id, network_id or name)
                 except EngineError:
                     if not force:
                         raise
             await self._save(record, {n: s for n, s in record.networks.items() if n != name})
+
+    def _named(self, reference: str, *, must_exist: bool) -> tuple[str, str]:
+        """A network's name and id. One that is not there has no id, and the name it was called by, or is an error."""
+        try:
+            found = self._networks.find(reference)
+        except NotFound:
+            if must_exist:
+                raise
+            return reference, ""
+        return found.name, found.id
 
     async def _save(self, record: Container, networks: dict[str, EndpointSettings]) -> None:
         sandbox = self._live[record.id].sandbox

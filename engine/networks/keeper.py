@@ -115,7 +115,7 @@ class SandboxKeeper:
             if mode.startswith("container:"):
                 await self._join(sandbox, request)
             elif mode == "host":
-                sandbox.endpoints["host"] = self._passive_endpoint("host")
+                sandbox.endpoints = {name: self._passive_endpoint(name) for name in request.endpoints if name == "host"}
                 await self._write_host_files(sandbox, request)
             else:
                 await self._open_own(sandbox, request, undo)

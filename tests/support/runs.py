@@ -351,7 +351,8 @@ class FakeNetworks:
     async def validate_wish(self, mode: str, endpoints: Mapping[str, Any], blank: Any = None) -> dict[str, Any]:
         if mode in ("host", "none") or mode.startswith("container:"):
             return {}
-        return {self.find(name).name: wish for name, wish in endpoints.items()} or {"bridge": blank}
+        known = {network.id: network.name for network in self.known}
+        return {known.get(name, name): wish for name, wish in endpoints.items()} or {"bridge": blank}
 
     async def connect(self, container_id: str, reference: str, wish: Any, ports: Any) -> None:
         if self.failure is not None:

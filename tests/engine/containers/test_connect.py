@@ -78,6 +78,8 @@ async def test_twice_or_not_at_all_is_forbidden(bench: ConnectBench) -> None:
 async def test_unknown_names(bench: ConnectBench) -> None:
     with pytest.raises(NotFound, match="network nowhere not found"):
         await bench.connector.connect_network("box", "nowhere", WISH)
+    await bench.connector.connect_network("new", "nowhere", WISH)  # may be made before it starts
+    assert bench.joined(NEW) == ["bridge", "nowhere"]
     with pytest.raises(NotFound, match="No such container: nobody"):
         await bench.connector.connect_network("nobody", "front", WISH)
     with pytest.raises(NotFound):
