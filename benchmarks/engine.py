@@ -208,10 +208,52 @@ class Images:
         return took
 
 
+class Files:
+    """cp of 4,000 files into and out of a running container, and commit of them."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="berth-bench-", dir="/var/tmp"))
+        self._tree = self._folder / "tree"
+        workloads.make_tree(self._tree)
+
+    def close(self) -> None:
+        shutil.rmtree(self._folder)
+
+    def cp_in(self, side: Side) -> float:
+        side.docker("exec", side.container, "rm", "-rf", "/in")
+        return _timed(lambda: side.docker("cp", "-q", str(self._tree), f"{side.container}:/in"))
+
+    def cp_out(self, side: Side) -> float:
+        side.docker("exec", side.container, "sh", "-c", "test -d /out")
+        target = self._folder / f"out-{side.name}"
+        took = _timed(lambda: side.docker("cp", "-q", f"{side.container}:/out", str(target)))
+        shutil.rmtree(target)
+        return took
+
+    def commit(self, side: Side) -> float:
+        took = _timed(lambda: side.docker("commit", side.container, "bench/committed:1"))
+        _forget_image(side, "bench/committed:1")
+        return took
+
+    def prepare(self, side: Side) -> None:
+        """The files that are copied out and committed."""
+        side.docker("cp", "-q", str(self._tree), f"{side.container}:/out")
+
+
+def slowest_ping(side: Side) -> float:
+    """The 99th percentile of `GET /_ping`, while containers come and go and others write their logs without a pause."""
+    command = [sys.executable, "-m", "benchmarks.pings", side.host.removeprefix("unix://")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as pinging:
+        with ThreadPoolExecutor(3) as pool:
+            for task in [pool.submit(work, side) for work in (run_thirty, run_log_write, run_attach)]:
+                task.result()
+        return float(pinging.communicate()[0])
+
+
 Measure = Callable[[Side], float]
 
 
-def measures(images: Images) -> dict[str, tuple[str, float | None, Measure, int]]:
+def measures(images: Images, files: Files) -> dict[str, tuple[str, float | None, Measure, int]]:
     """Key: what it is called in the table, the ratio wanted at most, the program, rounds relative to --rounds."""
     return {
         "run": ("`docker run --rm busybox true`", 0.45, run_cli, 3),
@@ -224,6 +266,10 @@ def measures(images: Images) -> dict[str, tuple[str, float | None, Measure, int]
         "attach": ("attach, 256 MiB", 0.7, run_attach, 1),
         "log-write": ("1,000,000 lines to json-file", 0.8, run_log_write, 1),
         "log-read": ("`logs` of 500,000 lines", 0.4, run_log_read, 1),
+        "cp-in": ("`docker cp` of 4,000 files in", 0.5, files.cp_in, 1),
+        "cp-out": ("`docker cp` of 4,000 files out", 0.5, files.cp_out, 1),
+        "commit": ("commit of 4,000 files", 0.5, files.commit, 1),
+        "ping": ("`GET /_ping` under load, 99th percentile", None, slowest_ping, 1),
         "load": ("load, 80 MB in 4,000 files", 1.0, images.load, 1),
         "save": ("save of the same", 1.0, images.save, 1),
         "push": ("push of the same", 1.0, images.push, 1),
@@ -309,14 +355,15 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _measure_all(sides: list[Side], options: argparse.Namespace) -> list[Row]:
-    images = Images()
+    images, files = Images(), Files()
     wanted = [name for name in options.only.split(",") if name]
     rows = []
     try:
         for side in sides:
             _prepare(side)
             side.docker("load", "-q", "-i", str(images._archive))
-        for name, spec in measures(images).items():
+            files.prepare(side)
+        for name, spec in measures(images, files).items():
             if wanted and name not in wanted:
                 continue
             try:
@@ -330,6 +377,7 @@ def _measure_all(sides: list[Side], options: argparse.Namespace) -> list[Row]:
             rows += measure_memory(sides)
     finally:
         images.close()
+        files.close()
     return rows
 
 

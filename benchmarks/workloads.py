@@ -40,6 +40,12 @@ def _layer() -> bytes:
     return out.getvalue()
 
 
+def make_tree(folder: Path) -> None:
+    """The same files as a folder."""
+    with tarfile.open(fileobj=io.BytesIO(_layer())) as archive:
+        archive.extractall(folder, filter="data")
+
+
 def make_archive(path: Path) -> None:
     """Write a `docker load` archive with one layer of 4,000 files."""
     layer = _layer()

@@ -16,6 +16,7 @@ from typing import Any
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 DEFAULT_CONFIG_FILE = Path("/etc/docker/daemon.json")
+ON_UNHEALTHY = ("none", "restart", "stop", "kill")
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 
 RELOADABLE = frozenset(
@@ -87,11 +88,13 @@ class Config:
     init_path: str = ""
     log_driver: str = "json-file"
     log_opts: Mapping[str, str] = field(default_factory=dict)
+    cdi_spec_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
     default_shm_size: int = 64 * 1024 * 1024
     default_ipc_mode: str = "private"
     default_cgroupns_mode: str = ""
     default_ulimits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     no_new_privileges: bool = False
+    on_unhealthy: str = "none"
     seccomp_profile: str = ""
     storage_driver: str = ""
     storage_opts: tuple[str, ...] = ()
@@ -334,6 +337,8 @@ _CONVERTERS = {
 
 
 def _check(config: Config) -> None:
+    if config.on_unhealthy not in ON_UNHEALTHY:
+        raise ConfigError(f"on-unhealthy is one of {', '.join(ON_UNHEALTHY)}, not {config.on_unhealthy}")
     if config.log_level not in LOG_LEVELS:
         raise ConfigError(f"invalid logging level: {config.log_level}")
     if config.bip:

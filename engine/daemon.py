@@ -42,6 +42,7 @@ from engine.config import IGNORED, Config, ConfigError, reload_config
 from engine.containers.accounts import Accounts
 from engine.containers.archive import Archiver
 from engine.containers.assembly import Assembly, Host
+from engine.containers.caretaker import Caretaker
 from engine.containers.commit import Committer
 from engine.containers.connect import Connector
 from engine.containers.create import Creator
@@ -92,7 +93,6 @@ log = logging.getLogger(__name__)
 CLOSE_SECONDS = 2.0
 MEMORY_INTERVAL_SECONDS = 30.0
 COLLECT_INTERVAL_SECONDS = 6 * 3600.0
-"""The kernel that has mount_setattr(2)."""
 TINI_NAMES = ("docker-init", "tini-static", "tini")
 
 
@@ -104,11 +104,15 @@ class Uses:
 
     def containers_of(self, image_id: str) -> Sequence[tuple[str, bool]]:
         """Containers that stand on an image, and whether they run."""
-        return [(c.id, c.is_running) for c in self._store if c.image_id == image_id]
+        return [
+            (c.id, c.is_running)
+            for c in self._store
+            if c.image_id == image_id or any(m.image_id == image_id for m in c.mounts if m.type == "image")
+        ]
 
     def layers_in_use(self) -> Collection[str]:
         """Layers below containers, whether their images are still there or not."""
-        return {key for c in self._store for key in c.layers}
+        return {key for c in self._store for keys in (c.layers, *(m.layers for m in c.mounts)) for key in keys}
 
     def users_of_volume(self, name: str) -> Collection[str]:
         """Containers that mount a volume."""
@@ -232,22 +236,24 @@ class Daemon:
         journalist, live, locks = Journalist(store, ground.events), LiveTable(), KeyedLocks()
         accounts = Accounts(lambda key: config.data_root / "snapshots" / key / snapshotter.upper, ground.layers.folder)
         assembly = Assembly(
-            config, host, store, ground.shims, snapshotter, networks, volumes, images, accounts, ground.trash, nursery
+            config, host, store, ground.shims, snapshotter, networks, volumes, accounts, ground.trash, nursery
         )
         lifecycle = Lifecycle(journalist, live, assembly, locks)
         execs = Execs(journalist, live, assembly, nursery)
         remover = Remover(
             journalist, live, lifecycle, assembly, execs, volumes, snapshotter, locks, images.content.layers_let_go
         )
-        prober = Prober(journalist, assembly, locks, nursery)
+        caretaker = Caretaker(journalist, live, lifecycle, nursery, config.on_unhealthy)
+        prober = Prober(journalist, assembly, locks, nursery, caretaker.turned_unhealthy)
         supervisor = Supervisor(
-            journalist, live, assembly, lifecycle, ground.shims, locks, nursery, prober, remover.auto_remove
-        )
+            journalist, live, assembly, lifecycle, ground.shims, locks, nursery, prober, remover.auto_remove,
+            execs.ended,
+        )  # fmt: skip
         lifecycle.watch_with(supervisor.watch)
         exits.callback(supervisor.close)
         creator = Creator(
             _defaults(config, host), host.facts, journalist, images, volumes, networks, snapshotter,
-            ground.archives.copy_up, assembly.data_root, tuple(host.runtimes),
+            ground.archives, assembly.data_root, tuple(host.runtimes),
         )  # fmt: skip
         service = ContainerService(
             journalist, live, creator, lifecycle, remover, execs, assembly, images, networks, locks
@@ -297,7 +303,15 @@ class Daemon:
     def _inside_routes(self, ground: Ground, nouns: Nouns) -> list[Route]:
         """What looks into containers, or changes them as they are."""
         journalist, assembly, host = nouns.journalist, nouns.assembly, ground.host
-        archiver = Archiver(journalist, ground.archives, ground.snapshotter, nouns.volumes, nouns.accounts, nouns.locks)
+        archiver = Archiver(
+            journalist,
+            ground.archives,
+            ground.snapshotter,
+            nouns.volumes,
+            nouns.accounts,
+            nouns.locks,
+            assembly.directory,
+        )
         collectors = Collectors(nouns.store, nouns.live, assembly, host.cgroups, host.facts.memory_total, self._nursery)
         committer = Committer(journalist, nouns.lifecycle, ground.snapshotter, ground.images, host.facts)
         tables = (

@@ -22,8 +22,8 @@ class Filters:
         self._values = dict(values or {})
 
     @classmethod
-    def parse(cls, raw: str | None, allowed: Collection[str]) -> Filters:
-        """Parse the query value. Raises ``InvalidParameter`` on bad JSON or a key outside ``allowed``."""
+    def parse(cls, raw: str | None, allowed: Collection[str] | None) -> Filters:
+        """Parse the query value. Raises ``InvalidParameter`` on bad JSON or a key outside ``allowed`` (None: any)."""
         if not raw:
             return cls()
         try:
@@ -32,7 +32,7 @@ class Filters:
             raise InvalidParameter(f"invalid filter: {error}") from error
         values: dict[str, tuple[str, ...]] = {}
         for key, given in document.items():
-            if key not in allowed:
+            if allowed is not None and key not in allowed:
                 raise InvalidParameter(f"invalid filter '{key}'")
             values[key] = tuple(given) if isinstance(given, list) else tuple(k for k, v in given.items() if v)
         return cls(values)

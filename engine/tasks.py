@@ -35,6 +35,20 @@ async def run_in(pool: str, fn: Callable[P, T], *args: P.args, **kwargs: P.kwarg
     return await asyncio.get_running_loop().run_in_executor(executor, lambda: fn(*args, **kwargs))
 
 
+async def run_to_end(pool: str, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """``run_in``, but a caller that is cancelled goes on when ``fn`` has returned: before its files are removed."""
+    running = asyncio.ensure_future(run_in(pool, fn, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        while not running.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
+        if not running.cancelled():
+            running.exception()  # nobody is left to be told
+        raise
+
+
 def close_pools() -> None:
     """Join every pool thread; the daemon's last step, and each test's."""
     while _pools:

@@ -151,9 +151,13 @@ class Api:
         prefix = _VERSION_PREFIX.match(path)
         if prefix is not None:
             version = (int(prefix[1]), int(prefix[2]))
+            if version < MIN_API_VERSION:
+                return _too_old(version)
             _check_version(version)
             request[VERSION] = version
             path = path[prefix.end() :]
+        if request.method == "OPTIONS":
+            return web.Response(status=200)
         found = self._table.find(request.method, path)
         if found is None:
             return error_response(404, "page not found")
@@ -176,9 +180,13 @@ def _check_version(version: tuple[int, int]) -> None:
     if version > API_VERSION:
         newest = f"{API_VERSION[0]}.{API_VERSION[1]}"
         raise InvalidParameter(f"client version {shown} is too new. Maximum supported API version is {newest}")
-    if version < MIN_API_VERSION:
-        oldest = f"{MIN_API_VERSION[0]}.{MIN_API_VERSION[1]}"
-        raise InvalidParameter(
-            f"client version {shown} is too old. Minimum supported API version is {oldest}, "
-            "please upgrade your client to a newer version"
-        )
+
+
+def _too_old(version: tuple[int, int]) -> web.Response:
+    """What clients are told whose version knew no errors in JSON."""
+    oldest = f"{MIN_API_VERSION[0]}.{MIN_API_VERSION[1]}"
+    words = (
+        f"client version {version[0]}.{version[1]} is too old. Minimum supported API version is {oldest}, "
+        "please upgrade your client to a newer version\n"
+    )
+    return web.Response(status=400, text=words, headers={"X-Content-Type-Options": "nosniff"})

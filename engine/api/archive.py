@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 
@@ -18,6 +20,8 @@ from engine.errors import EngineError, InvalidParameter
 
 log = logging.getLogger(__name__)
 
+SMALL_BODY = 1 << 20
+REST_SECONDS = 2.0
 STAT_HEADER = "X-Docker-Container-Path-Stat"
 
 
@@ -51,13 +55,17 @@ class ArchiveRoutes:
 
     async def put(self, request: web.Request) -> web.StreamResponse:
         """Extract a tar into a folder."""
-        await self._archiver.put(
-            request.match_info["name"],
-            _path(request),
-            request.content.iter_any(),
-            keep_kinds=query_bool(request, "noOverwriteDirNonDir"),
-            take_owner=query_bool(request, "copyUIDGID"),
-        )
+        try:
+            await self._archiver.put(
+                request.match_info["name"],
+                _path(request),
+                request.content.iter_any(),
+                keep_kinds=query_bool(request, "noOverwriteDirNonDir"),
+                take_owner=query_bool(request, "copyUIDGID"),
+            )
+        except EngineError:
+            await _take_rest(request)
+            raise
         return web.Response()
 
     async def export(self, request: web.Request) -> web.StreamResponse:
@@ -89,6 +97,15 @@ def _path(request: web.Request) -> str:
     if not path:
         raise InvalidParameter("bad parameter: pathcannot be empty")  # dockerd's own words
     return path
+
+
+async def _take_rest(request: web.Request) -> None:
+    """Read what is left of a small body: a client that is cut off in its writing tells of that, not of our answer."""
+    left = SMALL_BODY
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        async with asyncio.timeout(REST_SECONDS):
+            while left > 0 and (chunk := await request.content.readany()):
+                left -= len(chunk)
 
 
 async def _send(request: web.Request, chunks: AsyncIterator[bytes], headers: dict[str, str]) -> web.StreamResponse:

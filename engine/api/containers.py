@@ -34,7 +34,7 @@ from engine.containers.live import StreamChoice
 from engine.containers.logs import LogQuery
 from engine.containers.model import Container
 from engine.containers.service import ContainerService
-from engine.errors import InvalidParameter
+from engine.errors import EngineError, InvalidParameter
 from engine.names import is_valid_name
 from engine.tasks import wait_any
 
@@ -79,7 +79,7 @@ class ContainerRoutes:
         query = ListQuery(query_bool(request, "all"), max(0, limit), query_filters(request, ALLOWED))
         chosen = self._service.select(query)
         sizes = await self._views.sizes(chosen) if query_bool(request, "size") else None
-        return json_response(self._views.rows(chosen, sizes))
+        return json_response(self._views.rows(chosen, sizes, annotations=api_version(request) >= (1, 46)))
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Make a container; nothing runs yet."""
@@ -156,9 +156,9 @@ class ContainerRoutes:
         if query_bool(request, "link"):
             await self._service.remove_link(request.match_info["name"], request.match_info.get("link", ""))
             return no_content()
-        await self._service.remove(
-            request.match_info["name"], force=query_bool(request, "force"), volumes=query_bool(request, "v")
-        )
+        # A container may be called as another knows it by its link, too.
+        name = "/".join(filter(None, (request.match_info["name"], request.match_info.get("link", ""))))
+        await self._service.remove(name, force=query_bool(request, "force"), volumes=query_bool(request, "v"))
         return no_content()
 
     async def prune(self, request: web.Request) -> web.StreamResponse:
@@ -203,13 +203,16 @@ class ContainerRoutes:
         return no_content()
 
     async def attach(self, request: web.Request) -> web.StreamResponse:
-        """Take the connection over and carry the container's streams."""
-        container = self._service.find(request.match_info["name"])
-        scanner = DetachScanner(parse_detach_keys(query_str(request, "detachKeys")))
-        choice = stream_choice(request, container)
-        client = Takeover(request)
-        live = query_bool(request, "stream")
-        pending = await self._service.attach(container, choice) if live else None
+        """Take the connection over and carry the container's streams; a refusal is no JSON, as with dockerd."""
+        try:
+            container = self._service.find(request.match_info["name"])
+            scanner = DetachScanner(parse_detach_keys(query_str(request, "detachKeys")))
+            choice = stream_choice(request, container)
+            client = Takeover(request)
+            live = query_bool(request, "stream")
+            pending = await self._service.attach(container, choice) if live else None
+        except EngineError as error:
+            return raw_refusal(error)
         client.begin(request, stream_type(request, container.config.tty), {})
         try:
             await client.head_taken()
@@ -280,6 +283,14 @@ def stream_choice(request: web.Request, container: Container) -> StreamChoice:
 def stream_type(request: web.Request, tty: bool) -> str:
     """The content type of a raw stream; since API 1.42 it says whether frames are in it."""
     return RAW_STREAM if tty or api_version(request) < (1, 42) else MULTIPLEXED_STREAM
+
+
+def raw_refusal(error: EngineError) -> web.Response:
+    """An error as a raw stream says it: its words and the end of the connection."""
+    body = f"{error.message}\r\n".encode()
+    response = web.Response(status=error.status, body=body, headers={"Content-Type": RAW_STREAM})
+    response.force_close()
+    return response
 
 
 def size_of(request: web.Request) -> tuple[int, int]:

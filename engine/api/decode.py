@@ -69,8 +69,8 @@ def query_int(request: web.Request, name: str, default: int | None = None) -> in
     return int(value)
 
 
-def query_filters(request: web.Request, allowed: Collection[str]) -> Filters:
-    """The ``filters`` parameter, validated."""
+def query_filters(request: web.Request, allowed: Collection[str] | None) -> Filters:
+    """The ``filters`` parameter; keys outside ``allowed`` are refused, where it is given."""
     return Filters.parse(request.query.get("filters"), allowed)
 
 

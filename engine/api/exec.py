@@ -82,6 +82,8 @@ class ExecRoutes:
             try:
                 if await relay(client, stream, scanner, frame_output=settings.tty and not wish.tty):
                     self._service.detached(self._service.find(instance.container_id))
+                elif not client.lost.is_set():
+                    await self._execs.settle(instance)  # whoever sees the end may ask for the exit code at once
             except ConnectionError:
                 pass
         finally:

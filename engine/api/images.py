@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
 import msgspec
@@ -34,8 +34,8 @@ _CHUNK = 1 << 18
 class ImageRoutes:
     """Everything about images over HTTP.
 
-    ``service``, ``puller`` and ``pusher`` do the work; ``nursery`` owns what outlives a client (nothing does unless
-    somebody else waits for it); ``platform`` is the host's.
+    ``service``, ``puller`` and ``pusher`` do the work; ``nursery`` owns what outlives a client (an archive that
+    was received whole, or what somebody else waits for); ``platform`` is the host's.
     """
 
     def __init__(
@@ -141,7 +141,8 @@ class ImageRoutes:
         platform = parse_platform(query_str(request, "platform"))
         message = query_str(request, "message") or f"Imported from {source}"
         changes = request.query.getall("changes", [])
-        body = request.content.iter_any() if source == "-" else await self._puller.download(source)
+        sent = _Sent(request)
+        body = sent.chunks() if source == "-" else await self._puller.download(source)
 
         async def operation(report: Report) -> None:
             if source != "-":
@@ -150,17 +151,21 @@ class ImageRoutes:
                 body, report, reference=reference, changes=changes, message=message, platform=platform
             )
 
-        return await _stream(request, self._transfers.follow(f"import {uuid.uuid4().hex}", operation))
+        lines = self._transfers.follow(f"import {uuid.uuid4().hex}", operation, goes_on=lambda: sent.complete)
+        return await _stream(request, lines)
 
     async def load(self, request: web.Request) -> web.StreamResponse:
         """``docker load``."""
         quiet = query_bool(request, "quiet", True)
+        sent = _Sent(request)
 
         async def operation(report: Report) -> None:
-            await self._loader.load(request.content.iter_any(), report, quiet=quiet)
+            await self._loader.load(sent.chunks(), report, quiet=quiet)
 
-        # Whatever becomes of a load is told in its stream, as dockerd does.
-        return await _stream(request, self._transfers.follow(f"load {uuid.uuid4().hex}", operation), begin=True)
+        # As dockerd does: whatever becomes of a load is told in its stream, whose head comes with the first line; and
+        # a client that reads the head alone has its images.
+        lines = self._transfers.follow(f"load {uuid.uuid4().hex}", operation, goes_on=lambda: sent.complete)
+        return await _stream(request, lines, errors_in_lines=True)
 
     async def save_one(self, request: web.Request) -> web.StreamResponse:
         """``docker save`` of one image."""
@@ -211,15 +216,26 @@ class ImageRoutes:
         return json_response(await self._puller.inspect_remote(request.match_info["name"], auth))
 
 
+class _Sent:
+    """What a client sends; ``complete`` once all of it was read."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._content = request.content
+        self.complete = False
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body."""
+        async for chunk in self._content.iter_any():
+            yield chunk
+        self.complete = True
+
+
 async def _stream(
-    request: web.Request, lines: AsyncGenerator[Line, None], *, begin: bool = False
+    request: web.Request, lines: AsyncGenerator[Line, None], *, errors_in_lines: bool = False
 ) -> web.StreamResponse:
-    async with json_lines(request) as out:
-        if begin:
-            await out.start()
-        async with aclosing(lines) as source:
-            async for line in source:
-                await out.send(line)
+    async with json_lines(request, errors_in_lines=errors_in_lines) as out, aclosing(lines) as source:
+        async for line in source:
+            await out.send(line)
     return out.response
 
 

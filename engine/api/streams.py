@@ -68,8 +68,13 @@ class JsonLines:
 
 
 @contextlib.asynccontextmanager
-async def json_lines(request: web.Request, status: int = 200) -> AsyncIterator[JsonLines]:
-    """A progress stream. An error before the first line is an ordinary HTTP error, after it an ``errorDetail`` line."""
+async def json_lines(
+    request: web.Request, status: int = 200, *, errors_in_lines: bool = False
+) -> AsyncIterator[JsonLines]:
+    """A progress stream. An error before the first line is an ordinary HTTP error, after it an ``errorDetail`` line.
+
+    With ``errors_in_lines`` it is a line in either case.
+    """
     response = web.StreamResponse(status=status, headers={"Content-Type": "application/json"})
     response.enable_chunked_encoding()
     stream = JsonLines(request, response)
@@ -78,7 +83,7 @@ async def json_lines(request: web.Request, status: int = 200) -> AsyncIterator[J
     except ConnectionError:
         raise
     except Exception as error:
-        if not stream.started:
+        if not stream.started and not errors_in_lines:
             raise
         message = error.message if isinstance(error, EngineError) else str(error) or type(error).__name__
         if not isinstance(error, EngineError):
@@ -173,6 +178,7 @@ class Takeover:
         self._chunks: deque[bytes] = deque()
         self._buffered = 0
         self._eof = False
+        self._finished = False
         self._readable = asyncio.Event()
         self.lost = asyncio.Event()
 
@@ -235,7 +241,7 @@ class Takeover:
 
     def write(self, data: bytes | memoryview) -> None:
         """Queue bytes for the client; follow with ``drain``."""
-        if not self._transport.is_closing():
+        if not self._transport.is_closing() and not self._finished:
             self._transport.write(data)
 
     async def drain(self) -> None:
@@ -246,6 +252,7 @@ class Takeover:
 
     def close_write(self) -> None:
         """Shut down our writing side after what is queued; the client may still send."""
+        self._finished = True
         if not self._transport.is_closing() and self._transport.can_write_eof():
             self._transport.write_eof()
 

@@ -22,7 +22,7 @@ from engine.containers.assembly import Host
 from engine.containers.model import Status
 from engine.containers.store import ContainerStore
 from engine.errors import InvalidParameter, NotImplementedYet, Unavailable
-from engine.events import FILTERS, EventBus
+from engine.events import EventBus
 from engine.images.store import ImageStore
 
 NOT_IN_A_SWARM = (
@@ -149,7 +149,8 @@ class SystemRoutes:
 
     def _host_facts(self, version: tuple[int, int]) -> dict[str, Any]:
         facts, supports = self._host.facts, self._host.facts.supports
-        security = ["name=seccomp,profile=builtin"] if facts.seccomp else []
+        profile = self.config.seccomp_profile or "builtin"
+        security = [f"name=seccomp,profile={profile}"] if facts.seccomp else []
         if facts.apparmor:
             security.insert(0, "name=apparmor")
         if facts.cgroup_version == 2:
@@ -231,13 +232,16 @@ class SystemRoutes:
             "RuncCommit": commit(default.commit),
             "InitCommit": commit(""),
             "DefaultAddressPools": [{"Base": base, "Size": size} for base, size in config.default_address_pools],
-            "CDISpecDirs": ["/etc/cdi", "/var/run/cdi"],
+            "CDISpecDirs": list(self.config.cdi_spec_dirs),
             "Warnings": None,
         }
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """Past events from ``since`` on, then new ones until ``until`` or the client leaves."""
-        filters = query_filters(request, FILTERS)
+        """Past events from ``since`` on, then new ones until ``until`` or the client leaves.
+
+        With ``until`` alone everything that is remembered is told first.
+        """
+        filters = query_filters(request, None)  # what dockerd does not know here it passes over
         now = now_ns()
         since = timestamp_ns(query_str(request, "since"), now)
         until = timestamp_ns(query_str(request, "until"), now)
@@ -246,8 +250,8 @@ class SystemRoutes:
         async with json_lines(request) as out:
             await out.start()
             with self._events.subscribe(filters) as subscription:
-                if since is not None:
-                    for event in self._events.past(filters, since, until):
+                if since is not None or until is not None:
+                    for event in self._events.past(filters, since or 0, until):
                         await out.send(event.document())
                 if until is not None and until <= now:
                     return out.response

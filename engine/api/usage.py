@@ -36,7 +36,7 @@ class DiskUsageReport:
         """The parts named in ``kinds``, or all when it is empty."""
         document: dict[str, Any] = {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None}
         if not kinds or "image" in kinds:
-            rows = self._images.list(Filters(), all_images=True, shared_size=True)
+            rows = self._images.list(Filters(), shared_size=True, containers=True)
             document["Images"] = [image_shapes.summary(row, (1, 43)) for row in rows]
             document["LayersSize"] = self._layers_size()
         if not kinds or "container" in kinds:

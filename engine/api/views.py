@@ -52,9 +52,13 @@ class ContainerViews:
         return port_map(sandbox.exposed, sandbox.ports)
 
     def rows(
-        self, containers: Sequence[Container], sizes: Mapping[str, Mapping[str, int]] | None = None
+        self,
+        containers: Sequence[Container],
+        sizes: Mapping[str, Mapping[str, int]] | None = None,
+        *,
+        annotations: bool = True,
     ) -> list[dict[str, Any]]:
-        """The elements of ``GET /containers/json``."""
+        """The elements of ``GET /containers/json``; the containers' ``annotations`` are known since API 1.46."""
         now, names = now_ns(), self._service.image_names(containers)
         link_names = self._service.link_names()
         return [
@@ -66,6 +70,7 @@ class ContainerViews:
                 self.ports(container),
                 sizes[container.id] if sizes is not None else None,
                 link_names.get(container.id, ()),
+                annotations=annotations,
             )
             for container in containers
         ]

@@ -11,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from engine.containers.accounts import Accounts
+from engine.containers.assembly import NAME_FILES
 from engine.containers.journalist import Journalist
 from engine.containers.model import Container
+from engine.containers.namespaces import joined_container
 from engine.errors import Forbidden, InvalidParameter, NotFound, SystemFailure
 from engine.snapshots.archive import Archives, PathStat
 from engine.snapshots.base import BindMount, ByteSource, Change, LayerKey, RootView, Running, Snapshotter
@@ -40,6 +42,7 @@ class Archiver:
         volumes: VolumeService,
         accounts: Accounts,
         locks: KeyedLocks,
+        directory: Callable[[str], Path],
     ) -> None:
         self._records = journalist
         self._archives = archives
@@ -47,6 +50,7 @@ class Archiver:
         self._volumes = volumes
         self._accounts = accounts
         self._locks = locks
+        self._directory = directory
 
     async def stat(self, reference: str, path: str) -> PathStat:
         """The path as it is, a link at its end not followed. Raises ``NotFound``."""
@@ -125,7 +129,7 @@ class Archiver:
             yield replace(view, binds=binds, read_only=read_only)
 
     async def _binds(self, container: Container, stack: contextlib.AsyncExitStack) -> tuple[BindMount, ...]:
-        """Volumes and binds, outer ones first; a bind whose source is gone is left out."""
+        """Volumes, binds and the files about names, outer ones first; a bind whose source is gone is left out."""
         binds = []
         for point in container.mounts:
             source = point.source
@@ -137,7 +141,20 @@ class Archiver:
                 continue
             if await run_blocking(Path(source).exists):
                 binds.append(BindMount(source, point.destination, not point.rw))
+        binds += await run_blocking(self._name_files_sync, container)
         return tuple(sorted(binds, key=lambda bind: bind.target.count("/")))
+
+    def _name_files_sync(self, container: Container) -> list[BindMount]:
+        """``/etc/hosts`` and its like as the container last had them; those of a container whose network it joins."""
+        if container.is_running:
+            return []
+        folder = self._directory(joined_container(container.host_config.network_mode) or container.id)
+        taken = {point.destination for point in container.mounts}
+        return [
+            BindMount(str(folder / Path(target).name), target, container.host_config.readonly_rootfs)
+            for target in NAME_FILES
+            if target not in taken and (folder / Path(target).name).exists()
+        ]
 
 
 def _layers(container: Container) -> tuple[LayerKey, ...]:

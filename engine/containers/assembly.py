@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ import msgspec
 
 from engine.clock import rfc3339
 from engine.config import Config
+from engine.containers import cdi
 from engine.containers.accounts import Accounts
-from engine.containers.host import HostFacts
-from engine.containers.hostprobe import all_devices_sync, device_nodes_sync
+from engine.containers.host import DeviceNode, HostFacts
+from engine.containers.hostprobe import all_devices_sync, cdi_documents_sync, device_nodes_sync
 from engine.containers.links import link_environment, links_of
 from engine.containers.live import Live
 from engine.containers.logsettings import log_file_name, plan_log
@@ -36,13 +37,12 @@ from engine.containers.mounts import MountPoint
 from engine.containers.namespaces import joined_container
 from engine.containers.rootview import check_propagation, hand_over
 from engine.containers.security import ALL_CAPABILITIES
-from engine.containers.settings import ExecSettings, Ulimit
+from engine.containers.settings import ExecSettings, HostConfig, Ulimit
+from engine.containers.sources import Sources
 from engine.containers.spec import SpecInput, build_spec, capability_sets
 from engine.containers.store import ContainerStore
-from engine.containers.subpaths import subpath_sync
 from engine.errors import Conflict, InvalidParameter, SystemFailure, not_running
-from engine.images.service import ImageService
-from engine.kernel.mount import MountStep, mount_sync, unmount_sync
+from engine.kernel.mount import mount_sync, unmount_sync
 from engine.networks.model import Link, SandboxRequest
 from engine.networks.sandbox import Sandbox
 from engine.networks.service import NetworkService
@@ -93,7 +93,6 @@ class Assembly:
         snapshotter: Snapshotter,
         networks: NetworkService,
         volumes: VolumeService,
-        images: ImageService,
         accounts: Accounts,
         trash: Trash,
         nursery: Nursery,
@@ -105,7 +104,7 @@ class Assembly:
         self._snapshotter = snapshotter
         self._networks = networks
         self._volumes = volumes
-        self._images = images
+        self._sources = Sources(volumes, snapshotter)
         self._accounts = accounts
         self._trash = trash
         self._nursery = nursery
@@ -139,6 +138,15 @@ class Assembly:
             raise SystemFailure(f"runtime {container.runtime} is not installed")
         return runtime
 
+    def with_shared_names(self, container: Container) -> Container:
+        """A container in another's network is called as that one is. Raises ``NotFound``."""
+        joined = joined_container(container.host_config.network_mode)
+        if joined is None:
+            return container
+        owner = self._store.find(joined).config
+        config = msgspec.structs.replace(container.config, hostname=owner.hostname, domainname=owner.domainname)
+        return msgspec.structs.replace(container, config=config)
+
     def expect_process(self) -> None:
         """A process is about to be put into control groups: let the kernel prepare for it meanwhile."""
         if self._expecting is None or self._expecting.done():
@@ -154,7 +162,7 @@ class Assembly:
         rootfs = run_dir / "rootfs"
         await run_blocking(_fresh_run_dir_sync, run_dir)
         undo.push_async_callback(run_blocking, _drop_sync, run_dir)
-        mounts = await self._sources(container, undo)
+        mounts, image_steps = await self._sources.prepare(container, run_dir, undo)
         shm = await self._shared_memory(container, undo)
         sandbox = await self._open_sandbox(container, undo)
         live.sandbox = sandbox
@@ -164,9 +172,9 @@ class Assembly:
         steps = await self._snapshotter.mount_steps(
             container.id, layers, str(rootfs), transient=container.host_config.auto_remove
         )
+        steps = (*steps, *image_steps)
         if not offers_recursive_read_only(runtime):
             spec["mounts"], handed = hand_over(spec["mounts"], str(run_dir / READ_ONLY))
-            await run_blocking(_make_targets_sync, handed)
             steps = (*steps, *handed)
         async with aiofiles.open(run_dir / "config.json", "wb") as file:
             await file.write(msgspec.json.encode(spec))
@@ -193,24 +201,6 @@ class Assembly:
         undo.push_async_callback(shim.discard)
         live.shim = shim
         return Assembled(shim, sandbox, mounts)
-
-    async def _sources(self, container: Container, undo: contextlib.AsyncExitStack) -> tuple[MountPoint, ...]:
-        """The mounts with their sources present: volumes mounted, missing host folders of ``-v`` made."""
-        return tuple([await self._source(container, point, undo) for point in container.mounts])
-
-    async def _source(self, container: Container, point: MountPoint, undo: contextlib.AsyncExitStack) -> MountPoint:
-        if point.type == "volume":
-            path = await self._volumes.mount(
-                point.name, container.id, destination=point.destination, rw=point.rw, propagation=point.propagation
-            )
-            undo.push_async_callback(self._volumes.unmount, point.name, container.id)
-            options = point.wish.volume_options if point.wish else None
-            if options is not None and options.subpath:
-                path = await run_blocking(subpath_sync, path, options.subpath)
-            return msgspec.structs.replace(point, source=str(path))
-        if point.type == "bind":
-            await run_blocking(_ensure_bind_source_sync, point)
-        return point
 
     async def _shared_memory(self, container: Container, undo: contextlib.AsyncExitStack) -> str | None:
         """The /dev/shm that several containers see: mounted on the host, because a private mount cannot be joined."""
@@ -350,9 +340,21 @@ class Assembly:
             link_env=self._link_environment(container),
         )
         try:
-            return build_spec(given)
+            spec = build_spec(given)
+            if host.devices or host.device_requests:
+                await self._inject_devices(spec, host)
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
+        return spec
+
+    async def _inject_devices(self, spec: dict[str, Any], host: HostConfig) -> None:
+        """The devices that CDI specifications describe. Raises ``ValueError``."""
+        catalog = cdi.catalog_of(await run_blocking(cdi_documents_sync, self._config.cdi_spec_dirs))
+        names = cdi.requested_names(host, catalog)
+        nodes = [
+            node for path in cdi.host_paths(names, catalog) for node in await run_blocking(_nodes_or_none_sync, path)
+        ]
+        cdi.inject(spec, names, catalog, {node.path: node for node in nodes})
 
     def _log_spec(self, container: Container) -> LogSpec:
         wish = container.host_config.log_config
@@ -510,6 +512,13 @@ def _ulimits(config: Config) -> dict[str, Ulimit]:
     return {name: Ulimit(name=name, soft=soft, hard=hard) for name, (soft, hard) in config.default_ulimits.items()}
 
 
+def _nodes_or_none_sync(path: str) -> list[DeviceNode]:
+    try:
+        return device_nodes_sync(path)
+    except OSError:
+        return []
+
+
 def _forget_shim(live: Live) -> None:
     live.shim = None
     live.sandbox = None
@@ -518,17 +527,6 @@ def _forget_shim(live: Live) -> None:
 def _fresh_run_dir_sync(run_dir: Path) -> None:
     _drop_sync(run_dir)
     (run_dir / "rootfs").mkdir(parents=True, mode=0o755)
-
-
-def _make_targets_sync(steps: Iterable[MountStep]) -> None:
-    """Something of the source's kind at each step's target."""
-    for step in steps:
-        target = Path(step.target)
-        target.parent.mkdir(exist_ok=True)
-        if os.path.isdir(step.source):
-            target.mkdir()
-        else:
-            target.touch()
 
 
 def _mount_shared_memory_sync(folder: Path, size: int) -> None:
@@ -554,12 +552,3 @@ async def _mount_table() -> str:
 
 def _list_sync(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
-
-
-def _ensure_bind_source_sync(point: MountPoint) -> None:
-    if os.path.lexists(point.source):
-        return
-    options = point.wish.bind_options if point.wish else None
-    if not (point.create_source or (options and options.create_mountpoint)):
-        raise InvalidParameter(f'invalid mount config for type "bind": bind source path does not exist: {point.source}')
-    os.makedirs(point.source, mode=0o755, exist_ok=True)

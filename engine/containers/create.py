@@ -29,12 +29,12 @@ from engine.containers.namespaces import joined_container
 from engine.containers.settings import ContainerConfig, EndpointSettings, HostConfig, NetworkingConfig
 from engine.containers.subpaths import is_empty_folder_sync, subpath_sync
 from engine.containers.validation import validate_create
-from engine.errors import InvalidParameter, NotFound, NotImplementedYet
+from engine.errors import InvalidParameter, NotFound
 from engine.images.model import Image
 from engine.images.service import ImageService, require_platform
 from engine.names import is_valid_name, new_id
 from engine.networks.service import NetworkService
-from engine.snapshots.archive import CopyUp
+from engine.snapshots.archive import Archives
 from engine.snapshots.base import LayerKey, Snapshotter
 from engine.tasks import run_blocking
 from engine.volumes.service import VolumeService
@@ -66,7 +66,7 @@ class Creator:
         volumes: VolumeService,
         networks: NetworkService,
         snapshotter: Snapshotter,
-        copy_up: CopyUp,
+        archives: Archives,
         directory: Path,
         runtimes: Sequence[str],
     ) -> None:
@@ -77,7 +77,7 @@ class Creator:
         self._volumes = volumes
         self._networks = networks
         self._snapshotter = snapshotter
-        self._copy_up = copy_up
+        self._archives = archives
         self._directory = directory
         self._runtimes = tuple(runtimes)
 
@@ -87,7 +87,8 @@ class Creator:
         image = self._image(request.config.image, request.platform)
         self._check_others(request.host_config)
         config = self._merge(request.config, image)
-        async with self._images.holding(image), contextlib.AsyncExitStack() as undo:
+        async with contextlib.AsyncExitStack() as held, contextlib.AsyncExitStack() as undo:
+            await held.enter_async_context(self._images.holding(image))
             container_id = new_id()
             name = self._take_name(request.name, container_id, undo)
             container = self._draft(container_id, name, request, image, config, host)
@@ -100,7 +101,8 @@ class Creator:
                 raise InvalidParameter(str(error)) from error
             undo.push_async_callback(self._snapshotter.remove, container_id)
             container = msgspec.structs.replace(container, layers=tuple(layers))
-            container = await self._with_mounts(container, request.flat_read_only, undo)
+            await self._make_working_dir(container)
+            container = await self._with_mounts(container, request.flat_read_only, undo, held)
             await run_blocking(_make_directory_sync, self._directory / container_id)
             undo.push_async_callback(run_blocking, _drop_directory_sync, self._directory / container_id)
             await self._records.save(container, durable=True)
@@ -216,37 +218,59 @@ class Creator:
             return mode
 
     async def _with_mounts(
-        self, container: Container, flat_read_only: bool, undo: contextlib.AsyncExitStack
+        self,
+        container: Container,
+        flat_read_only: bool,
+        undo: contextlib.AsyncExitStack,
+        held: contextlib.AsyncExitStack,
     ) -> Container:
         host = container.host_config
         try:
-            inherited = {text: self._mounts_of(text) for text in host.volumes_from or ()}
+            sources = {text: self._source_of(text) for text in host.volumes_from or ()}
+            inherited = {text: source.mounts for text, source in sources.items()}
             planned = [
                 mount_rules.near_root(point, str(self._directory.parent), flat_read_only=flat_read_only)
                 for point in mount_rules.plan_mounts(container.config, host, inherited)
             ]
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
-        anonymous: list[str] = []
-        settled = [await self._settle_mount(container, point, anonymous, undo) for point in planned]
+        # An anonymous volume goes with the last of the containers that have it.
+        known = {name for source in sources.values() for name in source.anonymous_volumes}
+        anonymous = [point.name for point in planned if point.name in known]
+        settled = [await self._settle_mount(container, point, anonymous, undo, held) for point in planned]
         return msgspec.structs.replace(container, mounts=tuple(settled), anonymous_volumes=tuple(anonymous))
 
-    def _mounts_of(self, text: str) -> Sequence[MountPoint]:
+    async def _make_working_dir(self, container: Container) -> None:
+        """The working folder is there from the create on, so that one can copy into it. Raises ``InvalidParameter``."""
+        folder = container.config.working_dir
+        if folder in ("", "/"):
+            return
+        try:
+            await self._archives.make_folder(container.id, tuple(LayerKey(key) for key in container.layers), folder)
+        except NotADirectoryError as error:
+            raise InvalidParameter(f"Cannot mkdir: {folder} is not a directory") from error
+
+    def _source_of(self, text: str) -> Container:
         name, _ = mount_rules.parse_volumes_from(text)
         try:
-            return self._records.store.find(name).mounts
+            return self._records.store.find(name)
         except NotFound as error:
             raise InvalidParameter(f"No such container: {name}") from error
 
     async def _settle_mount(
-        self, container: Container, point: MountPoint, anonymous: list[str], undo: contextlib.AsyncExitStack
+        self,
+        container: Container,
+        point: MountPoint,
+        anonymous: list[str],
+        undo: contextlib.AsyncExitStack,
+        held: contextlib.AsyncExitStack,
     ) -> MountPoint:
         if point.type == "bind":
             if mount_rules.needs_source(point) and not await run_blocking(os.path.lexists, point.source):
                 raise InvalidParameter(str(mount_rules.missing_source(point)))
             return point
-        if point.type == "image":
-            raise NotImplementedYet(f"mounting image {point.source} at {point.destination}: not offered by this engine")
+        if point.type == "image" and not point.image_id:
+            return await self._settle_image(point, held)
         if point.type != "volume":
             return point
         options = point.wish.volume_options if point.wish and point.wish.volume_options else None
@@ -264,6 +288,12 @@ class Creator:
             await self._fill(container, point)
         return point
 
+    async def _settle_image(self, point: MountPoint, held: contextlib.AsyncExitStack) -> MountPoint:
+        image = self._images.get(point.name)
+        await held.enter_async_context(self._images.holding(image))
+        layers = tuple(await self._images.layers(image))
+        return msgspec.structs.replace(point, image_id=str(image.id), layers=layers)
+
     async def _fill(self, container: Container, point: MountPoint) -> None:
         """Fill an empty volume with what the image has at the mount's place, owners and modes kept."""
         options = point.wish.volume_options if point.wish else None
@@ -279,7 +309,7 @@ class Creator:
                     return  # the start says so
                 if not await run_blocking(is_empty_folder_sync, path):
                     return
-            await self._copy_up(container.id, layers, point.destination, path)
+            await self._archives.copy_up(container.id, layers, point.destination, path)
 
 
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]+)?) ?([kmgt]?)(?:i?b)?")

@@ -102,8 +102,8 @@ def _security_options(host: HostConfig) -> tuple[str, ...] | None:
 
 
 def _cgroupns(host: HostConfig, facts: HostFacts, daemon: DaemonDefaults) -> str:
-    """With v2 a namespace of its own, unless privileged; with v1 the host's, as dockerd decides."""
-    if host.privileged and facts.cgroup_version == 2:
+    """With v2 a namespace of its own; with v1 the host's, where privileged whatever the daemon's default is."""
+    if host.privileged and facts.cgroup_version != 2:
         return "host"
     if daemon.cgroupns_mode:
         return daemon.cgroupns_mode

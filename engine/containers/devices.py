@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.containers.cdi import is_qualified
 from engine.containers.host import DeviceNode
 from engine.containers.settings import DeviceMapping, HostConfig
 
@@ -39,7 +40,8 @@ def plan_devices(host: HostConfig, lookup: Lookup, host_devices: Iterable[Device
 
     Raises ``ValueError`` with dockerd's sentence for a device that does not exist or is none.
     """
-    mapped = [(mapping, _gather(mapping, lookup)) for mapping in host.devices or () if not is_cdi_name(mapping)]
+    paths = [mapping for mapping in host.devices or () if not is_qualified(mapping.path_on_host)]
+    mapped = [(mapping, _gather(mapping, lookup)) for mapping in paths]
     if host.privileged:
         nodes = {node.path: node for node in host_devices}
         for _, found in mapped:
@@ -69,11 +71,6 @@ def validate_devices(host: HostConfig) -> None:
     for mapping in host.devices or ():
         if mapping.cgroup_permissions and not _MODE.match(mapping.cgroup_permissions):
             raise ValueError(f"invalid device mode: {mapping.cgroup_permissions}")
-
-
-def is_cdi_name(mapping: DeviceMapping) -> bool:
-    """Whether a ``--device`` names a CDI device (``vendor.com/class=name``) and not a path."""
-    return not mapping.path_on_host.startswith("/") and "=" in mapping.path_on_host
 
 
 def _gather(mapping: DeviceMapping, lookup: Lookup) -> list[DeviceNode]:

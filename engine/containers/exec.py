@@ -6,10 +6,12 @@ process and its stdio belong to the shim, so a daemon restart does not end it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import socket
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from engine.containers.assembly import Assembly
 from engine.containers.journalist import Journalist
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 
 NOT_PREPARED = 126
 """The exit code of an instance that never became a process, as dockerd has it."""
+SETTLE_SECONDS = 5.0
 REMEMBERED = 1000
 """How many ended instances can still be asked for their exit code."""
 
@@ -51,6 +54,8 @@ class Exec:
     started: bool = False
     exit_code: int | None = None
     pid: int = 0
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once its exit code is known."""
 
     @property
     def command(self) -> str:
@@ -101,8 +106,15 @@ class Execs:
                 del self._by_id[exec_id]
 
     def forget(self, container_id: str) -> None:
-        """Drop a container's instances: it ended, or is gone."""
-        for exec_id in [e.id for e in self._by_id.values() if e.container_id == container_id]:
+        """Drop a container's instances: it is gone."""
+        self._drop(container_id, lambda _: True)
+
+    def ended(self, container_id: str) -> None:
+        """Its container ended: what has not been started never will be; exit codes can still be asked for."""
+        self._drop(container_id, lambda instance: not instance.started)
+
+    def _drop(self, container_id: str, which: Callable[[Exec], bool]) -> None:
+        for exec_id in [e.id for e in self._by_id.values() if e.container_id == container_id and which(e)]:
             del self._by_id[exec_id]
 
     def claim(self, exec_id: str) -> Exec:
@@ -156,6 +168,9 @@ class Execs:
         self._records.event(container, f"exec_start: {instance.command}", {"execID": instance.id})
         try:
             instance.pid = await shim.start_exec(instance.id)
+        except (ProcessLookupError, ShimLost) as error:  # the container has just ended
+            instance.exit_code = NOT_PREPARED
+            raise not_running(container.id) from error
         except RuntimeFailure as error:
             instance.exit_code = error.exit_hint
             message = error.message
@@ -172,7 +187,14 @@ class Execs:
         except ShimLost:
             instance.exit_code = 137
         instance.running = False
+        instance.over.set()
         self._records.event(container, "exec_die", {"execID": instance.id, "exitCode": str(instance.exit_code)})
+
+    async def settle(self, instance: Exec) -> None:
+        """Its streams have ended, so it has: wait until its exit code is known, which may come a moment later."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await instance.over.wait()
 
     async def resize(self, exec_id: str, rows: int, columns: int) -> None:
         """Change the size of its terminal."""
@@ -184,8 +206,12 @@ class Execs:
             _check_executable(container, container.id)
         shim = self._live[instance.container_id].shim
         if shim is not None:
-            with contextlib.suppress(OSError):  # docker does not mind one that has no terminal
+            try:
                 await shim.resize(rows, columns, exec_id=exec_id)
+            except LookupError as error:
+                raise no_such_exec(exec_id) from error  # the shim has forgotten it, or does not know it yet
+            except OSError:
+                return  # docker does not mind one that has no terminal
 
     async def kill(self, exec_id: str, signal_name: str) -> None:
         """Signal it (an extension of berth). Raises ``Conflict`` when it does not run."""

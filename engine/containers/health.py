@@ -77,6 +77,12 @@ def judge(health: Health, plan: HealthPlan, probe: HealthProbe, started_at: int)
     return Health(status=UNHEALTHY if streak >= plan.retries else health.status, failing_streak=streak, log=log)
 
 
+def kept_text(output: bytes | bytearray) -> str:
+    """What is recorded of a probe's output; dots stand for what is cut off."""
+    text = bytes(output[:KEPT_OUTPUT]).decode("utf-8", "replace")
+    return f"{text}..." if len(output) > KEPT_OUTPUT else text
+
+
 def timeout_words(timeout: int, output: str) -> str:
     """The output that is recorded for a probe that took too long."""
     words = f"Health check exceeded timeout ({go_duration(timeout)})"

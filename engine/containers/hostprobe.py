@@ -5,13 +5,17 @@ Every function blocks and is called through ``run_blocking``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
 import resource
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from engine.containers.host import DeviceNode, HostFacts
 from engine.containers.security import ALL_CAPABILITIES
@@ -94,6 +98,20 @@ def device_nodes_sync(path: str) -> list[DeviceNode]:
         return list(_walk(path))
     node = _device(path, status)
     return [node] if node else []
+
+
+def cdi_documents_sync(folders: Iterable[str]) -> list[tuple[str, Any]]:
+    """The CDI specification files of these folders, the winning ones last: (path, content, None if unreadable)."""
+    found: list[tuple[str, Any]] = []
+    for folder in folders:
+        with contextlib.suppress(FileNotFoundError):
+            for path in sorted(Path(folder).iterdir()):
+                if path.suffix in (".json", ".yaml", ".yml"):
+                    try:
+                        found.append((str(path), yaml.safe_load(path.read_bytes())))  # JSON is YAML
+                    except (OSError, yaml.YAMLError):
+                        found.append((str(path), None))
+    return found
 
 
 def all_devices_sync() -> list[DeviceNode]:

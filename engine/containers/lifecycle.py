@@ -89,6 +89,7 @@ class Lifecycle:
         async with contextlib.AsyncExitStack() as undo:
             live.ended.clear()
             undo.callback(live.ended.set)
+            container = self._assembly.with_shared_names(container)
             started = await self._assembly.assemble(container, live, undo)
             for pending in live.pending_attaches:
                 choice = pending.choice
@@ -122,11 +123,7 @@ class Lifecycle:
             live = self._live[container_id]
             _cancel_restart(live)
             if container.state.status is Status.RESTARTING:
-                # No exit comes that would tell those who wait, or the next daemon, that it is over.
-                state = container.state
-                stopped = model.exited(container, state.exit_code, state.finished_at)
-                await self._records.save(model.replace_state(stopped, manually_stopped=True))
-                live.waiters.exited(Exit(state.exit_code))
+                await self._give_up_restart(container, live)
                 self._records.event(container, "stop")
                 return
             if not container.is_running:
@@ -134,6 +131,25 @@ class Lifecycle:
             await self._records.save(model.replace_state(container, manually_stopped=True))
         await self._end(container, live, number, grace)
         self._records.event(container, "stop")
+
+    async def _give_up_restart(self, container: Container, live: Live) -> None:
+        """Between two runs: no exit comes that would tell those who wait, or the next daemon, that it is over."""
+        _cancel_restart(live)
+        state = container.state
+        stopped = model.exited(container, state.exit_code, state.finished_at)
+        await self._records.save(model.replace_state(stopped, manually_stopped=True))
+        live.waiters.exited(Exit(state.exit_code))
+
+    async def _resume(self, container_id: str) -> None:
+        """A signal that ends a frozen container can only do so once it runs on."""
+        with contextlib.suppress(EngineError):  # it was faster
+            await self.unpause(container_id)
+
+    async def end_for_policy(self, container_id: str) -> None:
+        """Kill it as if it had died by itself, so that its restart policy decides what follows."""
+        container = self._records.store.require(container_id)
+        await self._signal(container, self._live[container_id], signal.SIGKILL)
+        self._records.event(container, "kill", {"signal": str(int(signal.SIGKILL))})
 
     async def _end(self, container: Container, live: Live, number: int, grace: int) -> None:
         """Signal, wait for the grace period (negative: for ever), kill, wait again."""
@@ -154,19 +170,26 @@ class Lifecycle:
         number = parse_signal(signal_name or "SIGKILL")
         container = self._records.store.require(container_id)
         live = self._live[container_id]
+        ends = _is_final(container, number)
+        if container.state.status is Status.RESTARTING and ends:
+            async with self._locks(container_id):
+                container = self._records.store.require(container_id)
+                if container.state.status is Status.RESTARTING:
+                    await self._give_up_restart(container, live)
+                    self._records.event(container, "kill", {"signal": str(number)})
+                    return
         if container.state.status is Status.RESTARTING:
             raise is_restarting(container_id)
         if not container.is_running:
             raise not_running(container_id)
-        stop_signal = parse_signal(container.config.stop_signal or "SIGTERM")
-        if number in (signal.SIGKILL, stop_signal):
+        if ends:
             async with self._locks(container_id):
                 container = self._records.store.require(container_id)
                 if container.is_running:
                     await self._records.save(model.replace_state(container, manually_stopped=True))
         await self._signal(container, live, number)
-        if number == signal.SIGKILL and container.state.status is Status.PAUSED:
-            await self._thaw(container)
+        if container.state.status is Status.PAUSED and ends:
+            await self._resume(container_id)
         self._records.event(container, "kill", {"signal": str(number)})
         if number == signal.SIGKILL and not await live.ended_within(KILL_PATIENCE_SECONDS):
             raise SystemFailure("tried to kill container, but did not receive an exit event")
@@ -250,6 +273,12 @@ def _check_startable(container: Container) -> None:
             raise NotModified()
         case Status.REMOVING | Status.DEAD:
             raise Conflict("container is marked for removal and cannot be started")
+
+
+def _is_final(container: Container, number: int) -> bool:
+    """Whether a signal sent by hand ends the restarts: its stop signal and KILL do, and any where it has none."""
+    stop_signal = container.config.stop_signal
+    return not stop_signal or number in (signal.SIGKILL, parse_signal(stop_signal))
 
 
 def _stop_seconds(container: Container) -> int:

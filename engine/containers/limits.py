@@ -12,6 +12,8 @@ from engine.containers.host import HostFacts
 from engine.containers.settings import Resources
 
 MIN_MEMORY = 6 * 1024 * 1024
+MIN_SHARES, MAX_SHARES = 2, 262_144
+"""Of the kernel's scheduler (v1's cpu.shares)."""
 
 
 @dataclass(slots=True)
@@ -84,9 +86,9 @@ def _check_memory_extras(limits: Resources, facts: HostFacts, findings: Findings
 def _check_cpu(limits: Resources, facts: HostFacts, findings: Findings) -> None:
     nano, period, quota = limits.nano_cpus, limits.cpu_period, limits.cpu_quota
     if nano > 0 and period > 0:
-        raise ValueError("Conflicting options: Nano CPUs and CPU Period cannot both be set.")
+        raise ValueError("Conflicting options: Nano CPUs and CPU Period cannot both be set")
     if nano > 0 and quota > 0:
-        raise ValueError("Conflicting options: Nano CPUs and CPU Quota cannot both be set.")
+        raise ValueError("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
     if nano > 0 and "cpu_cfs" not in facts.supports:
         raise ValueError(
             "NanoCPUs can not be set, as your kernel does not support CPU CFS scheduler or the cgroup is not mounted"
@@ -97,6 +99,9 @@ def _check_cpu(limits: Resources, facts: HostFacts, findings: Findings) -> None:
         )
     if limits.cpu_shares < 0:
         raise ValueError(f"invalid CPU shares ({limits.cpu_shares}): value must be a positive integer")
+    if limits.cpu_shares and not MIN_SHARES <= limits.cpu_shares <= MAX_SHARES:
+        bound, number = ("minimum", MIN_SHARES) if limits.cpu_shares < MIN_SHARES else ("maximum", MAX_SHARES)
+        raise ValueError(f"the {bound} allowed cpu-shares is {number}")
     if limits.cpu_shares > 0 and "cpu_shares" not in facts.supports:
         findings.discard(_lacks("CPU shares", "Shares discarded."), "cpu_shares")
     if (period or quota) and "cpu_cfs" not in facts.supports:
@@ -131,7 +136,7 @@ def _check_members(wanted: str, available: str, field_name: str, what: str) -> N
     try:
         members = parse_cpu_list(wanted)
     except ValueError as error:
-        raise ValueError(f"Invalid value {wanted} for {field_name}") from error
+        raise ValueError(f"Invalid value {wanted} for {field_name}: invalid format: {wanted}") from error
     if not members <= parse_cpu_list(available):
         raise ValueError(f"Requested {what} are not available - requested {wanted}, available: {available}")
 

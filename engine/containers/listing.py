@@ -40,7 +40,7 @@ def select(newest_first: Iterable[Container], query: ListQuery, context: Context
     """The containers to show, newest first. Raises ``InvalidParameter`` or ``NotFound`` for a bad filter value."""
     filters = query.filters
     tests = _tests(filters, context)
-    everything = query.all or query.limit > 0 or bool(filters.get("status")) or bool(filters.get("exited"))
+    everything = query.all or query.limit > 0 or bool(filters.get("status"))
     chosen: list[Container] = []
     for container in newest_first:
         if not (everything or container.is_running or container.state.status is Status.RESTARTING):
@@ -133,7 +133,7 @@ def _publish(filters: Filters, _: Context) -> Test:
 
 def _host_port_matches(port: str, bindings: Iterable[object], wanted: set[str]) -> bool:
     protocol = port.partition("/")[2] or "tcp"
-    return any(f"{getattr(binding, 'host_port', '')}/{protocol}" in wanted for binding in bindings) or port in wanted
+    return any(f"{getattr(binding, 'host_port', '')}/{protocol}" in wanted for binding in bindings)
 
 
 def _expose(filters: Filters, _: Context) -> Test:

@@ -87,6 +87,7 @@ class Live:
     waiters: Waiters = field(default_factory=Waiters)
     pending_attaches: list[PendingAttach] = field(default_factory=list)
     back_off: BackOff = field(default_factory=BackOff)
+    unhealthy_back_off: BackOff = field(default_factory=BackOff)
     restart_task: asyncio.Task[None] | None = None
     console_size: tuple[int, int] | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)

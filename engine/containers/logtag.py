@@ -95,6 +95,7 @@ def _fields(subject: LogSubject) -> dict[str, object]:
         "ImageName": subject.image,
         "ImageFullName": subject.image,
         "Command": subject.command,
+        "ContainerEntrypoint": subject.command.partition(" ")[0],
         "DaemonName": "docker",
         "Hostname": subject.hostname,
         "ContainerID": subject.id,

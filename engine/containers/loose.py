@@ -74,6 +74,8 @@ def _to_struct(kind: type[msgspec.Struct], document: object, path: str) -> msgsp
 
 
 def _to(hint: object, value: object, path: str) -> object:
+    if hint is Any:
+        return value
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None:

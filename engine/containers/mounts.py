@@ -36,9 +36,9 @@ class MountPoint(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     type: str
     destination: str
     source: str = ""
-    """Host path of a bind or of a volume's data (empty until the volume exists); the reference of an image."""
+    """Host path of a bind or of a volume's data (empty until the volume exists)."""
     name: str = ""
-    """The volume's name; empty until an anonymous volume exists."""
+    """The volume's name, empty until an anonymous volume exists; the reference of an image."""
     driver: str = ""
     mode: str = ""
     rw: bool = msgspec.field(default=True, name="RW")
@@ -49,6 +49,9 @@ class MountPoint(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     """A bind of the short form: a missing host folder is made."""
     wish: Mount | None = None
     """The long form, when the client used it."""
+    image_id: str = ""
+    layers: tuple[str, ...] = ()
+    """Of an image mount: what is mounted, also when the image's name has moved on."""
 
 
 def plan_mounts(
@@ -177,7 +180,7 @@ def parse_mount(mount: Mount) -> MountPoint:
         name, copy_data = mount.source, not options.no_copy
         driver = options.driver_config.name if options.driver_config else ""
     elif mount.type == "image":
-        source = mount.source
+        name = mount.source
     return MountPoint(
         type=mount.type,
         destination=clean(mount.target),
@@ -205,7 +208,7 @@ def near_root(point: MountPoint, root: str, *, flat_read_only: bool = False) -> 
         point = msgspec.structs.replace(point, wish=msgspec.structs.replace(wish, bind_options=options))
     if not (point.source.startswith(root) or root.startswith(point.source)):
         return point
-    asked = options.propagation or next((o for o in point.mode.split(",") if o in PROPAGATIONS), "")
+    asked = asked_propagation(point)
     if not asked:
         return msgspec.structs.replace(point, propagation="rslave")
     if asked in ("rslave", "rshared"):
@@ -214,6 +217,13 @@ def near_root(point: MountPoint, root: str, *, flat_read_only: bool = False) -> 
         'invalid mount config: must use either propagation mode "rslave" or "rshared" when mount source is within the '
         f'daemon root, daemon root: "{root}", bind mount source: "{point.source}", propagation: "{asked}"'
     )
+
+
+def asked_propagation(point: MountPoint) -> str:
+    """What the client said of it, in either form; empty when it did not."""
+    options = point.wish.bind_options if point.wish else None
+    said = options.propagation if options else ""
+    return said or next((o for o in point.mode.split(",") if o in PROPAGATIONS), "")
 
 
 def with_volume(point: MountPoint, name: str, driver: str, path: str) -> MountPoint:

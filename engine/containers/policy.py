@@ -6,7 +6,9 @@ stopped is not started again by its policy; ``always`` starts it again with the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from engine.clock import SECOND
 from engine.containers.settings import RestartPolicy
@@ -14,6 +16,23 @@ from engine.containers.settings import RestartPolicy
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 60.0
 STABLE_AFTER_NS = 10 * SECOND
+UNHEALTHY_LABEL = "berth.on-unhealthy"
+
+
+class UnhealthyAction(StrEnum):
+    """What follows when a container turns unhealthy."""
+
+    NONE = "none"
+    RESTART = "restart"
+    STOP = "stop"
+    KILL = "kill"
+    """Kill it, and let its restart policy decide."""
+
+
+def unhealthy_action(labels: Mapping[str, str], default: str) -> UnhealthyAction:
+    """The container's own label, else the daemon's setting; what neither names right is nothing."""
+    wanted = labels.get(UNHEALTHY_LABEL, default)
+    return UnhealthyAction(wanted) if wanted in tuple(UnhealthyAction) else UnhealthyAction.NONE
 
 
 def wants_restart(policy: RestartPolicy, exit_code: int, restarts: int, *, manually_stopped: bool) -> bool:

@@ -12,11 +12,20 @@ import logging
 import signal
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from engine.clock import SECOND, now_ns
 from engine.containers.assembly import Assembly
-from engine.containers.health import KEPT_OUTPUT, UNHEALTHY, HealthPlan, health_plan, judge, next_delay, timeout_words
+from engine.containers.health import (
+    KEPT_OUTPUT,
+    UNHEALTHY,
+    HealthPlan,
+    health_plan,
+    judge,
+    kept_text,
+    next_delay,
+    timeout_words,
+)
 from engine.containers.journalist import Journalist
 from engine.containers.live import Live
 from engine.containers.model import Container, Health, HealthProbe, Status, replace_state
@@ -37,13 +46,13 @@ _DRAIN_SECONDS = 0.5
 _START_SECONDS = 30.0
 """A probe's own time begins when it runs; this is for the runtime to get it there."""
 
-OnUnhealthy = Callable[[str], Awaitable[None]]
+OnUnhealthy = Callable[[Container], None]
 
 
 class Prober:
     """Health checks of all containers.
 
-    ``on_unhealthy`` is called with the id of a container that has just turned unhealthy (nothing, by default).
+    ``on_unhealthy`` is called with a container that has just turned unhealthy, and may not wait.
     """
 
     def __init__(
@@ -52,7 +61,7 @@ class Prober:
         assembly: Assembly,
         locks: KeyedLocks,
         nursery: Nursery,
-        on_unhealthy: OnUnhealthy | None = None,
+        on_unhealthy: OnUnhealthy,
     ) -> None:
         self._records = journalist
         self._assembly = assembly
@@ -101,15 +110,13 @@ class Prober:
                 return
             before = container.state.health or Health()
             after = judge(before, plan, probe, started_at)
-            await self._records.save(replace_state(container, health=after))
+            container = replace_state(container, health=after)
+            await self._records.save(container)
             if after.status == before.status:
                 return
             self._records.event(container, f"health_status: {after.status}")
-        if after.status == UNHEALTHY and self._on_unhealthy is not None:
-            try:
-                await self._on_unhealthy(container_id)
-            except EngineError as error:
-                log.warning("container %s is unhealthy and could not be restarted: %s", container_id, error)
+        if after.status == UNHEALTHY:
+            self._on_unhealthy(container)
 
     async def _probe(self, container: Container, shim: Shim, plan: HealthPlan) -> HealthProbe:
         start = now_ns()
@@ -137,13 +144,13 @@ class Prober:
                 async with asyncio.timeout(plan.timeout / SECOND):
                     await _collect(stream, output)
                     code = await shim.wait_exec(exec_id)
-                text = output.decode("utf-8", "replace")
+                text = kept_text(output)
             except TimeoutError:
                 await _kill(shim, exec_id)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_DRAIN_SECONDS):
                         await _collect(stream, output)
-                code, text = _PROBE_FAILED, timeout_words(plan.timeout, output.decode("utf-8", "replace"))
+                code, text = _PROBE_FAILED, timeout_words(plan.timeout, kept_text(output))
         self._records.event(container, "exec_die", {**about, "exitCode": str(code)})
         return code, text
 
@@ -156,7 +163,7 @@ async def _kill(shim: Shim, exec_id: str) -> None:
 
 
 async def _collect(stream: socket.socket, output: bytearray) -> None:
-    """Read docker's frames to the end; the first ``KEPT_OUTPUT`` bytes of what they hold go to ``output``."""
+    """Read docker's frames to the end; ``output`` gets what they hold, one byte more than is kept at the most."""
     loop = asyncio.get_running_loop()
     pending = bytearray()
     while data := await loop.sock_recv(stream, _CHUNK):
@@ -166,5 +173,5 @@ async def _collect(stream: socket.socket, output: bytearray) -> None:
             end = _HEADER.size + length
             if len(pending) < end:
                 break
-            output += pending[_HEADER.size : end][: max(0, KEPT_OUTPUT - len(output))]
+            output += pending[_HEADER.size : end][: max(0, KEPT_OUTPUT + 1 - len(output))]
             del pending[:end]

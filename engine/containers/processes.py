@@ -77,7 +77,8 @@ async def _ps(arguments: list[str], pids: Collection[int]) -> str:
     code, output, complaint = await run_program(["ps", *arguments], seconds=PS_SECONDS)
     if code == 0:
         return output
-    raise SystemFailure(complaint.split("\n")[0] or f"ps: exit status {code}")
+    words = complaint.split("\n")[0] or f"exit status {code}"
+    raise SystemFailure(f"ps: {words.removeprefix('ps: ')}")
 
 
 def parse(output: str, pids: Collection[int]) -> ProcessTable:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from engine.containers.mounts import MountPoint, clean, tmpfs_data, tmpfs_options
+from engine.containers.mounts import MountPoint, asked_propagation, clean, tmpfs_data, tmpfs_options
 from engine.containers.settings import BindOptions, HostConfig
 from engine.kernel.mount import MountStep
 
@@ -142,7 +142,8 @@ def _checked(point: MountPoint, mountinfo: str, root: str) -> MountPoint:
         place, marks = _mount_of(point.source, mountinfo)
         accepted = ("shared:",) if wanted == "rshared" else ("shared:", "master:")
         if not any(mark.startswith(accepted) for mark in marks):
-            if wanted == "rslave" and (point.source.startswith(root) or root.startswith(point.source)):
+            near = point.source.startswith(root) or root.startswith(point.source)
+            if wanted == "rslave" and near and not asked_propagation(point):
                 return msgspec.structs.replace(point, propagation="rprivate")
             kind = "a shared" if wanted == "rshared" else "a shared or slave"
             raise ValueError(f"path {point.source} is mounted on {place} but it is not {kind} mount")

@@ -78,18 +78,18 @@ DEFAULT_CAPABILITIES = (
 )
 
 DEFAULT_MASKED_PATHS = (
-    "/proc/acpi",
     "/proc/asound",
+    "/proc/acpi",
     "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
     "/proc/timer_list",
     "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
+    "/proc/sched_debug",
+    "/proc/scsi",
     "/sys/firmware",
+    "/sys/devices/virtual/powercap",
 )
 DEFAULT_READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 DEFAULT_APPARMOR_PROFILE = "docker-default"
@@ -212,7 +212,10 @@ def seccomp_filter(
         if options.seccomp is not None and wish != "builtin":
             raise ValueError("seccomp is not enabled in your kernel, cannot run a custom seccomp profile")
         return None
-    return translate_seccomp(_profile(wish), facts, capabilities)
+    profile = _profile(wish)
+    if not profile.get("defaultAction") and not profile.get("syscalls"):
+        return None  # a profile that says nothing filters nothing
+    return translate_seccomp(profile, facts, capabilities)
 
 
 def _profile(wish: str) -> Mapping[str, Any]:

@@ -79,8 +79,12 @@ class ContainerService:
         return listing.select(self._records.store.newest_first(), query, context)
 
     def _image_ids(self, reference: str) -> Collection[str]:
-        image = self._images.find(reference)
-        return {str(image.id)} if image is not None else set()
+        """An image and all that were made from it; none for what names no image."""
+        try:
+            image = self._images.find(reference)
+        except EngineError:
+            return set()
+        return {str(image.id), *self._images.descendants(image)} if image is not None else set()
 
     def _network_names(self, reference: str) -> Collection[str]:
         try:
@@ -167,6 +171,8 @@ class ContainerService:
     async def remove_link(self, reference: str, alias: str) -> None:
         """Take one ``--link`` away. Raises ``NotFound`` when there is none of that name."""
         container = self.find(reference)
+        if not alias:
+            raise Conflict("Conflict, cannot remove the default link name of the container")
         async with self._locks(container.id):
             container = self._records.store.require(container.id)
             links = container.host_config.links or ()
@@ -184,7 +190,7 @@ class ContainerService:
             raise InvalidParameter("Neither old nor new names may be empty")
         if not is_valid_name(name):
             raise InvalidParameter(
-                f"Error when allocating new name: Invalid container name ({new_name}), "
+                f"Error when allocating new name: Invalid container name (/{name}), "
                 "only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
             )
         async with self._locks(container.id):

@@ -46,6 +46,7 @@ class Supervisor:
         nursery: Nursery,
         prober: Prober,
         remove: Remove,
+        forget_execs: Callable[[str], None],
     ) -> None:
         self._records = journalist
         self._live = live
@@ -56,6 +57,7 @@ class Supervisor:
         self._nursery = nursery
         self._prober = prober
         self._remove = remove
+        self._forget_execs = forget_execs
         self._stopping = False
 
     def watch(self, container_id: str, live: Live) -> None:
@@ -105,6 +107,7 @@ class Supervisor:
             after = self._assembly.without_facts(after)
             await self._records.save(after)
             live.ended.set()
+            self._forget_execs(container_id)
             if record.oom_killed:
                 self._records.event(after, "oom")
             ran_for = max(0, record.finished_at - container.state.started_at)

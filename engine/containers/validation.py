@@ -207,7 +207,7 @@ def _check_names(
     if host.runtime and host.runtime not in runtimes:
         raise ValueError(f"unknown or invalid runtime name: {host.runtime}")
     if host.isolation not in ("", "default"):
-        raise ValueError(f"invalid isolation '{host.isolation}' on linux")
+        raise ValueError(f"invalid isolation ({host.isolation}): linux only supports 'default'")
     if systemd_cgroup and host.cgroup_parent and not host.cgroup_parent.endswith(".slice"):
         raise ValueError('cgroup-parent for systemd cgroup should be a valid slice named as "xxx.slice"')
 

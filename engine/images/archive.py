@@ -10,66 +10,42 @@ import shutil
 import uuid
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
-
-import msgspec
 
 from engine.clock import now_ns, rfc3339
 from engine.errors import EngineError, InvalidParameter, SystemFailure
 from engine.images.changes import apply_changes
 from engine.images.content import Unpacking, one_error
-from engine.images.members import Inflater, Member, Splitter, compression_by_magic, resolve
-from engine.images.model import HistoryEntry, Image, ImageDocument, LayerBlob, RuntimeConfig, parse_document
+from engine.images.layout import Planned, plan_sync
+from engine.images.members import Inflater, Member, Splitter, compression_by_magic
+from engine.images.model import (
+    HistoryEntry,
+    Image,
+    ImageDocument,
+    LayerBlob,
+    RuntimeConfig,
+    is_step_from,
+    parse_document,
+)
 from engine.images.progress import Paced, Report, status, stream
 from engine.images.service import ImageService
 from engine.names import short
-from engine.tasks import run_blocking, run_in
+from engine.tasks import run_blocking, run_to_end
 from registry.digest import Digest, new_hasher
-from registry.errors import ManifestInvalid
 from registry.manifest import (
-    MAX_MANIFEST_BYTES,
     OCI_LAYER,
     OCI_LAYER_GZIP,
     OCI_LAYER_ZSTD,
     Descriptor,
-    Index,
-    Kind,
-    Manifest,
     Platform,
-    parse_manifest,
 )
 from registry.reference import InvalidReference, Reference
 
-T = TypeVar("T")
 Feed = Callable[[Sequence[bytes]], None]
 
 _BATCH = 1 << 20
-_MAX_DOCUMENT = 8 * 1024 * 1024
 _LAYER_TYPES = {"": OCI_LAYER, "gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
 _LOST_NAME = "The image {} already exists, renaming the old one with ID {} to empty string\n"
-_NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
-
-
-class _ManifestEntry(msgspec.Struct):
-    """One image of docker's ``manifest.json``."""
-
-    config: str = msgspec.field(default="", name="Config")
-    repo_tags: list[str] | None = msgspec.field(default=None, name="RepoTags")
-    layers: list[str] | None = msgspec.field(default=None, name="Layers")
-    parent: str = msgspec.field(default="", name="Parent")
-
-
-@dataclass(slots=True)
-class _Planned:
-    """One image found in the archive."""
-
-    config: bytes
-    layers: list[Member]
-    names: list[str] = field(default_factory=list)
-    parent: str = ""
-    manifest: Manifest | None = None
 
 
 class ImageLoader:
@@ -83,11 +59,12 @@ class ImageLoader:
     async def load(self, body: AsyncIterator[bytes], report: Report, *, quiet: bool = False) -> list[Image]:
         """Read an archive and register its images, reporting as dockerd does. Raises ``EngineError``."""
         directory = self._content.blobs.temp_dir() / f"load-{uuid.uuid4().hex}"
-        await run_blocking(directory.mkdir, 0o700)
         try:
+            await run_to_end("disk", directory.mkdir, 0o700)
             members = await _receive(body, directory)
-            planned = await run_blocking(_plan_sync, members, self._default_platform)
+            planned = await run_to_end("disk", plan_sync, members, self._default_platform)
             images = [await self._load_one(item, report, quiet) for item in planned]
+            await self._link(planned)
             if not any(item.names for item in planned):
                 for image in images:
                     report(stream(f"Loaded image ID: {image.id}\n"))
@@ -95,12 +72,23 @@ class ImageLoader:
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
         except OSError as error:
-            raise SystemFailure(f"Error processing tar file: {error}") from error
+            raise _failure(error) from error
         finally:
-            await run_blocking(shutil.rmtree, directory, True)
+            await run_to_end("disk", shutil.rmtree, directory, True)
 
-    async def _load_one(self, item: _Planned, report: Report, quiet: bool) -> Image:
-        document = parse_document(item.config)
+    async def _link(self, planned: Sequence[Planned]) -> None:
+        """Note which of the images were committed from which. Raises ``ValueError`` where that cannot be."""
+        for item in planned:
+            image, parent = self._service.store.get(item.id), self._service.store.get(item.parent)
+            if image is None or parent is None:
+                continue
+            if not is_step_from(image, parent):
+                raise ValueError(f"image {parent.id} is not a valid parent for {image.id}")
+            await self._service.store.set_parent(image.id, parent.id)
+
+    async def _load_one(self, item: Planned, report: Report, quiet: bool) -> Image:
+        config = await run_blocking(item.document_sync)
+        document = parse_document(config)
         diff_ids = document.rootfs.diff_ids
         if len(diff_ids) != len(item.layers):
             raise ValueError(
@@ -110,12 +98,9 @@ class ImageLoader:
         async with self._content.hold(diff_ids, digests):
             blobs = await self._store_layers(diff_ids, item.layers, None if quiet else report)
             manifests = await self._store_manifest(item)
-            parent = self._service.store.get(item.parent) if item.parent else None
             names = [name for name in map(_load_name, item.names) if name is not None]
             losers = [(name, self._service.store.resolve_name(str(name))) for name in names]
-            image = await self._content.register(
-                item.config, blobs, manifests, names=names, parent=parent.id if parent else ""
-            )
+            image = await self._content.register(config, blobs, manifests, names=names)
         for name, loser in losers:
             if loser is not None and loser != image.id:
                 report(stream(_LOST_NAME.format(name.familiar, loser)))
@@ -132,8 +117,8 @@ class ImageLoader:
         for diff_id, member in zip(diff_ids, members, strict=True):
             if diff_id in blobs:
                 continue
-            media_type, source = await run_blocking(_layer_file_sync, member)
-            sources[diff_id] = source
+            media_type = await run_blocking(_layer_type_sync, member)
+            sources[diff_id] = member.path
             # A plain layer that a push has compressed before need not come back.
             packed = await self._content.packed_already(diff_id) if media_type == OCI_LAYER else None
             blobs[diff_id] = packed or LayerBlob(member.digest, member.size, media_type)
@@ -142,14 +127,17 @@ class ImageLoader:
         async with one_error(), TaskGroup() as group:
             for digest, member in adopted.items():
                 group.create_task(self._adopt(digest, member))
-            await self._content.unpack(diff_ids, sources, _loading(blobs, report))
+            claims = {diff_id: blob.digest for diff_id, blob in blobs.items() if blob.digest in adopted}
+            await self._content.unpack(diff_ids, sources, _loading(blobs, report), claims)
         return blobs
 
     async def _adopt(self, digest: Digest, member: Member) -> None:
-        if member.path.exists():
-            await self._content.adopt(member.path, digest, member.size)
+        # Another image of the archive may need the file too.
+        second = member.path.with_name(f"{member.path.name}.blob")
+        await run_to_end("disk", second.hardlink_to, member.path)
+        await self._content.adopt(second, digest, member.size)
 
-    async def _store_manifest(self, item: _Planned) -> list[Descriptor]:
+    async def _store_manifest(self, item: Planned) -> list[Descriptor]:
         """Keep the archive's own manifest when it describes exactly what was stored."""
         manifest = item.manifest
         if manifest is None or [layer.digest for layer in manifest.layers] != [str(m.digest) for m in item.layers]:
@@ -184,7 +172,7 @@ class ImageLoader:
         received = _Received(path)
         try:
             await _pump(body, received.feed_sync)
-            blob, diff_id = await run_in("hash", received.close_sync)
+            blob, diff_id = await run_to_end("hash", received.close_sync)
             async with self._content.hold((diff_id,), (blob.digest,)):
                 await self._content.adopt(path, blob.digest, blob.size)
                 created = rfc3339(now_ns())
@@ -203,7 +191,7 @@ class ImageLoader:
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
         except OSError as error:
-            raise SystemFailure(str(error)) from error
+            raise _failure(error) from error
         finally:
             received.abort_sync()
             path.unlink(missing_ok=True)
@@ -255,6 +243,12 @@ class _Received:
         self._file.close()
 
 
+def _failure(error: OSError) -> SystemFailure:
+    """What could not be written or unpacked, in Go's order of words."""
+    place = f"{error.filename}: " if error.filename else ""
+    return SystemFailure(f"Error processing tar file: {place}{(error.strerror or str(error)).lower()}")
+
+
 def _load_name(text: str) -> Reference | None:
     """A name given in an archive; digests are no names."""
     try:
@@ -268,7 +262,7 @@ async def _receive(body: AsyncIterator[bytes], directory: Path) -> dict[str, Mem
     splitter = Splitter(directory)
     try:
         await _pump(body, splitter.feed_sync)
-        return await run_in("hash", splitter.close_sync)
+        return await run_to_end("hash", splitter.close_sync)
     finally:
         splitter.abort_sync()
 
@@ -285,12 +279,12 @@ async def _pump(body: AsyncIterator[bytes], feed: Feed) -> None:
             if size >= _BATCH:
                 if working is not None:
                     await working
-                working = group.create_task(run_in("hash", feed, batch))
+                working = group.create_task(run_to_end("hash", feed, batch))
                 batch, size = [], 0
         if working is not None:
             await working
         if batch:
-            await run_in("hash", feed, batch)
+            await run_to_end("hash", feed, batch)
 
 
 def _loading(blobs: Mapping[str, LayerBlob], report: Report | None) -> Unpacking | None:
@@ -304,126 +298,10 @@ def _loading(blobs: Mapping[str, LayerBlob], report: Report | None) -> Unpacking
     return told
 
 
-def _layer_file_sync(member: Member) -> tuple[str, Path]:
-    """The media type of a layer's file, and a second name for it that outlives its adoption as a blob."""
+def _layer_type_sync(member: Member) -> str:
+    """The media type of a layer's file."""
     with member.path.open("rb") as file:
         compression = compression_by_magic(file.read(6))
     if compression not in _LAYER_TYPES:
         raise ValueError(f"layers compressed with {compression} inside an archive are not supported")
-    second = member.path.with_name(f"{member.path.name}.layer")
-    if not second.exists():
-        second.hardlink_to(member.path)
-    return _LAYER_TYPES[compression], second
-
-
-# What is in the archive
-
-
-def _plan_sync(members: Mapping[str, Member], platform: Platform) -> list[_Planned]:
-    by_digest = {member.digest: member for member in members.values() if not member.link}
-    oci = _plan_oci(members, by_digest, platform)
-    if "manifest.json" not in members:
-        if "index.json" not in members:
-            raise ValueError("open manifest.json: no such file or directory: not an image archive")
-        return oci
-    manifests = {Digest.of(item.config): item.manifest for item in oci}
-    planned: list[_Planned] = []
-    for entry in _decode(members, "manifest.json", list[_ManifestEntry]):
-        config = _read(members, entry.config)
-        layers = [_member(members, name) for name in entry.layers or ()]
-        manifest = manifests.get(Digest.of(config))
-        planned.append(_Planned(config, layers, entry.repo_tags or [], entry.parent, manifest))
-    return planned
-
-
-def _plan_oci(members: Mapping[str, Member], by_digest: Mapping[Digest, Member], platform: Platform) -> list[_Planned]:
-    if "index.json" not in members:
-        return []
-    planned: dict[Digest, _Planned] = {}
-    for descriptor in _decode(members, "index.json", Index).manifests:
-        manifest = _image_manifest(descriptor, by_digest, platform)
-        if manifest is None or manifest.config is None:
-            continue
-        config = _blob(by_digest, manifest.config)
-        if config is None:
-            continue
-        layers = [by_digest.get(layer.checked_digest()) for layer in manifest.layers]
-        if None in layers or b'"rootfs"' not in config:
-            continue
-        kept = manifest if _is_versioned(manifest) else None
-        item = planned.setdefault(
-            Digest.of(config), _Planned(config, [m for m in layers if m is not None], manifest=kept)
-        )
-        name = _name_of(descriptor)
-        if name and name not in item.names:
-            item.names.append(name)
-    return list(planned.values())
-
-
-def _image_manifest(
-    descriptor: Descriptor, by_digest: Mapping[Digest, Member], platform: Platform, depth: int = 0
-) -> Manifest | None:
-    """The image manifest behind a descriptor: indexes are entered, the host's platform first."""
-    data = _blob(by_digest, descriptor)
-    if data is None or depth > 3:
-        return None
-    manifest = parse_manifest(data, descriptor.media_type, unversioned=True)
-    if manifest.kind is Kind.IMAGE:
-        return manifest
-    ranked = sorted(manifest.manifests, key=lambda child: not _suits(child, platform))
-    found = (_image_manifest(child, by_digest, platform, depth + 1) for child in ranked)
-    return next((child for child in found if child is not None), None)
-
-
-def _is_versioned(manifest: Manifest) -> bool:
-    """Whether registries would take it; others are read and made anew when one is needed."""
-    try:
-        parse_manifest(manifest.data, manifest.media_type)
-    except ManifestInvalid:
-        return False
-    return True
-
-
-def _suits(descriptor: Descriptor, platform: Platform) -> bool:
-    wanted = descriptor.platform
-    return wanted is not None and (wanted.os, wanted.architecture) == (platform.os, platform.architecture)
-
-
-def _name_of(descriptor: Descriptor) -> str:
-    """The full name of an index entry; a bare tag (``ref.name`` of an OCI layout) names no repository."""
-    annotations = descriptor.annotations or {}
-    for key in _NAME_ANNOTATIONS:
-        name = annotations.get(key, "")
-        if ":" in name or "/" in name:
-            return name
-    return ""
-
-
-def _blob(by_digest: Mapping[Digest, Member], descriptor: Descriptor) -> bytes | None:
-    member = by_digest.get(descriptor.checked_digest())
-    if member is None:
-        return None
-    if member.size > MAX_MANIFEST_BYTES:
-        raise ManifestInvalid(f"{descriptor.digest} is too large for a document")
-    return member.path.read_bytes()
-
-
-def _member(members: Mapping[str, Member], name: str) -> Member:
-    found = resolve(dict(members), name)
-    if found is None:
-        raise ValueError(f"open {name}: no such file or directory")
-    return found
-
-
-def _read(members: Mapping[str, Member], name: str) -> bytes:
-    member = _member(members, name)
-    if member.size > _MAX_DOCUMENT:
-        raise ValueError(f"{name} is too large")
-    return member.path.read_bytes()
-
-
-def _decode(members: Mapping[str, Member], name: str, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(_read(members, name), type=kind)
-    except msgspec.DecodeError as error:
-        raise ValueError(f"invalid {name}: {error}") from error
+    return _LAYER_TYPES[compression]

@@ -25,13 +25,15 @@ def apply_changes(config: RuntimeConfig, changes: Sequence[str]) -> RuntimeConfi
     A new entry point drops the command that the configuration came with: it was for another one.
     """
     own_command = False
-    for change in changes:
-        for line in _joined(change):
-            name = line.partition(" ")[0].upper()
-            config = _apply(config, line)
-            own_command = own_command or name == "CMD"
-            if name == "ENTRYPOINT" and not own_command:
-                config = msgspec.structs.replace(config, cmd=None)
+    lines = [line for change in changes for line in _joined(change)]
+    if changes and not lines:
+        raise InvalidParameter("file with no instructions")
+    for line in lines:
+        name = line.partition(" ")[0].upper()
+        config = _apply(config, line)
+        own_command = own_command or name == "CMD"
+        if name == "ENTRYPOINT" and not own_command:
+            config = msgspec.structs.replace(config, cmd=None)
     return config
 
 
@@ -46,19 +48,20 @@ def _apply(config: RuntimeConfig, line: str) -> RuntimeConfig:
     instruction = _INSTRUCTIONS.get(name)
     if instruction is None:
         raise InvalidParameter(f"{word.lower()} is not a valid change command")
-    if not rest:
-        raise InvalidParameter(f"{name} requires at least one argument")
+    if not rest and name not in ("CMD", "ENTRYPOINT"):
+        amount = "exactly one" if name in ("WORKDIR", "USER", "STOPSIGNAL") else "at least one"
+        raise InvalidParameter(f"{name} requires {amount} argument")
     return instruction(config, rest)
 
 
 def command(text: str, shell: Sequence[str] | None) -> list[str]:
-    """A command in JSON or shell form to the list that is executed."""
+    """A command in JSON or shell form to the list that is executed; without one the shell, as dockerd has it."""
     if text.startswith("["):
         try:
             return msgspec.json.decode(text, type=list[str])
         except msgspec.DecodeError:
             pass
-    return [*(shell or _DEFAULT_SHELL), text]
+    return [*(shell or _DEFAULT_SHELL), *([text] if text else [])]
 
 
 def words(text: str, env: Sequence[str] | None) -> list[str]:
@@ -123,7 +126,7 @@ def _cmd(config: RuntimeConfig, text: str) -> RuntimeConfig:
 
 
 def _entrypoint(config: RuntimeConfig, text: str) -> RuntimeConfig:
-    return msgspec.structs.replace(config, entrypoint=command(text, config.shell) or None)
+    return msgspec.structs.replace(config, entrypoint=command(text, config.shell) or None if text else None)
 
 
 def _env(config: RuntimeConfig, text: str) -> RuntimeConfig:

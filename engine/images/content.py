@@ -26,11 +26,12 @@ from isal import isal_zlib
 
 from engine.clock import now_ns
 from engine.errors import SystemFailure
+from engine.images.members import plain_digest_sync
 from engine.images.model import Image, LayerBlob, parse_document
 from engine.images.store import ImageStore, merge_blobs
 from engine.snapshots.base import Layer, LayerKey, Progress, hex_of
 from engine.snapshots.layers import BlobSource
-from engine.tasks import KeyedLocks, Nursery, run_in
+from engine.tasks import KeyedLocks, Nursery, run_in, run_to_end
 from registry.digest import Digest
 from registry.errors import BlobUnknown
 from registry.manifest import DOCKER_LAYER, DOCKER_LAYER_GZIP, OCI_LAYER, Descriptor, Manifest, parse_manifest
@@ -100,6 +101,7 @@ class ImageContent:
         self.users: LayerUsers | None = None
         self._nursery = nursery
         self._held: Counter[str] = Counter()
+        self._unpacking: Counter[str] = Counter()
         self._candidates: set[tuple[str, LayerKey]] = set()
         self._garbage: set[Digest] = set()
         self._packing = KeyedLocks()
@@ -195,25 +197,44 @@ class ImageContent:
                 log.warning("image %s will be unpacked when it is used: %s", image.id, error)
 
     async def unpack(
-        self, diff_ids: Sequence[str], sources: Mapping[str, Path], progress: Unpacking | None = None
+        self,
+        diff_ids: Sequence[str],
+        sources: Mapping[str, Path],
+        progress: Unpacking | None = None,
+        claims: Mapping[str, Digest] | None = None,
     ) -> list[LayerKey]:
         """Unpack a stack of layers in parallel; the caller holds their diff IDs. Raises ``ValueError``, ``OSError``.
 
-        ``sources`` are tars, compressed or not, by diff ID; for others the stored form is read.
+        ``sources`` are tars, compressed or not, by diff ID; for others the stored form is read. ``claims`` are the
+        digests of those sources that come from outside, see ``unpack_one``.
         """
+        told = claims or {}
         async with one_error(), TaskGroup() as group:
             tasks = [
-                group.create_task(self.unpack_one(diff_id, diff_ids[:index], sources.get(diff_id), progress))
+                group.create_task(
+                    self.unpack_one(diff_id, diff_ids[:index], sources.get(diff_id), progress, told.get(diff_id))
+                )
                 for index, diff_id in enumerate(diff_ids)
             ]
         return [task.result() for task in tasks]
 
     async def unpack_one(
-        self, diff_id: str, parents: Sequence[str], source: Path | None, progress: Unpacking | None = None
+        self,
+        diff_id: str,
+        parents: Sequence[str],
+        source: Path | None,
+        progress: Unpacking | None = None,
+        claim: Digest | None = None,
     ) -> LayerKey:
-        """Unpack one layer over the stack ``parents`` (diff IDs) unless it is there; the caller holds its diff ID."""
+        """Unpack one layer over the stack ``parents`` (diff IDs) unless it is there; the caller holds its diff ID.
+
+        ``claim`` is the digest of a source that is only said to be the layer. It is proven even where the layer is
+        there already: a form that is kept under a diff ID is what other images are saved and pushed with.
+        """
         source = source or self._place(await self.stored_form(diff_id))
         is_new = self.folders.find(parents, diff_id) is None
+        if claim is not None and not (is_new and not self._unpacking[diff_id]):
+            await self._prove(diff_id, source, claim)
         told: Progress | None = None
         if progress is not None:
             report = progress
@@ -221,19 +242,33 @@ class ImageContent:
             def told(count: int) -> None:
                 report(diff_id, count)
 
-        key = await self.folders.unpack(BlobSource(source), diff_id, parents, told)
+        self._unpacking[diff_id] += 1  # the first one's source is what is unpacked, and so proven
+        try:
+            key = await self.folders.unpack(BlobSource(source), diff_id, parents, told)
+        finally:
+            self._unpacking[diff_id] -= 1
+            self._unpacking += Counter()
         if told is not None and is_new:  # a small layer is unpacked before its worker says how far it is
             told((await run_in("disk", source.stat)).st_size)
         self._candidates.add((diff_id, key))
         return key
 
+    async def _prove(self, diff_id: str, source: Path, digest: Digest) -> None:
+        """Raise ``ValueError`` unless ``source``, whose bytes have this digest, is the layer."""
+        if digest == diff_id or any(form.digest == digest for form in self.store.forms(diff_id)):
+            return
+        actual = await run_to_end("hash", plain_digest_sync, source)
+        if actual != diff_id:
+            raise ValueError(f"layer is {actual}, not {diff_id}")
+
     async def present(self, diff_id: str, parents: Sequence[str], blob: LayerBlob) -> LayerBlob | None:
-        """A stored form of a layer that is unpacked already, ``blob`` if that is stored; None means work."""
+        """A stored form of a layer that is unpacked already, ``blob`` if it is known to be one; None means work."""
         key = self.folders.find(parents, diff_id)
         if key is None:
             return None
-        forms = self.store.forms(diff_id)
-        for form in (blob, *forms):
+        known = self.store.forms(diff_id)
+        is_known = blob.digest == diff_id or any(form.digest == blob.digest for form in known)
+        for form in (blob, *known) if is_known else known:
             if await self.blobs.stat(form.digest) == form.size:
                 self._candidates.add((diff_id, key))
                 return form
@@ -334,7 +369,7 @@ class ImageContent:
             async with self.hold((diff_id,), (form.digest,)):
                 target = self.blobs.temp_dir() / f"pack-{uuid.uuid4().hex}"
                 try:
-                    digest, size = await run_in("hash", _gzip_sync, self.blobs.local_path(form.digest), target)
+                    digest, size = await run_to_end("hash", _gzip_sync, self.blobs.local_path(form.digest), target)
                     await self.adopt(target, digest, size)
                 finally:
                     target.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """Cuts an arriving archive into files: decompresses, reads tar headers, writes and hashes each member.
 
 Blocking by design: ``feed_sync`` runs on a pool thread while the loop receives the next bytes. Only what image archives
-need of tar is understood (files, links, folders, pax and GNU long names); member names never become paths.
+need of tar is understood (files, links, folders, pax and GNU long names); member names never become paths. Whatever is
+sent, memory stays small: bytes that grow a thousandfold when they are decompressed do so in pieces.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import bz2
 import hashlib
 import lzma
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from posixpath import dirname, join, normpath
@@ -18,11 +19,16 @@ from typing import IO, Any, Protocol
 import zstandard
 from isal import isal_zlib
 
-from registry.digest import Digest
+from registry.digest import Digest, new_hasher
 
 _BLOCK = 512
 _MAX_MEMBERS = 65_536
 _MAX_HEADER_DATA = 1 << 20
+_MAX_NAMES = 16 << 20
+_PIECE = 1 << 20
+# zstandard's objects give all that their input holds at once: 32 MiB at most for this much.
+_ZSTD_STEP = 1024
+_XZ_MEMORY = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +42,60 @@ class Member:
 
 
 class Decompressor(Protocol):
-    """The part of zlib's, lzma's, bz2's and zstandard's objects that is used."""
+    """What zlib's, lzma's, bz2's and zstandard's objects have in common."""
 
     @property
     def eof(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, /) -> bytes: ...
 
 
-_FORMATS: Sequence[tuple[str, bytes, Callable[[], Any]]] = (
-    ("gzip", b"\x1f\x8b\x08", lambda: isal_zlib.decompressobj(wbits=31)),
-    ("zstd", b"\x28\xb5\x2f\xfd", lambda: zstandard.ZstdDecompressor().decompressobj()),
-    ("xz", b"\xfd7zXZ\x00", lzma.LZMADecompressor),
-    ("bzip2", b"BZh", bz2.BZ2Decompressor),
+Pieces = Generator[bytes, None, bytes]
+"""Plain bytes in pieces, of one compressed stream; what comes after its end is returned."""
+
+
+def _gunzip(stream: Any, data: bytes) -> Pieces:
+    while True:
+        out = stream.decompress(data, _PIECE)
+        data = stream.unconsumed_tail
+        if out:
+            yield out
+        if stream.eof or not (data or out):
+            return bytes(stream.unused_data)
+
+
+def _unzstd(stream: Any, data: bytes) -> Pieces:
+    for start in range(0, len(data), _ZSTD_STEP):
+        if out := stream.decompress(data[start : start + _ZSTD_STEP]):
+            yield out
+        if stream.eof:
+            return bytes(stream.unused_data) + data[start + _ZSTD_STEP :]
+    return b""
+
+
+def _unpress(stream: Any, data: bytes) -> Pieces:
+    """bzip2 and xz."""
+    while True:
+        if out := stream.decompress(data, _PIECE):
+            yield out
+        data = b""
+        if stream.eof or stream.needs_input:
+            return bytes(stream.unused_data)
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """How one compression begins, is begun and goes on."""
+
+    name: str
+    magic: bytes
+    make: Callable[[], Decompressor]
+    pieces: Callable[[Any, bytes], Pieces]
+
+
+_FORMATS = (
+    _Format("gzip", b"\x1f\x8b\x08", lambda: isal_zlib.decompressobj(wbits=31), _gunzip),
+    _Format("zstd", b"\x28\xb5\x2f\xfd", lambda: zstandard.ZstdDecompressor().decompressobj(), _unzstd),
+    _Format("xz", b"\xfd7zXZ\x00", lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY), _unpress),
+    _Format("bzip2", b"BZh", bz2.BZ2Decompressor, _unpress),
 )
 
 
@@ -64,7 +110,7 @@ _DAMAGE: tuple[Any, ...] = (
 
 def compression_by_magic(head: bytes) -> str:
     """``gzip``, ``zstd``, ``xz``, ``bzip2`` or ``""`` for anything else."""
-    return next((name for name, magic, _ in _FORMATS if head.startswith(magic)), "")
+    return next((each.name for each in _FORMATS if head.startswith(each.magic)), "")
 
 
 class Inflater:
@@ -73,7 +119,7 @@ class Inflater:
     def __init__(self) -> None:
         self.compression: str | None = None
         self._head = b""
-        self._make: Callable[[], Decompressor] | None = None
+        self._format: _Format | None = None
         self._at: Decompressor | None = None
 
     def feed_sync(self, data: bytes) -> Iterator[bytes]:
@@ -84,7 +130,7 @@ class Inflater:
                 self._head = data
                 return
             self._begin(data)
-        if self._make is None:
+        if self._format is None:
             yield data
             return
         try:
@@ -103,18 +149,29 @@ class Inflater:
 
     def _begin(self, data: bytes) -> None:
         self.compression = compression_by_magic(data)
-        self._make = next((make for name, _, make in _FORMATS if name == self.compression), None)
+        self._format = next((each for each in _FORMATS if each.name == self.compression), None)
         self._head = b""
 
     def _inflate(self, data: bytes) -> Iterator[bytes]:
-        assert self._make is not None
+        assert self._format is not None
         while data:
             if self._at is None or self._at.eof:
                 if not data.strip(b"\0"):
                     return
-                self._at = self._make()
-            yield self._at.decompress(data)
-            data = self._at.unused_data if self._at.eof else b""
+                self._at = self._format.make()
+            data = yield from self._format.pieces(self._at, data)
+
+
+def plain_digest_sync(path: Path) -> Digest:
+    """The digest of a file's plain bytes, whatever it is compressed with. ``ValueError`` for damaged input."""
+    inflater = Inflater()
+    hasher = new_hasher()
+    with path.open("rb") as file:
+        while chunk := file.read(_PIECE):
+            for plain in inflater.feed_sync(chunk):
+                hasher.update(plain)
+    hasher.update(inflater.finish_sync())
+    return Digest.of_hasher(hasher)
 
 
 class Splitter:
@@ -122,6 +179,8 @@ class Splitter:
 
     def __init__(self, directory: Path) -> None:
         self.members: dict[str, Member] = {}
+        self._count = 0
+        self._names = 0
         self._directory = directory
         self._inflater = Inflater()
         self._pending = bytearray()
@@ -185,10 +244,9 @@ class Splitter:
             if header.size > _MAX_HEADER_DATA:
                 raise ValueError("archive/tar: header field too long")
         elif header.kind in "07\0":
-            if len(self.members) >= _MAX_MEMBERS:
-                raise ValueError("too many files in the archive")
+            # Two members of one name are two files: the digest of one must never come to stand for the other.
             self._hasher = hashlib.sha256()
-            self._file = (self._directory / str(len(self.members))).open("wb", buffering=0)
+            self._file = (self._directory / str(self._counted())).open("xb", buffering=0)
         self._finish_if_done()
 
     def _body(self, data: memoryview) -> memoryview:
@@ -223,16 +281,28 @@ class Splitter:
             path = Path(self._file.name)
             self._file.close()
             self._file = None
-            self.members[name] = Member(path, header.size, Digest.of_hasher(self._hasher))
+            self._keep(name, Member(path, header.size, Digest.of_hasher(self._hasher)))
         elif header.kind == "1":
             self._link(name, clean(link))
         elif header.kind == "2":
             self._link(name, clean(join(dirname(name), link)))
 
     def _link(self, name: str, target: str) -> None:
-        if len(self.members) >= _MAX_MEMBERS:
+        self._counted()
+        self._keep(name, Member(self._directory, 0, Digest.of(b""), target))
+
+    def _keep(self, name: str, member: Member) -> None:
+        self._names += len(name) + len(member.link)
+        if self._names > _MAX_NAMES:
+            raise ValueError("too many long names in the archive")
+        self.members[name] = member
+
+    def _counted(self) -> int:
+        """The number of the member that begins."""
+        self._count += 1
+        if self._count > _MAX_MEMBERS:
             raise ValueError("too many files in the archive")
-        self.members[name] = Member(self._directory, 0, Digest.of(b""), target)
+        return self._count
 
     def _special(self, kind: str, data: bytes) -> None:
         if kind == "L":
@@ -256,7 +326,7 @@ def clean(name: str) -> str:
     return normpath("/" + name).lstrip("/")
 
 
-def resolve(members: dict[str, Member], name: str) -> Member | None:
+def resolve(members: Mapping[str, Member], name: str) -> Member | None:
     """The file called ``name``, following at most eight links."""
     for _ in range(8):
         member = members.get(clean(name))

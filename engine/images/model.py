@@ -84,6 +84,9 @@ class ImageDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     variant: str = ""
 
 
+MAX_LAYERS = 125
+"""Of one image, as with dockerd."""
+
 _decoder = msgspec.json.Decoder(ImageDocument)
 
 
@@ -93,6 +96,8 @@ def parse_document(data: bytes) -> ImageDocument:
         document = _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"invalid image configuration: {error}") from error
+    if len(document.rootfs.diff_ids) > MAX_LAYERS:
+        raise ValueError("max depth exceeded")
     for diff_id in document.rootfs.diff_ids:
         Digest.parse(diff_id)
     steps = sum(not entry.empty_layer for entry in document.history or ())
@@ -215,3 +220,12 @@ class Image:
 
 
 _NOTHING = RuntimeConfig()
+
+
+def is_step_from(image: Image, parent: Image) -> bool:
+    """Whether ``image`` is ``parent`` and one step more: what an archive may say, and never in a circle."""
+    steps, before = image.document.history or [], parent.document.history or []
+    same_layers = image.diff_ids[: len(parent.diff_ids)] == parent.diff_ids
+    if not steps and not before:
+        return same_layers and len(image.diff_ids) > len(parent.diff_ids)
+    return same_layers and len(steps) == len(before) + 1 and steps[:-1] == before

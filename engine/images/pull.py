@@ -223,7 +223,9 @@ class Puller:
         told = Paced(report, _short(layer), "Extracting", layer.size)
         place = self._content.blobs.local_path(blob.digest)
         parents = download.diff_ids[:index]
-        await self._content.unpack_one(diff_id, parents, place, lambda _, count: told(min(count, layer.size)))
+        await self._content.unpack_one(
+            diff_id, parents, place, lambda _, count: told(min(count, layer.size)), blob.digest
+        )
         download.blobs[diff_id] = blob
         report(step(_short(layer), "Pull complete"))
 

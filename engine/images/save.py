@@ -36,8 +36,9 @@ class _Saved:
 
 @dataclass(slots=True)
 class _Contents:
-    """What goes into the archive: blobs of the store by size, and documents made here."""
+    """What goes into the archive: the images ``saved``, blobs of the store by size, and documents made here."""
 
+    saved: frozenset[str]
     stored: dict[Digest, int] = field(default_factory=dict)
     made: dict[Digest, bytes] = field(default_factory=dict)
     index: list[Descriptor] = field(default_factory=list)
@@ -88,7 +89,7 @@ class ImageSaver:
     async def save(self, chosen: Sequence[_Saved]) -> AsyncGenerator[bytes, None]:
         """The bytes of the archive. Raises ``SystemFailure`` where content is not stored."""
         async with AsyncExitStack() as stack:
-            contents = _Contents()
+            contents = _Contents(frozenset(saved.image.id for saved in chosen))
             for saved in chosen:
                 await self._collect(saved, contents)
             await stack.enter_async_context(self._content.leases.hold(*contents.stored))
@@ -103,13 +104,12 @@ class ImageSaver:
         contents.stored[image.digest] = image.config_size
         contents.stored.update({form.digest: form.size for form in forms})
         contents.index += [_named(descriptor, name, image) for name in saved.names or (None,)]
-        contents.entries.append(
-            {
-                "Config": _path(image.digest),
-                "RepoTags": [name.familiar for name in saved.names] or None,
-                "Layers": [_path(form.digest) for form in forms],
-            }
-        )
+        entry: dict[str, object] = {
+            "Config": _path(image.digest),
+            "RepoTags": [name.familiar for name in saved.names] or None,
+            "Layers": [_path(form.digest) for form in forms],
+        }
+        contents.entries.append({**entry, "Parent": image.parent} if image.parent in contents.saved else entry)
         top = forms[-1].digest.encoded if forms else image.digest.encoded
         for name in saved.names:
             contents.repositories.setdefault(name.familiar_name, {})[name.tag or "latest"] = top

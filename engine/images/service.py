@@ -130,6 +130,16 @@ class ImageService:
         """Keep the layers of an image from removal inside the context: until a container stands on them."""
         return self.content.hold(image.diff_ids) if image is not None else nullcontext()
 
+    def descendants(self, image: Image) -> set[str]:
+        """The ids of all images that were made from it, and from those."""
+        found: set[str] = set()
+        waiting: list[str] = [image.id]
+        while waiting:
+            children = self.store.children(waiting.pop()) - found
+            found |= children
+            waiting += children
+        return found
+
     def names(self, image_id: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """RepoTags and RepoDigests as docker shows them."""
         references = self.store.references(image_id)
@@ -140,8 +150,13 @@ class ImageService:
 
     # listing
 
-    def list(self, filters: Filters, *, all_images: bool = False, shared_size: bool = False) -> list[Listed]:
-        """The images that pass ``filters``, newest first; ``all_images`` adds parents of other images."""
+    def list(
+        self, filters: Filters, *, all_images: bool = False, shared_size: bool = False, containers: bool = False
+    ) -> list[Listed]:
+        """The images that pass ``filters``, newest first; ``all_images`` adds parents of other images.
+
+        ``shared_size`` and ``containers`` fill in those numbers.
+        """
         before, since = self._instant(filters, "before"), self._instant(filters, "since")
         until = min((until_instant(value) for value in filters.get("until")), default=None)
         dangling_given = "dangling" in filters
@@ -160,7 +175,11 @@ class ImageService:
                 continue
             rows.append(row)
         rows.sort(key=lambda row: (-(row.image.created_ns or 0), row.image.id))
-        return [replace(row, shared_size=self._shared_size(row.image)) for row in rows] if shared_size else rows
+        if shared_size:
+            rows = [replace(row, shared_size=self._shared_size(row.image)) for row in rows]
+        if containers:
+            rows = [replace(row, containers=len(self.containers_of(row.image))) for row in rows]
+        return rows
 
     def _row(self, image: Image, filters: Filters, all_images: bool) -> Listed | None:
         references = self.store.references(image.id)

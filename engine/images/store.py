@@ -142,6 +142,14 @@ class ImageStore:
                 await self._journal.put("image", image.id, _encode_image(image))
                 self._images[image.id] = image
 
+    async def set_parent(self, image_id: str, parent_id: str) -> None:
+        """Note that an image was committed from another; ignored when either is gone."""
+        async with self._changing:
+            if image_id in self._images and parent_id in self._images:
+                image = replace(self._images[image_id], parent=parent_id)
+                await self._journal.put("image", image_id, _encode_image(image))
+                self._remember(image)
+
     async def remove(self, image_id: str) -> tuple[Image, dict[str, tuple[LayerBlob, ...]]]:
         """Forget an image and its names; returns it and the layers no image uses any more, with their stored forms."""
         async with self._changing:
@@ -228,7 +236,10 @@ class ImageStore:
     # bookkeeping
 
     def _remember(self, image: Image) -> None:
-        if image.id not in self._images:
+        known = self._images.get(image.id)
+        if known is not None:
+            self._disown(known)
+        else:
             for diff_id in set(image.diff_ids):
                 self._users[diff_id] = self._users.get(diff_id, 0) + 1
             self._index.add(image.digest.encoded)
@@ -247,6 +258,9 @@ class ImageStore:
                 del self._users[diff_id]
         for diff_id in orphans:
             self._layers.pop(diff_id, None)
+        self._disown(image)
+
+    def _disown(self, image: Image) -> None:
         if image.parent in self._children:
             self._children[image.parent].discard(image.id)
             if not self._children[image.parent]:

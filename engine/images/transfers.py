@@ -1,17 +1,20 @@
 """Operations that report progress while they run, shared by everybody who asks for the same one.
 
 A transfer runs in the nursery under its key. Whoever joins late is told the current state first. It ends early when
-nobody follows it any more.
+nobody follows it any more, unless it says then that it goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from engine.images.progress import Line, Report
 from engine.tasks import Nursery
+
+log = logging.getLogger(__name__)
 
 Operation = Callable[[Report], Awaitable[Any]]
 
@@ -46,6 +49,11 @@ class _Transfer:
         self._followers.add(follower)
         return follower
 
+    @property
+    def is_followed(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._followers)
+
     def leave(self, follower: asyncio.Queue[Line | None]) -> bool:
         """Stop following; whether nobody follows any more."""
         self._followers.discard(follower)
@@ -59,8 +67,13 @@ class Transfers:
         self._nursery = nursery
         self._running: dict[str, _Transfer] = {}
 
-    async def follow(self, key: str, operation: Operation) -> AsyncGenerator[Line, None]:
-        """The lines of the transfer ``key``, started now if it does not run; its error at the end, if it fails."""
+    async def follow(
+        self, key: str, operation: Operation, *, goes_on: Callable[[], bool] = lambda: False
+    ) -> AsyncGenerator[Line, None]:
+        """The lines of the transfer ``key``, started now if it does not run; its error at the end, if it fails.
+
+        ``goes_on`` is asked when the last follower leaves: whether the transfer is to end as if it had stayed.
+        """
         transfer = self._running.get(key)
         if transfer is None:
             transfer = self._running[key] = _Transfer()
@@ -74,7 +87,7 @@ class Transfers:
             if transfer.error is not None:
                 raise transfer.error
         finally:
-            if transfer.leave(follower) and not transfer.over:
+            if transfer.leave(follower) and not transfer.over and not goes_on():
                 if self._running.get(key) is transfer:
                     del self._running[key]
                 task.cancel()
@@ -85,6 +98,8 @@ class Transfers:
             await operation(transfer.report)
         except Exception as error:  # noqa: BLE001 - it is raised again by everybody who follows
             transfer.error = error
+            if not transfer.is_followed:
+                log.warning("%s failed, and nobody was there to be told: %s", key, error)
         finally:
             if self._running.get(key) is transfer:
                 del self._running[key]

@@ -91,13 +91,17 @@ _MOUNT_ATTR_RDONLY = 1
 
 @dataclass(frozen=True, slots=True)
 class MountStep:
-    """One mount(2) call in mount(8) words; ``cwd`` is entered first so that relative folders in ``options`` resolve."""
+    """One mount(2) call in mount(8) words; ``cwd`` is entered first so that relative folders in ``options`` resolve.
+
+    A shim binds what lies at ``subpath`` of the source, where it says one; links may not lead out of the source.
+    """
 
     source: str
     target: str
     fstype: str
     options: tuple[str, ...]
     cwd: str | None = None
+    subpath: str = ""
 
 
 def _check(result: int, target: str) -> int:

@@ -8,6 +8,7 @@ it left behind is removed here, and never another's group.
 import contextlib
 import itertools
 import os
+import posixpath
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -72,7 +73,7 @@ class Cgroups:
         """The value of `linux.cgroupsPath`."""
         if self.driver == "systemd":
             return f"{parent or DEFAULT_SLICE}:docker:{container_id}"
-        return f"{(parent or DEFAULT_PARENT).rstrip('/')}/{container_id}"
+        return posixpath.normpath(f"/{parent or DEFAULT_PARENT}/{container_id}").replace("//", "/")
 
     def folder(self, controller: str, path: str) -> str | None:
         """The folder of a container's group in the hierarchy of `controller`; None where the host lacks that."""

@@ -23,6 +23,7 @@ from engine.tasks import run_blocking
 
 PROGRAM_SECONDS = 30.0
 PREFERENCE = ("crun", "runc")
+SHIM_V2 = "io.containerd.runc.v2"
 CRUNS_UNIFIED = "/sys/fs/cgroup/unified"  # the one place where crun looks for v2 beside v1
 LIMITING_CONTROLLERS = frozenset(("cpu", "cpuset", "io", "memory", "pids"))
 
@@ -86,6 +87,11 @@ class RuntimeFailure(Exception):
     def of_create(cls, words: str, program: str = "") -> "RuntimeFailure":
         text = normalise(words, program)
         message = f"failed to create shim task: OCI runtime create failed: runc create failed: {text}: unknown"
+        if "not a directory" in text:
+            message += (
+                ": Are you trying to mount a directory onto a file (or vice-versa)? "
+                "Check if the specified host path exists and is the expected type"
+            )
         return cls(message, exit_hint(text))
 
     @classmethod
@@ -94,6 +100,7 @@ class RuntimeFailure(Exception):
         return cls(f"OCI runtime exec failed: exec failed: {text}: unknown", exit_hint(text))
 
 
+_LOGGED = re.compile(r'^time="[^"]*" level=\w+ msg="((?:[^"\\]|\\.)*)"', re.MULTILINE)
 _PREFIX = re.compile(r"^(?:runc (?:run|create|start|exec) failed: |exec failed: )+")
 # crun's sentences, and what runc would have said
 _CRUN: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -109,6 +116,10 @@ _CRUN: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"^open executable: Operation not permitted$"), 'exec: "{program}": permission denied'),  # a folder
     (re.compile(r"^open executable: (.+)$"), 'exec: "{program}": {0}'),
     (re.compile(r"^exec(?:ve)? container process [`']([^`']+)['`]: (.+)$"), 'exec: "{0}": {1}'),
+    (
+        re.compile(r"^mount [`']([^`']*)['`] to [`']([^`']*)['`]: (.+)$"),
+        'error during container init: error mounting "{0}" to rootfs at "/{1}": mount {0}:/{1}: {2}',
+    ),
     (re.compile(r"^chdir [`']([^`']+)['`]: (.+)$"), 'chdir to cwd ("{0}") set in config.json failed: {1}'),
 )
 _ERRNO_WORDS = ("No such file or directory", "Permission denied", "Is a directory", "Not a directory")
@@ -119,7 +130,8 @@ def normalise(words: str, program: str = "") -> str:
 
     `program` is what was to be run: crun does not always name it.
     """
-    text = _PREFIX.sub("", words.strip())
+    logged = _LOGGED.findall(words)  # runc's errors in the form of a log
+    text = _PREFIX.sub("", (logged[-1].replace('\\"', '"') if logged else words).strip())
     for pattern, sentence in _CRUN:
         found = pattern.match(text)
         if found:
@@ -239,6 +251,8 @@ async def probe_runtimes(
         path = shutil.which(name)
         if name not in found and path:
             found[name] = await _describe(name, path, (), exec_root, systemd)
+    if "runc" in found:
+        found.setdefault(SHIM_V2, found["runc"])  # what dockerd calls it, too
     if default:
         if default not in found:
             raise FileNotFoundError(f"specified default runtime '{default}' does not exist")

@@ -6,15 +6,12 @@ stacks go through fsopen(2).
 """
 
 import ctypes
+import errno
 import os
-import re
 import struct
 from collections.abc import Sequence
 from typing import Any
 
-from engine.shim import invoke
-
-_OCTAL = re.compile(r"\\([0-7]{3})")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 CLONE_NEWNS = 0x00020000
@@ -105,31 +102,19 @@ def split_options(options: Sequence[str]) -> tuple[int, int, list[str]]:
     return flags, propagation, data
 
 
-def _character(octal: re.Match[str]) -> str:
-    return chr(int(octal[1], 8))
-
-
 def contain(target: str) -> None:
-    """Keep mounts made at `target` from spreading to the host, whose mount namespace ours is a copy of."""
-    point, shared = containing_mount(os.path.realpath(target), _mountinfo())
-    if shared:
-        mount("none", point, "", MS_SLAVE, "")
+    """Keep mounts made at `target` from spreading to the host, whose mount namespace ours is a copy of.
 
-
-def containing_mount(path: str, mountinfo: Sequence[str]) -> tuple[str, bool]:
-    """The mount point that `path` lies on, and whether that mount is shared (proc_pid_mountinfo(5))."""
-    best, shared = "/", False
-    for line in mountinfo:
-        fields = line.split(" ")
-        point = _OCTAL.sub(_character, fields[4]) if "\\" in fields[4] else fields[4]
-        inside = path == point or path.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):  # a later mount on the same point covers the earlier
-            best, shared = point, any(field.startswith("shared:") for field in fields[6 : fields.index("-")])
-    return best, shared
-
-
-def _mountinfo() -> list[str]:
-    return os.fsdecode(invoke.read_whole("/proc/self/mountinfo")).splitlines()
+    The mount that it lies on stops telling others; one that tells nobody is left as it is (mount_namespaces(7)).
+    """
+    point = os.path.realpath(target)
+    while _libc.mount(b"none", point.encode(), None, ctypes.c_ulong(MS_SLAVE), None) < 0:
+        number = ctypes.get_errno()
+        if number != errno.EINVAL:  # which says: no mount point, so it lies on its parent's mount
+            raise OSError(number, f"contain {target}: {os.strerror(number)}")
+        if point == "/":
+            return  # the mount lies outside of the root that we were given
+        point = os.path.dirname(point)
 
 
 def cover(path: str, by: str = "/dev/null") -> None:
@@ -144,7 +129,12 @@ def uncover(path: str) -> None:
 
 
 def apply(step: dict[str, Any]) -> None:
-    """Perform one mount step: source, target, fstype, options and the folder that relative names start from."""
+    """Perform one mount step: source, target, fstype, options and the folder that relative names start from.
+
+    A target that is missing is made, of the source's kind.
+    """
+    source = below(step["source"], step["subpath"]) if step["subpath"] else step["source"]
+    _make_target(step["target"], is_file=step["fstype"] == "" and os.path.isfile(source))
     contain(step["target"])
     if step.get("cwd"):
         os.chdir(step["cwd"])
@@ -153,7 +143,7 @@ def apply(step: dict[str, Any]) -> None:
     if step["fstype"] == "overlay" and len(",".join(data)) > PAGE_LIMIT:
         _mount_long_overlay(step["source"], step["target"], flags, data)
     else:
-        mount(step["source"], step["target"], step["fstype"], flags, ",".join(data))
+        mount(source, step["target"], step["fstype"], flags, ",".join(data))
         if flags & MS_BIND and flags & ~(MS_BIND | MS_REC | MS_REMOUNT):
             # a bind takes over its source's flags; ours need a second call
             mount("none", step["target"], "", (flags | MS_REMOUNT) & ~MS_REC, "")
@@ -161,6 +151,29 @@ def apply(step: dict[str, Any]) -> None:
         mount("none", step["target"], "", propagation, "")
     if "rro" in step["options"]:
         _make_read_only(step["target"])
+
+
+def below(base: str, subpath: str) -> str:
+    """The folder or file at `subpath` of `base`; OSError in docker's words where a link leads out or nothing is."""
+    resolved = os.path.realpath(f"{base}/{subpath}")
+    if resolved != base and not resolved.startswith(f"{base}/"):
+        raise OSError(
+            f'path concatenation escapes the base directory, base: "{base}", subpath: "{subpath}", '
+            f'resolved: "{resolved}"'
+        )
+    if not os.path.exists(resolved):
+        raise OSError(f"cannot access path {resolved}: lstat {resolved}: no such file or directory")
+    return resolved
+
+
+def _make_target(target: str, *, is_file: bool) -> None:
+    if os.path.lexists(target):
+        return
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    if is_file:
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    else:
+        os.mkdir(target)
 
 
 def _make_read_only(target: str) -> None:

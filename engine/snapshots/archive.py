@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,9 +19,6 @@ from engine.snapshots.base import ByteSource, LayerKey, RootView, Running, Snaps
 from engine.snapshots.layers import Layers, step_data
 from engine.snapshots.workers import Job, Workers
 from engine.tasks import run_blocking
-
-CopyUp = Callable[[str, Sequence[LayerKey], str, Path], Awaitable[None]]
-"""(snapshot key, layers, folder in the image, empty folder of a volume): fill the second from the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +120,18 @@ class Archives:
                         await filling.result()
 
 
+    async def make_folder(self, key: str, layers: Sequence[LayerKey], folder: str) -> None:
+        """Make a folder of the snapshot, and those on the way, where they are missing: root's, mode 0755.
+
+        NotADirectoryError when something else has its name.
+        """
+        places = [self._layers.folder(layer) for layer in reversed(layers)]
+        if await run_blocking(_is_surely_folder_sync, places, folder):
+            return
+        async with self._snapshotter.view(key, layers, writable=True) as view:
+            await self._workers.run("make_folder", {"view": view_data(view), "path": folder}, lane="prompt")
+
+
 async def _checked(job: Job, fd: int) -> AsyncIterator[bytes]:
     """The pipe's bytes, then the job's verdict on them."""
     async for chunk in pipes.read_all(fd):
@@ -145,6 +154,23 @@ def view_data(view: RootView) -> dict[str, Any]:
     if isinstance(view, Running):
         return {"init_pid": view.init_pid, **common}
     return {"target": view.target, "steps": step_data(view.steps), **common}
+
+
+def _is_surely_folder_sync(layers: Sequence[Path], folder: str) -> bool:
+    """Whether it is a folder, told without a worker from the layers, top first; no link or removal lies on the way."""
+    parts = PurePosixPath("/" + folder).parts[1:]
+    for layer in layers:
+        place = layer
+        for part in parts:
+            place /= part
+            try:
+                if not stat.S_ISDIR(place.lstat().st_mode):
+                    return False
+            except FileNotFoundError:
+                break
+        else:
+            return True
+    return False
 
 
 def _is_surely_absent_sync(layers: Sequence[Path], folder: str) -> bool:

@@ -108,7 +108,7 @@ def _init_entry(path: str, kind: str) -> None:
             continue
     if os.path.lexists(path):
         return
-    os.makedirs(path if kind == "folder" else os.path.dirname(path), 0o755, exist_ok=True)
+    roots.make_folders(path if kind == "folder" else os.path.dirname(path))
     if kind == "file":
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o755))
     elif kind != "folder":
@@ -237,16 +237,16 @@ def _remove(path: bytes) -> None:
 
 def path_stat(_channel: Channel, _fds: list[int], *, view: dict[str, Any], path: str) -> dict[str, Any]:
     """The path stat of ``path`` in a view."""
-    roots.enter(view)
-    return paths.Place(path).stat()
+    kernels = roots.enter(view)
+    return paths.Place(path, kernels).stat()
 
 
 def path_get(channel: Channel, fds: list[int], *, view: dict[str, Any], path: str) -> None:
     """Tell the path stat, then write the path's archive to the passed descriptor."""
-    roots.enter(view)
-    place = paths.Place(path)
+    kernels = roots.enter(view)
+    place = paths.Place(path, kernels)
     channel.part(place.stat())
-    packer = pack.Packer(pack.Sink(fds[0]))
+    packer = pack.Packer(pack.Sink(fds[0]), closed=kernels)
     place.pack(packer)
     packer.finish()
 
@@ -282,6 +282,12 @@ def folder_out(_channel: Channel, fds: list[int], *, view: dict[str, Any], path:
     return True
 
 
+def make_folder(_channel: Channel, _fds: list[int], *, view: dict[str, Any], path: str) -> None:
+    """Make the folder ``path`` of a view, links followed, where it is missing."""
+    roots.enter(view)
+    roots.make_folders(os.path.realpath(path))
+
+
 def folder_in(_channel: Channel, fds: list[int], *, folder: str) -> None:
     """Fill ``folder`` from the archive of ``folder_out``."""
     roots.confine(folder)
@@ -292,6 +298,6 @@ TABLE: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         unpack, init_layer, changes, write_diff, stack, stack_changes, stack_diff, probe_overlay, usage, remove_tree,
-        path_stat, path_get, path_put, export, folder_out, folder_in,
+        path_stat, path_get, path_put, export, folder_out, make_folder, folder_in,
     )
 }  # fmt: skip

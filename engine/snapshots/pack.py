@@ -82,8 +82,12 @@ class Sink:
 class Packer:
     """Writes entries of one archive."""
 
-    def __init__(self, sink: Sink, *, diff: bool = False, every_xattr: bool = False) -> None:
+    def __init__(
+        self, sink: Sink, *, diff: bool = False, every_xattr: bool = False, closed: frozenset[int] = frozenset()
+    ) -> None:
+        """``closed`` are devices (``st_dev``) whose folders are written as empty ones."""
         self._sink = sink
+        self._closed = closed
         self._diff = diff
         self._every_xattr = every_xattr
         self._links: dict[tuple[int, int], bytes] = {}
@@ -98,6 +102,8 @@ class Packer:
 
     def content(self, folder: bytes, prefix: bytes) -> None:
         """Everything below ``folder``, depth first, names in byte order, without recursion."""
+        if self._closed and os.lstat(folder).st_dev in self._closed:
+            return
         stack: list[Iterator[bytes]] = [iter(_names(folder))]
         places: list[tuple[bytes, bytes]] = [(folder, prefix)]
         while stack:
@@ -113,7 +119,7 @@ class Packer:
                 self.entry(path, name, info)
             except FileNotFoundError:
                 continue  # a running container removed it meanwhile
-            if stat.S_ISDIR(info.st_mode):
+            if stat.S_ISDIR(info.st_mode) and info.st_dev not in self._closed:
                 stack.append(iter(_names(path)))
                 places.append((path, name + b"/"))
 

@@ -59,11 +59,14 @@ def base_name(path: str) -> str:
 class Place:
     """A requested path resolved in the current root."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, kernels: frozenset[int] = frozenset()) -> None:
+        """``kernels`` are devices whose content counts as missing. OSError when there is nothing at the path."""
         self.absolute = absolute(path)
         folder, _, base = self.absolute.rpartition("/")
         self.path = os.path.realpath(folder or "/").rstrip("/") + "/" + base
         self.info = os.lstat(self.path)
+        if self.info.st_dev in kernels and os.lstat(os.path.dirname(self.path)).st_dev == self.info.st_dev:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
     def stat(self) -> dict[str, Any]:
         """The fields of the path stat header; ``mtime_ns`` instead of a formatted time."""

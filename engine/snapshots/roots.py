@@ -6,6 +6,7 @@ image ships under a name we would load stays data.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -36,15 +37,32 @@ def mount_steps(steps: list[list[Any]]) -> None:
         mount.mount_sync(source, target, fstype, options, cwd)
 
 
-def enter(view: dict[str, Any], own_only: bool = False) -> None:
-    """Enter a view. ``own_only`` leaves out everything mounted on top of the container's root file system."""
+def enter(view: dict[str, Any], own_only: bool = False) -> frozenset[int]:
+    """Enter a view. ``own_only`` leaves out everything mounted on top of the container's root file system.
+
+    Returns the devices (``st_dev``) of the kernel's own trees in it: what lies below is no file of the container.
+    """
     if "init_pid" in view:
-        _enter_running(view["init_pid"], own_only)
-    else:
-        _enter_stopped(view, own_only)
+        return _enter_running(view["init_pid"], own_only)
+    _enter_stopped(view, own_only)
+    return frozenset()
 
 
-def _enter_running(pid: int, own_only: bool) -> None:
+def kernel_trees(mountinfo: str) -> frozenset[int]:
+    """The devices of all that is mounted at or below /proc, /sys and /dev but shared memory (proc_pid_mountinfo(5))."""
+    found = set()
+    for line in mountinfo.splitlines():
+        fields = line.split(" ")
+        top = fields[4].split("/")[1]
+        if top in ("proc", "sys", "dev") and fields[4] != "/dev/shm":
+            major, _, minor = fields[2].partition(":")
+            found.add(os.makedev(int(major), int(minor)))
+    return frozenset(found)
+
+
+def _enter_running(pid: int, own_only: bool) -> frozenset[int]:
+    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        kernels = kernel_trees(file.read())
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     mount.enter_namespace_sync(namespace)
@@ -55,6 +73,8 @@ def _enter_running(pid: int, own_only: bool) -> None:
         root = mount.clone_tree_sync(".", recursive=False)
     confine(root)
     os.close(root)
+    # Binds of single files (a masked path, a device) would make their whole file system the kernel's.
+    return kernels - {os.lstat("/").st_dev}
 
 
 def _enter_stopped(view: dict[str, Any], own_only: bool) -> None:
@@ -77,12 +97,24 @@ def _cloned(source: str, read_only: bool) -> tuple[int, bool]:
     return tree, stat.S_ISDIR(os.fstat(tree).st_mode)
 
 
+def make_folders(path: str) -> None:
+    """A folder and those on the way to it, where missing, with mode 0755 each; workers have no umask to do it."""
+    made = ""
+    for part in path.strip("/").split("/"):
+        made += "/" + part
+        try:
+            os.mkdir(made, 0o755)
+        except FileExistsError:
+            if not os.path.isdir(made):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), made) from None
+
+
 def _have_place(place: str, is_folder: bool) -> bool:
     """Have something to mount on; False where the view may not be written and has none."""
     if os.path.lexists(place):
         return True
     try:
-        os.makedirs(place if is_folder else os.path.dirname(place), 0o755, exist_ok=True)
+        make_folders(place if is_folder else os.path.dirname(place))
         if not is_folder:
             os.close(os.open(place, os.O_CREAT | os.O_CLOEXEC, 0o644))
     except OSError:

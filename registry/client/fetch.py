@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 import msgspec
+from aiohttp import StreamReader
 
 from registry.client.failures import ConnectionFailed, RemoteError
 from registry.client.session import RegistrySession
@@ -18,6 +19,8 @@ from registry.manifest import ACCEPTED, MAX_MANIFEST_BYTES, SCHEMA1_TYPES, Descr
 from registry.store.blobs import BlobWriter
 
 _BACKOFF_SECONDS = 0.5
+# Of one page: registries that know no pages send all.
+_MAX_TAGS_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +50,7 @@ class RemoteSource:
         url = f"{self.path}/manifests/{quote(reference, safe=':')}"
         headers = {"Accept": ", ".join((*ACCEPTED, *sorted(SCHEMA1_TYPES)))}
         async with self.session.request("GET", url, scope=self._scope, headers=headers) as response:
-            data = await response.content.read(MAX_MANIFEST_BYTES + 1)
-            while len(data) <= MAX_MANIFEST_BYTES and (more := await response.content.read(MAX_MANIFEST_BYTES)):
-                data += more
-            if len(data) > MAX_MANIFEST_BYTES:
-                raise ValueError(f"manifest of {reference} is larger than {MAX_MANIFEST_BYTES} bytes")
+            data = await _document(response.content, f"manifest of {reference}")
             media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
         digest = Digest.of(data)
         if ":" in reference:
@@ -67,7 +66,8 @@ class RemoteSource:
         url: str | None = f"{self.path}/tags/list"
         while url:
             async with self.session.request("GET", url, scope=self._scope) as response:
-                found += msgspec.json.decode(await response.read(), type=_Tags).tags or []
+                data = await _document(response.content, "list of tags", _MAX_TAGS_BYTES)
+                found += msgspec.json.decode(data, type=_Tags).tags or []
                 following = re.search(r'<([^>]+)>;\s*rel="?next"?', response.headers.get("Link", ""))
             url = following[1] if following else None
         return found
@@ -116,8 +116,18 @@ class RemoteSource:
             raise ValueError(f"blob {descriptor.digest} is too large for a document")
         expected = descriptor.checked_digest()
         async with self.session.request("GET", f"{self.path}/blobs/{expected}", scope=self._scope) as response:
-            data = await response.read()
+            data = await _document(response.content, f"blob {expected}")
         actual = Digest.of(data, expected.algorithm)
         if actual != expected:
             raise DigestMismatch(expected, actual)
         return data
+
+
+async def _document(body: StreamReader, name: str, limit: int = MAX_MANIFEST_BYTES) -> bytes:
+    """All of a body that is to be a document. Raises `ValueError` when it goes on and on."""
+    data = bytearray()
+    while chunk := await body.read(MAX_MANIFEST_BYTES):
+        data += chunk
+        if len(data) > limit:
+            raise ValueError(f"{name} is larger than {limit} bytes")
+    return bytes(data)

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from engine.tasks import KeyedLocks, Nursery, close_pools, run_blocking, run_in, wait_any
+from engine.tasks import KeyedLocks, Nursery, close_pools, run_blocking, run_in, run_to_end, wait_any
 
 
 async def forever() -> None:
@@ -32,6 +32,30 @@ async def test_blocking_calls_run_on_the_named_pool() -> None:
 async def test_errors_of_blocking_calls_arrive() -> None:
     with pytest.raises(ZeroDivisionError):
         await run_blocking(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize("fail", [False, True])
+async def test_a_cancelled_caller_waits_for_what_must_end(fail: bool) -> None:
+    begun, go, ended = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        begun.set()
+        go.wait()
+        ended.append(1)
+        if fail:
+            raise OSError("in vain")
+
+    task = asyncio.ensure_future(run_to_end("disk", work))
+    await run_in("hash", begun.wait)
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)
+    assert not task.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended == [1]
+    assert await run_to_end("disk", lambda: 7) == 7
 
 
 async def test_pools_can_be_closed_and_come_back() -> None:

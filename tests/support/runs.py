@@ -169,6 +169,9 @@ class FakeAssembly:
     def expect_process(self) -> None:
         """Nothing to prepare."""
 
+    def with_shared_names(self, container: Container) -> Container:
+        return container
+
     async def assemble(self, container: Container, live: Live, undo: contextlib.AsyncExitStack) -> FakeAssembled:
         self.log.append("assemble")
         undo.callback(self.log.append, "undo")
@@ -313,8 +316,11 @@ class FakeImages:
             raise no_such_image(name)
         return self.by_name[name]
 
+    def descendants(self, image: FakeImage) -> set[str]:
+        return set()
+
     async def layers(self, image: FakeImage) -> tuple[str, ...]:
-        assert self.held == [image.id]  # or a removal could take them before the container is there
+        assert image.id in self.held  # or a removal could take them before the container is there
         return self.layer_keys
 
     @contextlib.asynccontextmanager
@@ -422,6 +428,7 @@ class Bench:
             self.nursery,
             cast(Prober, self.prober),
             self.remover.auto_remove,
+            self.execs.ended,
         )
         self.lifecycle.watch_with(self.supervisor.watch)
         for record in records:

@@ -298,3 +298,14 @@ async def test_a_volume_is_filled_from_the_image(room: Room) -> None:
     for path in ("/nothing/here", "/foo", "/vol/image"):
         await room.archives.copy_up("s", room.keys, path, none)
     assert list(none.iterdir()) == []
+
+
+async def test_a_folder_is_made_as_roots_with_its_parents(room: Room) -> None:
+    await room.archives.make_folder("s", room.keys, "/srv/a/b")
+    for path in ("srv/a", "srv/a/b"):
+        info = (room.root / "snapshots/s/diff" / path).stat()
+        assert (info.st_mode & 0o7777, info.st_uid) == (0o755, 0)
+    await room.archives.make_folder("s", room.keys, "/vol")  # is there, in a layer: nothing is written
+    assert not (room.root / "snapshots/s/diff/vol").exists()
+    with pytest.raises(NotADirectoryError):
+        await room.archives.make_folder("s", room.keys, "/foo/below")

@@ -115,6 +115,11 @@ def prepare(engine: Berth, operation: str) -> list[str]:
     """What must exist before the operation, and the operation's command line."""
     if operation in ("start", "remove"):
         engine.docker("create", "--name", "subject", "busybox", "sleep", "60", check=True)
+    elif operation == "commit":
+        script = "echo data >/kept; exec sleep 60"
+        engine.docker("run", "-d", "--name", "subject", "busybox", "sh", "-c", script, check=True)
+        while engine.docker("exec", "subject", "test", "-s", "/kept").returncode:
+            time.sleep(0.02)
     elif operation in ("exec", "stop", "pause", "rename", "kill"):
         engine.docker("run", "-d", "--name", "subject", "busybox", "sleep", "60", check=True)
     return {
@@ -127,10 +132,13 @@ def prepare(engine: Berth, operation: str) -> list[str]:
         "rename": ["rename", "subject", "renamed"],
         "remove": ["rm", "subject"],
         "run": ["run", "--rm", "--name", "subject", "busybox", "true"],
+        "commit": ["commit", "subject", "committed:1"],
     }[operation]
 
 
-@pytest.mark.parametrize("operation", ["create", "start", "exec", "stop", "kill", "pause", "rename", "remove", "run"])
+@pytest.mark.parametrize(
+    "operation", ["create", "start", "exec", "stop", "kill", "pause", "rename", "remove", "run", "commit"]
+)
 def test_a_crash_at_any_step_loses_and_leaks_nothing(engine: CrashingBerth, operation: str) -> None:
     crashes = 0
     for when in ("before", "after"):
@@ -146,10 +154,26 @@ def test_a_crash_at_any_step_loses_and_leaks_nothing(engine: CrashingBerth, oper
             engine.recover()
             after = listed(engine)
             check_promises(operation, done, crashed, existing, after)
+            if operation == "commit":
+                check_commit(engine, done)
             check_invariants(engine, existing)
             if not crashed:
                 break
     assert crashes or operation == "exec", "no step was found to crash at"
+
+
+def check_commit(engine: Berth, done: CompletedProcess[str]) -> None:
+    """An image that the client was told of is there; one that is there is whole; nothing half done is left."""
+    named = engine.docker("images", "-q", "committed:1", check=True).stdout.split()
+    assert named or done.returncode, "the image that was promised is gone"
+    for image in set(named + engine.docker("images", "-q", "-f", "dangling=true", check=True).stdout.split()):
+        assert engine.docker("run", "--rm", image, "cat", "/kept", check=True).stdout == "data\n"
+        engine.docker("rmi", "-f", image, check=True)
+    unfinished = engine.data_root / "registry" / "berth" / "tmp"
+    end = time.monotonic() + 10
+    while unfinished.is_dir() and (left := list(unfinished.iterdir())):
+        assert time.monotonic() < end, f"left behind: {left}"
+        time.sleep(0.1)
 
 
 def check_promises(

@@ -363,6 +363,7 @@ async def test_execs_have_streams_codes_and_a_memory(bench: Bench) -> None:
     await asyncio.get_running_loop().sock_sendall(sock, b"typed")
     sock.shutdown(socket.SHUT_WR)
     assert unframe(await read_all(sock)) == {1: b"typed", 2: b"err\n"}
+    assert await shim.wait_exec("e1") == 7
     assert events == [ExecExited("e1", 7)]
     again = await bench.shims.find(shim.container_id, shim.run_dir)
     assert again is not None

@@ -113,6 +113,8 @@ def summary(
     ports: Mapping[str, Any] | None,
     size: Mapping[str, int] | None = None,
     link_names: Sequence[str] = (),
+    *,
+    annotations: bool = True,
 ) -> dict[str, Any]:
     """One element of the list. ``image`` is the name to show, ``networks`` the endpoint documents by network name.
 
@@ -120,7 +122,7 @@ def summary(
     """
     host = container.host_config
     host_view: dict[str, Any] = {"NetworkMode": host.network_mode}
-    if host.annotations:
+    if annotations and host.annotations:
         host_view["Annotations"] = host.annotations
     shown: dict[str, Any] = {
         "Id": container.id,

@@ -133,18 +133,27 @@ async def test_a_percent_encoded_name_is_decoded(api: Served) -> None:
     [
         ("1.52", "client version 1.52 is too new. Maximum supported API version is 1.51"),
         ("2.0", "client version 2.0 is too new. Maximum supported API version is 1.51"),
-        (
-            "1.23",
-            (
-                "client version 1.23 is too old. Minimum supported API version is 1.24, "
-                "please upgrade your client to a newer version"
-            ),
-        ),
     ],
 )
 async def test_versions_outside_the_window_are_refused(api: Served, version: str, message: str) -> None:
     status, body = await api.get(f"/v{version}/echo/x")
     assert (status, json.loads(body)) == (400, {"message": message})
+
+
+async def test_a_version_that_is_too_old_is_told_in_plain_text(api: Served) -> None:
+    async with api.session.get("/v1.23/echo/x") as response:
+        assert (response.status, response.content_type) == (400, "text/plain")
+        assert await response.text() == (
+            "client version 1.23 is too old. Minimum supported API version is 1.24, "
+            "please upgrade your client to a newer version\n"
+        )
+
+
+@pytest.mark.parametrize("path", ["/echo/x", "/v1.41/nowhere"])
+async def test_options_of_any_path_are_an_empty_answer(api: Served, path: str) -> None:
+    async with api.session.options(path) as response:
+        assert (response.status, await response.read()) == (200, b"")
+        assert response.headers["Api-Version"] == "1.51"
 
 
 async def test_unknown_pages_and_methods_are_not_found(api: Served) -> None:

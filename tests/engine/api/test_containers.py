@@ -215,6 +215,17 @@ async def test_logs(api: Served, bench: ServiceBench) -> None:
     assert (await ask(api, "GET", "/containers/old/logs", stdout="1", since="soon"))[0] == 400
 
 
+@pytest.mark.parametrize(
+    ("query", "status", "words"),
+    [("nosuch/attach?stream=1", 404, "No such container: nosuch"), ("box/attach?detachKeys=ctrl-foo", 400, "detach")],
+)
+async def test_a_refused_attach_is_no_json(api: Served, query: str, status: int, words: str) -> None:
+    async with api.session.post(f"/containers/{query}") as response:
+        assert (response.status, response.content_type) == (status, "application/vnd.docker.raw-stream")
+        text = await response.text()
+        assert words in text and text.endswith("\r\n") and "{" not in text
+
+
 async def test_attach_carries_a_terminal_and_detaches(api: Served, bench: ServiceBench) -> None:
     shim = bench.adopt(BOX)
     head, reader, writer = await upgraded(api, "/containers/box/attach?stream=1&stdin=1&stdout=1&stderr=1")

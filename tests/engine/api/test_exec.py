@@ -76,11 +76,14 @@ async def test_an_attached_exec(api: Served, shim: FakeShim) -> None:
     writer.write(b"in\x10\x11")
     assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(peer, 100), 5) == b"in\x10\x11"
     peer.sendall(b"out")
-    peer.close()
-    assert await asyncio.wait_for(reader.read(), 5) == b"out"
     assert (await ask(api, "GET", f"/exec/{exec_id}/json"))[1]["Running"] is True
+    peer.close()
+    assert await asyncio.wait_for(reader.readexactly(3), 5) == b"out"
+    rest = asyncio.ensure_future(reader.read())
+    await asyncio.sleep(0.01)
+    assert not rest.done()  # the end is told when the exit code can be asked for
     shim.end_exec(exec_id, 3)
-    await until(lambda: shim._execs[exec_id].done())
+    assert await asyncio.wait_for(rest, 5) == b""
     status, view = await ask(api, "GET", f"/exec/{exec_id}/json")
     assert (status, view["Running"], view["ExitCode"], view["Pid"]) == (200, False, 3, 77)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 import pytest_asyncio
 
@@ -17,17 +17,20 @@ from engine.config import Config
 from engine.errors import InvalidParameter
 from engine.images.transport import ImageTransport
 from engine.journal import Journal
+from engine.snapshots.base import LayerKey
 from engine.tasks import run_blocking
 from registry.manifest import Platform
 from tests.engine.api.conftest import Serve
-from tests.engine.images.conftest import Shop, tar_of
+from tests.engine.images.conftest import FakeLayers, Shop, tar_of
+from tests.support.served import Served
 
 
 class Client:
     """Requests over the socket."""
 
-    def __init__(self, session: aiohttp.ClientSession, shop: Shop) -> None:
-        self.session = session
+    def __init__(self, served: Served, shop: Shop) -> None:
+        self.served = served
+        self.session = served.session
         self.shop = shop
 
     async def call(self, method: str, path: str, data: bytes | None = None) -> tuple[int, Any]:
@@ -52,7 +55,7 @@ async def client(short_root: Path, serve: Serve) -> AsyncIterator[Client]:
     shop = Shop(short_root, journal)
     transport = ImageTransport(Config(), shop.service, None, shop.nursery, ())
     routes = ImageRoutes(shop.service, transport.puller, transport.pusher, shop.nursery, transport.platform)
-    yield Client((await serve(routes.table(), shop.nursery)).session, shop)
+    yield Client(await serve(routes.table(), shop.nursery), shop)
     await transport.aclose()
     await shop.nursery.aclose()
     await journal.aclose()
@@ -139,6 +142,52 @@ async def test_save_and_load(client: Client) -> None:
     told = refusal if isinstance(refusal, dict) else refusal[-1]
     assert "invalid tar header" in told["errorDetail"]["message"]
     assert await client.call("GET", "/images/nothing/get") == (404, {"message": "No such image: nothing"})
+
+
+class SlowLayers(FakeLayers):
+    """Layers whose unpacking begins, and ends when it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go = asyncio.Event(), asyncio.Event()
+
+    async def unpack(self, *arguments: Any, **options: Any) -> LayerKey:
+        self.begun.set()
+        await self.go.wait()
+        return await super().unpack(*arguments, **options)
+
+
+async def test_a_quiet_load_is_told_when_it_is_done_and_needs_nobody_until_then(client: Client) -> None:
+    """Go's client reads the head and closes; the head comes with the first line, and the load goes on regardless."""
+    image_id = await client.make("app")
+    async with client.session.get("/images/app/get") as response:
+        data = await response.read()
+    await client.call("DELETE", f"/images/{image_id}?force=1")
+    layers = client.shop.content.folders = SlowLayers()
+    reader, writer = await client.served.raw()
+    writer.write(b"POST /images/load?quiet=1 HTTP/1.1\r\nHost: d\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+    head = asyncio.ensure_future(reader.readuntil(b"\r\n"))
+    await layers.begun.wait()
+    await client.call("GET", "/images/json")  # whatever was said before has arrived by now
+    assert not head.done()
+    writer.close()
+    with pytest.raises(asyncio.IncompleteReadError):
+        await head
+    assert await client.call("GET", "/images/json") == (200, [])
+    layers.go.set()
+    while not client.shop.store.all():
+        await asyncio.sleep(0.01)
+    assert client.shop.service.get("app").id == image_id
+
+
+async def test_a_load_whose_client_leaves_half_way_ends(client: Client) -> None:
+    _, writer = await client.served.raw()
+    writer.write(b"POST /images/load?quiet=1 HTTP/1.1\r\nHost: d\r\nContent-Length: 1000000\r\n\r\n" + bytes(100_000))
+    while not list(client.shop.blobs.temp_dir().iterdir()):
+        await asyncio.sleep(0.01)
+    writer.close()
+    while list(client.shop.blobs.temp_dir().iterdir()):
+        await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,9 @@ class Views:
 class Images:
     """No images."""
 
-    def list(self, *_: object, all_images: bool, shared_size: bool) -> list[object]:
-        assert all_images
+    def list(self, *_: object, shared_size: bool, containers: bool) -> list[object]:
         assert shared_size
+        assert containers
         return []
 
 

@@ -22,12 +22,13 @@ from engine.containers.settings import (
     NetworkingConfig,
     VolumeOptions,
 )
-from engine.errors import Conflict, EngineError, InvalidParameter, NotFound, NotImplementedYet
+from engine.errors import Conflict, EngineError, InvalidParameter, NotFound
 from engine.filters import Filters
 from engine.images.model import RuntimeConfig
 from engine.images.service import ImageService
 from engine.journal import Journal
 from engine.networks.service import NetworkService
+from engine.snapshots.archive import Archives
 from engine.snapshots.base import LayerKey, Snapshotter
 from engine.volumes.service import VolumeService
 from engine.volumes.store import VolumeStore
@@ -53,6 +54,7 @@ class CreateBench(Bench):
         self.root = root
         self.copied: list[tuple[tuple[str, ...], str, Path]] = []
         self.copy_failure: Exception | None = None
+        self.folders_made: list[str] = []
         image = FakeImage(IMAGE_ID, config=RuntimeConfig(cmd=["sh"], env=["A=1"], volumes={"/data": {}}))
         self.images = FakeImages({"busybox": image, "plain": FakeImage(IMAGE_ID, config=RuntimeConfig(cmd=["sh"]))})
         self.all_volumes = VolumeService(
@@ -66,7 +68,7 @@ class CreateBench(Bench):
             self.all_volumes,
             cast(NetworkService, FakeNetworks()),
             cast(Snapshotter, self.snapshotter),
-            self.copy_up,
+            cast(Archives, self),
             root / "containers",
             ["runc"],
         )
@@ -75,6 +77,11 @@ class CreateBench(Bench):
         if self.copy_failure is not None:
             raise self.copy_failure
         self.copied.append((tuple(layers), source, target))
+
+    async def make_folder(self, key: str, layers: Sequence[LayerKey], folder: str) -> None:
+        if folder == "/etc/passwd":
+            raise NotADirectoryError(folder)
+        self.folders_made.append(folder)
 
     async def create(
         self,
@@ -165,6 +172,13 @@ async def test_volumes_of_another_container(bench: CreateBench) -> None:
     assert (made.mounts[0].name, made.mounts[0].destination, made.mounts[0].rw) == ("data", "/srv", False)
 
 
+async def test_anonymous_volumes_of_another_container_go_with_either(bench: CreateBench) -> None:
+    first = await bench.create("first", config={"volumes": {"/srv": {}}}, host={"binds": ("data:/data",)})
+    made = await bench.create(host={"volumes_from": ("first",)})
+    assert len(first.anonymous_volumes) == 1
+    assert made.anonymous_volumes == first.anonymous_volumes
+
+
 async def test_joined_networks_are_kept_by_id(bench: CreateBench) -> None:
     other = bench.store.find("taken")
     made = await bench.create(host={"network_mode": "container:taken"})
@@ -210,13 +224,6 @@ async def test_a_size_limit_reaches_the_snapshot(bench: CreateBench) -> None:
         ("ok", {}, {"runtime": "nope"}, InvalidParameter, "nope"),
         ("ok", {}, {"pid_mode": "container:nobody"}, InvalidParameter, "^No such container: nobody$"),
         ("ok", {}, {"ipc_mode": "container:nobody"}, InvalidParameter, "^No such container: nobody$"),
-        (
-            "ok",
-            {},
-            {"mounts": (Mount(type="image", source="busybox", target="/x"),)},
-            NotImplementedYet,
-            "mounting image busybox at /x: not offered",
-        ),
     ],
 )
 async def test_a_refused_create_leaves_nothing(
@@ -287,3 +294,22 @@ async def test_a_volume_that_was_there_survives_a_failed_create(bench: CreateBen
     with pytest.raises(OSError, match="journal is full"):
         await bench.create("ok", host={"binds": ("data:/srv",)})
     assert bench.all_volumes.exists("data")
+
+
+async def test_the_working_folder_is_there_from_the_create_on(bench: CreateBench) -> None:
+    await bench.create("web", config={"working_dir": "/app/x/"})
+    await bench.create("root", config={"working_dir": "/"})
+    assert bench.folders_made == ["/app/x"]
+    before = bench.left()
+    with pytest.raises(InvalidParameter, match="Cannot mkdir: /etc/passwd is not a directory"):
+        await bench.create("bad", config={"working_dir": "/etc/passwd"})
+    assert {**bench.left(), "events": before["events"]} == before
+
+
+async def test_an_image_is_mounted_by_its_layers(bench: CreateBench) -> None:
+    made = await bench.create("web", host={"mounts": (Mount(type="image", source="busybox", target="/i"),)})
+    (point,) = made.mounts
+    assert (point.type, point.name, point.image_id, point.rw) == ("image", "busybox", IMAGE_ID, False)
+    assert point.layers == bench.images.layer_keys
+    with pytest.raises(NotFound, match="No such image: none"):
+        await bench.create("bad", host={"mounts": (Mount(type="image", source="none", target="/i"),)})

@@ -24,8 +24,10 @@ def test_everything_unsaid_is_dockers_default() -> None:
 
 def test_cgroup_version_two_has_namespaces_of_its_own() -> None:
     assert with_defaults(HostConfig(), V2, DaemonDefaults()).cgroupns_mode == "private"
-    assert with_defaults(HostConfig(privileged=True), V2, DaemonDefaults()).cgroupns_mode == "host"
+    assert with_defaults(HostConfig(privileged=True), V2, DaemonDefaults()).cgroupns_mode == "private"
     assert with_defaults(HostConfig(), V2, DaemonDefaults(cgroupns_mode="host")).cgroupns_mode == "host"
+    private = DaemonDefaults(cgroupns_mode="private")
+    assert with_defaults(HostConfig(privileged=True), V1, private).cgroupns_mode == "host"
     assert with_defaults(HostConfig(), V2, DaemonDefaults()).oom_kill_disable is None
 
 

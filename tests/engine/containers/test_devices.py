@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from engine.containers.devices import default_rules, is_cdi_name, plan_devices, validate_devices
+from engine.containers.devices import default_rules, plan_devices, validate_devices
 from engine.containers.host import DeviceNode
 from engine.containers.settings import DeviceMapping, HostConfig
 
@@ -85,9 +85,3 @@ def test_bad_texts_are_refused_at_create() -> None:
     with pytest.raises(ValueError, match="invalid device mode: rx"):
         validate_devices(HostConfig(devices=(DeviceMapping(path_on_host="/dev/x", cgroup_permissions="rx"),)))
     validate_devices(HostConfig(devices=(DeviceMapping(path_on_host="/dev/x", cgroup_permissions="rw"),)))
-
-
-def test_cdi_names_are_not_paths() -> None:
-    assert is_cdi_name(DeviceMapping(path_on_host="vendor.com/gpu=0"))
-    assert not is_cdi_name(DeviceMapping(path_on_host="/dev/a=b"))
-    assert plan_devices(HostConfig(devices=(DeviceMapping(path_on_host="vendor.com/gpu=0"),)), lookup).nodes == ()

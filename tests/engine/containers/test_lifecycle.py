@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -22,6 +23,7 @@ CREATED = container(1)
 RUNNING = running(2)
 PAUSED = running(3, state={"status": Status.PAUSED})
 RESTARTING = ended(4, exit_code=7, state={"status": Status.RESTARTING})
+RESTARTING_QUIT = ended(4, exit_code=7, state={"status": Status.RESTARTING}, config={"stop_signal": "QUIT"})
 EXITED = ended(5)
 DEAD = ended(6, state={"status": Status.DEAD})
 REMOVING = ended(7, state={"status": Status.REMOVING})
@@ -247,12 +249,22 @@ async def test_kill_is_immediate_and_remembered(bench: Bench, shim: FakeShim) ->
     assert bench.now(RUNNING.id).state.exit_code == 137
 
 
-async def test_other_signals_are_only_sent(bench: Bench, shim: FakeShim) -> None:
+async def test_signals_beside_the_stop_signal_are_only_sent(bench: Bench) -> None:
+    record = msgspec.structs.replace(RUNNING, config=msgspec.structs.replace(RUNNING.config, stop_signal="QUIT"))
+    bench.store._insert(record)
+    shim = bench.adopt(record)
+    shim.ends_by = set()
     await bench.lifecycle.kill(RUNNING.id, "HUP")
     assert shim.signals == [signal.SIGHUP]
     assert not bench.now(RUNNING.id).state.manually_stopped
     assert bench.attributes("kill")["signal"] == "1"
-    await bench.lifecycle.kill(RUNNING.id, "TERM")
+    await bench.lifecycle.kill(RUNNING.id, "QUIT")
+    assert bench.now(RUNNING.id).state.manually_stopped
+
+
+async def test_without_a_stop_signal_any_signal_ends_the_restarts(bench: Bench, shim: FakeShim) -> None:
+    await bench.lifecycle.kill(RUNNING.id, "HUP")
+    assert shim.signals == [signal.SIGHUP]
     assert bench.now(RUNNING.id).state.manually_stopped
 
 
@@ -262,10 +274,38 @@ async def test_a_killed_paused_container_is_thawed(bench: Bench) -> None:
     assert "thaw" in bench.assembly.log
 
 
-@pytest.mark.parametrize("record", [CREATED, EXITED, RESTARTING])
-async def test_what_cannot_be_killed(bench: Bench, record: Container) -> None:
+async def test_a_paused_container_runs_on_to_take_a_signal(bench: Bench) -> None:
+    shim = bench.adopt(PAUSED)
+    shim.ends_by = set()
+    await bench.lifecycle.kill(PAUSED.id, "HUP")
+    assert bench.now(PAUSED.id).state.status is Status.RUNNING
+    assert bench.actions() == ["unpause", "kill"]
+
+
+async def test_a_signal_that_ends_nothing_leaves_a_container_with_a_stop_signal_paused(bench: Bench) -> None:
+    config = msgspec.structs.replace(PAUSED.config, stop_signal="QUIT")
+    bench.adopt(record := msgspec.structs.replace(PAUSED, config=config))
+    bench.store._insert(record)
+    await bench.lifecycle.kill(PAUSED.id, "HUP")
+    assert bench.now(PAUSED.id).state.status is Status.PAUSED
+
+
+async def test_a_kill_between_two_runs_ends_the_restarts(bench: Bench) -> None:
+    live = bench.live[RESTARTING.id]
+    live.restart_task = waiting = bench.nursery.start(asyncio.sleep(60), name="restart")
+    await bench.lifecycle.kill(RESTARTING.id)
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    state = bench.now(RESTARTING.id).state
+    assert (state.status, state.manually_stopped) == (Status.EXITED, True)
+    assert bench.actions() == ["kill"]
+
+
+@pytest.mark.parametrize(("record", "name"), [(CREATED, "KILL"), (EXITED, "KILL"), (RESTARTING_QUIT, "HUP")])
+async def test_what_cannot_be_killed(bench: Bench, record: Container, name: str) -> None:
+    bench.store._insert(record)
     with pytest.raises(Conflict, match="is not running|is restarting"):
-        await bench.lifecycle.kill(record.id)
+        await bench.lifecycle.kill(record.id, name)
     with pytest.raises(InvalidParameter, match="invalid signal"):
         await bench.lifecycle.kill(record.id, "NOPE")
 

@@ -81,7 +81,7 @@ def test_possible_limits_are_silent() -> None:
         (Resources(oom_kill_disable=True), ["oom_kill_disable"], "OomKillDisable discarded."),
         (Resources(kernel_memory_tcp=1), ["kernel_memory_tcp"], "kernel memory TCP limit"),
         (Resources(pids_limit=1), ["pids_limit"], "PIDs limit discarded."),
-        (Resources(cpu_shares=1), ["cpu_shares"], "Shares discarded."),
+        (Resources(cpu_shares=2), ["cpu_shares"], "Shares discarded."),
         (Resources(cpu_quota=1), ["cpu_period", "cpu_quota"], "CPU period/quota discarded."),
         (Resources(cpuset_cpus="0"), ["cpuset_cpus", "cpuset_mems"], "CPUset discarded."),
         (Resources(blkio_weight=1), ["blkio_weight"], "Weight discarded."),

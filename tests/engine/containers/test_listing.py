@@ -87,8 +87,8 @@ def test_a_limit_counts_what_passes_and_shows_stopped_ones_too() -> None:
         ({"volume": ["none"]}, []),
         ({"publish": ["8080"]}, ["web"]),
         ({"publish": ["8000-8100/tcp"]}, ["web"]),
-        ({"publish": ["80/tcp"]}, ["web"]),
-        ({"publish": ["53/udp"]}, ["web"]),
+        ({"publish": ["80/tcp"]}, []),  # the container's ports do not count
+        ({"publish": ["53/udp"]}, []),
         ({"publish": ["8080/udp"]}, []),
         ({"expose": ["53/udp"]}, ["web"]),
         ({"expose": ["53"]}, []),
@@ -107,7 +107,8 @@ def test_filters(wanted: dict[str, list[str]], shown: list[str]) -> None:
     [
         ({"status": ["exited"]}, ["job"]),
         ({"status": ["created", "paused"]}, ["db", "new"]),
-        ({"exited": ["7"]}, ["job"]),
+        ({"exited": ["7"], "status": ["exited"]}, ["job"]),
+        ({"exited": ["7"]}, []),
         ({"exited": ["0"]}, []),
         ({"exited": ["3"]}, ["loop"]),
     ],

@@ -78,7 +78,7 @@ def test_long_forms() -> None:
     volume = parse_mount(Mount(type="volume", source="v", target="/t", volume_options=options))
     assert (volume.name, volume.driver, volume.copy_data) == ("v", "local", False)
     image = parse_mount(Mount(type="image", source="busybox", target="/t", image_options=ImageOptions(subpath="bin")))
-    assert (image.source, image.rw) == ("busybox", False)
+    assert (image.name, image.rw) == ("busybox", False)
     assert parse_mount(Mount(type="tmpfs", target="/t")).destination == "/t"
     assert str(missing_source(bind)).endswith("bind source path does not exist: /s")
 

@@ -127,8 +127,8 @@ class Bench:
         records = Records(with_fresh_health(started(container, 5, 1)))
         self.live.shim = cast(Shim, shim)
 
-        async def note(container_id: str) -> None:
-            self.unhealthy.append(container_id)
+        def note(container: Container) -> None:
+            self.unhealthy.append(container.id)
 
         prober = Prober(cast(Journalist, records), cast(Assembly, Processes()), KeyedLocks(), self.nursery, note)
         prober.begin(ID, self.live)
@@ -159,7 +159,7 @@ async def test_health_and_its_events(bench: Bench) -> None:
 
 async def test_long_output_is_cut(bench: Bench) -> None:
     records = bench.begin(ScriptedShim((0, b"x" * 100_000)))
-    assert len((await records.next_health())[2]) == 4096
+    assert (await records.next_health())[2] == "x" * 4096 + "..."
 
 
 async def test_a_probe_beyond_its_time_is_killed(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine.containers.mounts import MountPoint, parse_bind, parse_mount
@@ -129,8 +130,11 @@ def test_sharing_needs_a_shared_mount_below() -> None:
 
 
 def test_what_lies_near_the_daemons_folder_is_private_where_it_cannot_follow() -> None:
-    (around,) = check_propagation([parse_bind("/p:/z:rslave")], MOUNTINFO, "/p/berth")
+    unsaid = msgspec.structs.replace(parse_bind("/p:/z"), propagation="rslave")
+    (around,) = check_propagation([unsaid], MOUNTINFO, "/p/berth")
     assert around.propagation == "rprivate"
+    with pytest.raises(ValueError, match="not a shared or slave mount"):
+        check_propagation([parse_bind("/p:/z:rslave")], MOUNTINFO, "/p/berth")
     (within,) = check_propagation([parse_bind("/slave x/b/c:/z:rslave")], MOUNTINFO, "/slave x/b")
     assert within.propagation == "rslave"
 

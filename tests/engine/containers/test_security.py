@@ -142,7 +142,7 @@ def test_who_runs_without_a_filter() -> None:
     [
         ("{", "Decoding seccomp profile failed"),
         ("[]", "not an object"),
-        ('{"architectures": ["x"], "archMap": [{}]}', "'architectures' and 'archMap'"),
+        ('{"defaultAction": "X", "architectures": ["x"], "archMap": [{}]}', "'architectures' and 'archMap'"),
         ('{"syscalls": [{"name": "a", "names": ["b"], "action": "x"}]}', "'name' and 'names'"),
     ],
 )

@@ -109,7 +109,7 @@ async def test_renaming_is_kept_told_and_frees_the_old_name(bench: ServiceBench)
     [
         ("", InvalidParameter, "Neither old nor new names may be empty"),
         ("/", InvalidParameter, "Neither old nor new names may be empty"),
-        ("-x", InvalidParameter, "Error when allocating new name: Invalid container name (-x), only"),
+        ("-x", InvalidParameter, "Error when allocating new name: Invalid container name (/-x), only"),
         ("box", InvalidParameter, "Renaming a container with the same name as its current name"),
         ("old", Conflict, 'Error when allocating new name: Conflict. The container name "/old" is already in use'),
     ],

@@ -88,7 +88,7 @@ def test_who_has_no_interface_of_its_own_has_no_hardware_address(mode: str) -> N
         (HostConfig(ulimits=(Ulimit(name="nofile", soft=2, hard=1),)), "ulimit soft limit must be less than"),
         (HostConfig(log_config=LogConfig(type="x")), "logger: no log driver named 'x' is registered"),
         (HostConfig(runtime="x"), "unknown or invalid runtime name: x"),
-        (HostConfig(isolation="hyperv"), "invalid isolation 'hyperv' on linux"),
+        (HostConfig(isolation="hyperv"), "invalid isolation \\(hyperv\\): linux only supports 'default'"),
         (HostConfig(memory=1), "Minimum memory limit allowed is 6MB"),
         (HostConfig(tmpfs={"x": ""}), "invalid mount path: 'x' mount path must be absolute"),
         (HostConfig(binds=("/a:b",)), "invalid volume specification: '/a:b'"),

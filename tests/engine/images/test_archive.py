@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import hashlib
 import lzma
+from collections.abc import Callable
 
 import msgspec
 import pytest
 import zstandard
 
-from engine.errors import EngineError, InvalidParameter
+from engine.errors import EngineError, InvalidParameter, SystemFailure
 from registry.digest import Digest
 from registry.manifest import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST
 from registry.reference import Reference
@@ -105,13 +107,78 @@ async def test_links_between_layers_are_followed(shop: Shop) -> None:
     assert shop.service.get("app:1").diff_ids == (str(Digest.of(LAYER)),) * 2
 
 
-async def test_a_parent_in_the_archive_becomes_the_parent(shop: Shop) -> None:
+def several(*images: dict[str, object]) -> bytes:
+    """An archive of images given as config, layers, tag and perhaps parent; equal layers lie in it once."""
+    files: dict[str, bytes] = {}
+    entries = []
+    for image in images:
+        layers, config = image["layers"], image["config"]
+        assert isinstance(layers, list) and isinstance(config, bytes)
+        names = [f"{Digest.of(layer).encoded}/layer.tar" for layer in layers]
+        files |= dict(zip(names, layers, strict=True)) | {f"{Digest.of(config).encoded}.json": config}
+        entry = {"Config": f"{Digest.of(config).encoded}.json", "RepoTags": [image["tag"]], "Layers": names}
+        entries.append({**entry, "Parent": image["parent"]} if "parent" in image else entry)
+    return tar_of({**files, "manifest.json": msgspec.json.encode(entries)})
+
+
+async def test_images_of_one_archive_share_layers_and_know_their_parents(shop: Shop) -> None:
+    base, child = config_of(LAYER), config_of(LAYER, OTHER)
+    archive = several(
+        {"config": child, "layers": [LAYER, OTHER], "tag": "child:1", "parent": str(Digest.of(base))},
+        {"config": base, "layers": [LAYER], "tag": "base:1"},
+    )
+    lines = await shop.load(archive)
+    assert [line["stream"] for line in lines] == ["Loaded image: child:1\n", "Loaded image: base:1\n"]
+    assert shop.service.get("child:1").parent == Digest.of(base) and shop.service.get("base:1").parent == ""
+    assert shop.store.children(str(Digest.of(base))) == {str(Digest.of(child))}
+    assert not list(shop.blobs.temp_dir().iterdir())
+    saved = await shop.save("child:1", "base:1")
+    assert [entry.get("Parent") for entry in msgspec.json.decode(untar(saved)["manifest.json"])] == [
+        str(Digest.of(base)),
+        None,
+    ]
+    assert "Parent" not in msgspec.json.decode(untar(await shop.save("child:1"))["manifest.json"])[0]
+    await shop.remover.remove("child:1")
+    await shop.remover.remove("base:1")
+    assert await shop.digests() == set()
+    await shop.load(saved)
+    assert shop.service.get("child:1").parent == Digest.of(base)
+
+
+async def test_a_parent_outside_the_archive_is_none(shop: Shop) -> None:
     await shop.load(docker_archive(config_of(LAYER), [LAYER], ["base:1"]))
     parent = shop.service.get("base:1")
     config = config_of(LAYER, OTHER)
     await shop.load(docker_archive(config, [LAYER, OTHER], ["app:1"], Parent=str(parent.id)))
-    assert shop.service.get("app:1").parent == parent.id
+    assert shop.service.get("app:1").parent == ""
     assert shop.layers.unpacked.count(parent.diff_ids[0]) == 1
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+async def test_the_layer_of_another_image_cannot_be_given_other_bytes(
+    shop: Shop, pack: Callable[[bytes], bytes]
+) -> None:
+    """A layer that is unpacked already is not unpacked again, but what is kept as its bytes is what pushes send."""
+    await shop.load(docker_archive(config_of(LAYER), [LAYER], ["app:1"]))
+    forms = shop.store.forms(str(Digest.of(LAYER)))
+    forged = docker_archive(config_of(LAYER, author="x"), [pack(OTHER)], ["forged:1"])
+    with pytest.raises(InvalidParameter, match=f"layer is {Digest.of(OTHER)}, not {Digest.of(LAYER)}"):
+        await shop.load(forged)
+    assert shop.store.forms(str(Digest.of(LAYER))) == forms
+    assert await shop.digests() == {str(Digest.of(config_of(LAYER))), str(Digest.of(LAYER))}
+    await shop.load(docker_archive(config_of(LAYER, author="y"), [gzip.compress(LAYER)], ["honest:1"]))
+    assert len(shop.store.forms(str(Digest.of(LAYER)))) == 2
+
+
+async def test_parents_in_a_circle_are_refused(shop: Shop) -> None:
+    one, other = config_of(LAYER, history=[]), config_of(OTHER, history=[])
+    archive = several(
+        {"config": one, "layers": [LAYER], "tag": "a:1", "parent": str(Digest.of(other))},
+        {"config": other, "layers": [OTHER], "tag": "b:1", "parent": str(Digest.of(one))},
+    )
+    with pytest.raises(InvalidParameter, match="is not a valid parent for"):
+        await shop.load(archive)
+    assert not any(image.parent for image in shop.store.all())
 
 
 @pytest.mark.parametrize(
@@ -169,6 +236,20 @@ async def test_import_keeps_what_a_push_can_use(shop: Shop, pack: object, stored
 async def test_import_of_nonsense(shop: Shop, data: bytes) -> None:
     with pytest.raises((EngineError, Exception)):
         await shop.loader.import_tar(chunks(data), lambda _: None)
+    assert await shop.digests() == set()
+    assert not list(shop.blobs.temp_dir().iterdir())
+
+
+async def test_a_full_disk_is_told_in_words(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unpack(*_: object) -> object:
+        raise OSError(errno.ENOSPC, "No space left on device", "/etc/a")
+
+    monkeypatch.setattr(shop.layers, "unpack", unpack)
+    words = "^Error processing tar file: /etc/a: no space left on device$"
+    with pytest.raises(SystemFailure, match=words):
+        await shop.make("app", {"a": b"1"})
+    with pytest.raises(SystemFailure, match=words):
+        await shop.load(docker_archive(config_of(LAYER), [LAYER], ["app:1"]))
     assert await shop.digests() == set()
     assert not list(shop.blobs.temp_dir().iterdir())
 

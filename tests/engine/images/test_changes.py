@@ -40,6 +40,11 @@ def test_one_change(change: str, field: str, value: object) -> None:
     assert getattr(apply_changes(RuntimeConfig(), [change]), field) == value
 
 
+def test_without_words_commands_are_reset() -> None:
+    config = RuntimeConfig(cmd=["a"], entrypoint=["b"])
+    assert apply_changes(config, ["ENTRYPOINT", "CMD"]) == RuntimeConfig(cmd=["/bin/sh", "-c"])
+
+
 def test_changes_build_on_what_is_there() -> None:
     config = RuntimeConfig(env=["A=0", "Z=9"], working_dir="/srv", labels={"k": "v"}, shell=["sh", "-x"])
     changed = apply_changes(config, ["ENV A=1", "WORKDIR sub\nLABEL n=1", "# nothing", "CMD run \\\n it"])
@@ -53,7 +58,9 @@ def test_changes_build_on_what_is_there() -> None:
     ("change", "words"),
     [
         ("FROM x", "from is not a valid change command"),
-        ("CMD", "CMD requires at least one argument"),
+        ("ENV", "ENV requires at least one argument"),
+        ("WORKDIR", "WORKDIR requires exactly one argument"),
+        ("# nothing", "file with no instructions"),
         ("ENV A", "ENV must have two arguments"),
         ("ENV A=1 B", 'find = in "B"'),
         ("ENV =1", "ENV names can not be blank"),

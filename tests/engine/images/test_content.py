@@ -8,10 +8,11 @@ import hashlib
 import pytest
 
 from engine.errors import SystemFailure
-from engine.images.model import HistoryEntry, Image, ImageDocument
+from engine.images.model import HistoryEntry, Image, ImageDocument, LayerBlob
 from engine.images.store import ImageStore
 from engine.snapshots.base import LayerKey
 from registry.digest import Digest
+from registry.manifest import OCI_LAYER_GZIP
 
 from .conftest import Shop, config_of, tar_of
 
@@ -151,3 +152,17 @@ async def test_a_commit_whose_unpacking_was_cut_short_is_healed(shop: Shop) -> N
     await shop.content.sweep()
     assert await shop.content.layers(restored.all()[0]) == image.layers
     assert set(shop.layers.known) == set(image.layers)
+
+
+async def test_a_stored_blob_is_not_a_layers_bytes_because_somebody_says_so(shop: Shop) -> None:
+    """A registry names the layer of another image and a blob that is here: pushes of that image would send it."""
+    image = await shop.make("app", {"a": b"1"})
+    diff_id = image.diff_ids[0]
+    blob = LayerBlob(await shop.blobs.put(b"foreign"), 7, OCI_LAYER_GZIP, ("evil/x",))
+    (known,) = shop.store.forms(diff_id)
+    assert await shop.content.present(diff_id, (), blob) == known
+    assert await shop.content.present(diff_id, (), known) == known
+    await shop.store.set_forms(diff_id, ())
+    assert await shop.content.present(diff_id, (), blob) is None
+    with pytest.raises(ValueError, match=f"layer is {blob.digest}, not {diff_id}"):
+        await shop.content.unpack_one(diff_id, (), shop.blobs.local_path(blob.digest), claim=blob.digest)

@@ -98,3 +98,42 @@ def test_other_kinds_are_skipped(tmp_path: Path) -> None:
         entry.size = 1
         archive.addfile(entry, io.BytesIO(b"1"))
     assert set(split(out.getvalue(), tmp_path, 512).members) == {"file"}
+
+
+def test_members_of_one_name_are_files_of_their_own(tmp_path: Path) -> None:
+    """The digest of one must never stand for the bytes of another: files become blobs under that digest."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, data in (("a", b"first"), ("a", b"second"), ("b", b"third")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    members = split(out.getvalue(), tmp_path, 512).members
+    assert {name: member.path.read_bytes() for name, member in members.items()} == {"a": b"second", "b": b"third"}
+
+
+@pytest.mark.parametrize(
+    "pack", [gzip.compress, bz2.compress, lzma.compress, zstandard.ZstdCompressor().compress], ids=lambda p: p.__name__
+)
+def test_what_grows_a_thousandfold_comes_in_pieces(pack: object) -> None:
+    size = 64 << 20
+    data = pack(bytes(size))  # type: ignore[operator]
+    inflater = Inflater()
+    total = largest = 0
+    for plain in inflater.feed_sync(data + data[:20]):
+        total, largest = total + len(plain), max(largest, len(plain))
+    assert total == size and largest <= 33 << 20
+    with pytest.raises(ValueError, match="unexpected EOF"):
+        inflater.finish_sync()
+
+
+def test_xz_that_wants_much_memory_is_refused() -> None:
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 512 << 20}]
+    data = lzma.compress(b"x", format=lzma.FORMAT_XZ, filters=filters)
+    with pytest.raises(ValueError, match="damaged xz data: Memory usage limit exceeded"):
+        list(Inflater().feed_sync(data))
+
+
+def test_names_have_an_end(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="too many long names"):
+        split(tar_of({f"{i}{'n' * 900_000}": b"" for i in range(20)}), tmp_path, 1 << 20)

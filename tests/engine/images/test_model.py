@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.images.model import Image, ImageDocument, parse_document
+from engine.images.model import MAX_LAYERS, Image, ImageDocument, parse_document
 from registry.manifest import Descriptor, Platform
 
 ARM = ImageDocument(os="linux", architecture="arm", variant="v7")
@@ -44,3 +44,9 @@ def test_no_layers_may_be_written_as_null() -> None:
         parse_document(b'{"os": "linux", "rootfs": {"type": "layers", "diff_ids": 5}}')
     with pytest.raises(ValueError, match="invalid image configuration"):
         parse_document(b'{"os": 5, "rootfs": {"type": "layers", "diff_ids": null}}')
+
+
+def test_an_image_has_so_many_layers_at_most() -> None:
+    ids = ",".join(f'"sha256:{number:064x}"' for number in range(MAX_LAYERS + 1))
+    with pytest.raises(ValueError, match="max depth exceeded"):
+        parse_document(f'{{"rootfs": {{"type": "layers", "diff_ids": [{ids}]}}}}'.encode())

@@ -94,6 +94,21 @@ async def test_list_filters(shop: Shop) -> None:
         listed(before="nothing")
 
 
+class Users:
+    """Two containers, one of which runs, stand on every image."""
+
+    def containers_of(self, image_id: str) -> list[tuple[str, bool]]:
+        return [("a" * 64, True), ("b" * 64, False)]
+
+
+async def test_containers_are_counted_where_they_are_asked_for(shop: Shop) -> None:
+    await shop.make("app", {"a": b"1"})
+    assert shop.service.list(Filters())[0].containers == -1
+    assert shop.service.list(Filters(), containers=True)[0].containers == 0
+    shop.service.users = Users()
+    assert shop.service.list(Filters(), containers=True)[0].containers == 2
+
+
 async def test_shared_size(shop: Shop) -> None:
     await shop.make("one", {"a": b"12345"})
     parent = shop.service.get("one")

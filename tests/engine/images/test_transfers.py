@@ -89,3 +89,24 @@ async def test_ends_with_its_last_follower() -> None:
     with pytest.raises(StopAsyncIteration):
         await anext(again)
     await nursery.aclose()
+
+
+async def test_goes_on_without_followers_if_it_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    nursery = Nursery("t")
+    transfers = Transfers(nursery)
+    go, ended = asyncio.Event(), asyncio.Event()
+
+    async def operation(report: Report) -> None:
+        report(status("x"))
+        await go.wait()
+        ended.set()
+        raise NotFound("gone")
+
+    lines = transfers.follow("k", operation, goes_on=lambda: True)
+    await anext(lines)
+    await lines.aclose()
+    go.set()
+    await ended.wait()
+    await asyncio.sleep(0)
+    assert "k failed, and nobody was there to be told: gone" in caplog.text
+    await nursery.aclose()

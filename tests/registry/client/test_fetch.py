@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,3 +134,22 @@ async def test_small_blobs_are_verified(stage: Stage) -> None:
         await source.read(Descriptor(digest=str(Digest.of(b"x")), size=6))
     with pytest.raises(ValueError, match="too large"):
         await source.read(Descriptor(digest=str(Digest.of(b"x")), size=1 << 30))
+
+
+async def test_documents_that_do_not_end_are_not_read_to_the_end(stage: Stage) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(10_000):
+                await response.write(bytes(1 << 20))
+        return response
+
+    stage.handler = handler
+    source = RemoteSource(stage.session(), "x")
+    with pytest.raises(ValueError, match="larger than"):
+        await source.read(Descriptor(digest=str(Digest.of(b"x")), size=6))
+    with pytest.raises(ValueError, match="larger than"):
+        await source.manifest("latest")
+    with pytest.raises(ValueError, match="larger than"):
+        await source.tags()

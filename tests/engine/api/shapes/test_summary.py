@@ -103,6 +103,12 @@ def test_the_whole_element() -> None:
     }
 
 
+def test_annotations_are_left_out_for_older_clients() -> None:
+    record = running(5, host={"annotations": {"n": "1"}})
+    shown = summary(record, 10 * SECOND, "x", {}, None, annotations=False)
+    assert shown["HostConfig"] == {"NetworkMode": "default"}
+
+
 def test_sizes_and_annotations_are_left_out_when_there_are_none() -> None:
     shown = summary(ended(), 10 * SECOND, "x", {}, None)
     assert "SizeRw" not in shown
