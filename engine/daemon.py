@@ -18,6 +18,7 @@ import ssl
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -37,7 +38,7 @@ from engine.api.usage import DiskUsageReport
 from engine.api.views import ContainerViews
 from engine.api.volumes import VolumeRoutes
 from engine.api.websocket import WebsocketRoutes
-from engine.config import Config, ConfigError, reload_config
+from engine.config import IGNORED, Config, ConfigError, reload_config
 from engine.containers.accounts import Accounts
 from engine.containers.archive import Archiver
 from engine.containers.assembly import Assembly, Host
@@ -182,6 +183,8 @@ class Daemon:
 
     async def _lay_ground(self) -> Ground:
         config, exits, nursery = self.config, self._exits, self._nursery
+        for key in config.ignored:
+            log.warning("%s has no effect: %s", key, IGNORED[key])
         _check_log_defaults(config)
         await run_blocking(_make_roots_sync, config)
         journal = Journal(config.data_root / "journal.db")
@@ -323,7 +326,7 @@ class Daemon:
         """What this machine offers."""
         config = self.config
         driver = next((o.partition("=")[2] for o in config.exec_opts if o.startswith("native.cgroupdriver=")), None)
-        facts = await run_blocking(probe_host_sync)
+        facts = await run_blocking(partial(probe_host_sync, will_forward=config.ip_forward))
         cgroups = await run_blocking(Cgroups.detect_sync, driver)
         configured = {n: {"path": r.path, "runtimeArgs": r.args} for n, r in config.runtimes.items()}
         runtimes, default = await probe_runtimes(
