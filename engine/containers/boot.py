@@ -54,7 +54,7 @@ def needs_of(
     """What ``container`` waits for; ``services`` has the ids of a Compose project's service. Pure."""
     host = container.host_config
     names = [joined_container(mode) for mode in (host.network_mode, host.ipc_mode, host.pid_mode)]
-    names += [name for name, _ in links_of(container)]
+    names += [name for name, _ in links_of(host)]
     needs = [Need(other.id) for name in names if name and (other := find(name)) is not None]
     project = container.labels.get(PROJECT_LABEL, "")
     for entry in filter(None, container.labels.get(DEPENDENCY_LABEL, "").split(",")):
