@@ -17,8 +17,8 @@ folder = sys.argv[1]
 wake_on_children()
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 before = os.getcwd(), sorted(os.listdir("/proc/self/fd")), os.readlink("/proc/self/ns/mnt")
-free = sum(size * count for size, count in rehearsal._free_places() if size > 16)
 rehearsal.rehearse(folder)
+free = sum(size * count for size, count in rehearsal._free_places() if size > 64)
 rehearsal.fill_holes()
 after = os.getcwd(), sorted(os.listdir("/proc/self/fd")), os.readlink("/proc/self/ns/mnt")
 try:
@@ -26,7 +26,7 @@ try:
         os.waitpid(-1, 0)  # the zygote's loop does that; nobody runs on
 except ChildProcessError:
     pass
-left = sum(size * count for size, count in rehearsal._free_places() if size > 16)
+left = sum(size * count for size, count in rehearsal._free_places() if size > 64)
 print(json.dumps([before == after, os.path.exists(folder), free, left]))
 """
 
