@@ -31,11 +31,11 @@ from engine.containers.links import link_environment, links_of
 from engine.containers.live import Live
 from engine.containers.logsettings import log_file_name, plan_log
 from engine.containers.logtag import LogSubject
-from engine.containers.merge import replace_env
+from engine.containers.merge import replace_env, with_home
 from engine.containers.model import Container
 from engine.containers.mounts import MountPoint
 from engine.containers.namespaces import joined_container
-from engine.containers.rootview import check_propagation, hand_over
+from engine.containers.rootview import check_propagation, hand_over, keep_source_flags
 from engine.containers.security import ALL_CAPABILITIES
 from engine.containers.settings import ExecSettings, HostConfig, Ulimit
 from engine.containers.sources import Sources
@@ -173,6 +173,7 @@ class Assembly:
             container.id, layers, str(rootfs), transient=container.host_config.auto_remove
         )
         steps = (*steps, *image_steps)
+        spec["mounts"] = await run_blocking(keep_source_flags, spec["mounts"], _mount_flags_sync)
         if not offers_recursive_read_only(runtime):
             spec["mounts"], handed = hand_over(spec["mounts"], str(run_dir / READ_ONLY))
             steps = (*steps, *handed)
@@ -489,12 +490,14 @@ class Assembly:
         env = [v for v in process["env"] if settings.tty or not v.startswith("TERM=")]
         if settings.tty and not any(v.startswith("TERM=") for v in env):
             env.append("TERM=xterm")
-        process["env"] = list(replace_env(env, settings.env or ()))
+        if not any(v.startswith("HOME=") for v in container.config.env or ()):
+            env = [v for v in env if not v.startswith("HOME=")]  # it was the container's user's
         process["cwd"] = settings.working_dir or container.config.working_dir or "/"
         try:
             user = await self._accounts.resolve(container, settings.user or container.config.user)
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
+        process["env"] = list(with_home(replace_env(env, settings.env or ()), user.home))
         process["user"] = {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.additional_gids)}
         granted = process["capabilities"]["bounding"]
         if settings.privileged:
@@ -527,6 +530,13 @@ def _forget_shim(live: Live) -> None:
 def _fresh_run_dir_sync(run_dir: Path) -> None:
     _drop_sync(run_dir)
     (run_dir / "rootfs").mkdir(parents=True, mode=0o755)
+
+
+def _mount_flags_sync(path: str) -> int:
+    try:
+        return os.statvfs(path).f_flag
+    except OSError:  # made by the shim, or missing, which the runtime says
+        return 0
 
 
 def _mount_shared_memory_sync(folder: Path, size: int) -> None:

@@ -108,8 +108,10 @@ def _node(node: DeviceNode) -> dict[str, Any]:
     }
 
 
-def _rule(allow: bool, kind: str, major: int, minor: int, access: str) -> dict[str, Any]:
-    return {"allow": allow, "type": kind, "major": major, "minor": minor, "access": access}
+def _rule(allow: bool, kind: str, major: int | None, minor: int | None, access: str) -> dict[str, Any]:
+    """A number that is left out means any; runc also takes -1 for that, crun does not."""
+    numbers = {"major": major, "minor": minor}
+    return {"allow": allow, "type": kind, **{k: n for k, n in numbers.items() if n is not None}, "access": access}
 
 
 def _parse_rule(text: str) -> dict[str, Any]:
@@ -117,5 +119,4 @@ def _parse_rule(text: str) -> dict[str, Any]:
     if match is None:
         raise ValueError(f"invalid device cgroup rule format: '{text}'")
     kind, major, minor, access = match.groups()
-    # -1 is the OCI specification's "any".
-    return _rule(True, kind, -1 if major == "*" else int(major), -1 if minor == "*" else int(minor), access)
+    return _rule(True, kind, None if major == "*" else int(major), None if minor == "*" else int(minor), access)

@@ -68,6 +68,11 @@ def environment(config: ContainerConfig, hostname: str, link_env: Sequence[str] 
     return replace_env([*defaults, *link_env], config.env or ())
 
 
+def with_home(env: Sequence[str], home: str) -> tuple[str, ...]:
+    """``env`` with a HOME where it has none. runc sees to that by itself, crun not for a user without an account."""
+    return tuple(env) if any(_key(item) == "HOME" for item in env) else (*env, f"HOME={home}")
+
+
 def replace_env(defaults: Iterable[str], overrides: Iterable[str]) -> tuple[str, ...]:
     """``defaults`` with variables of ``overrides`` replaced in place, removed (no ``=``), or appended."""
     merged: dict[str, str] = {_key(item): item for item in defaults}

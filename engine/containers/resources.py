@@ -53,7 +53,7 @@ def _cpu(limits: Resources) -> dict[str, Any]:
         cpu["quota"] = limits.nano_cpus * CPU_PERIOD_US // 1_000_000_000
     if limits.cpu_period:
         cpu["period"] = limits.cpu_period
-    if limits.cpu_quota:
+    if limits.cpu_quota > 0:
         cpu["quota"] = limits.cpu_quota
     if limits.cpu_realtime_period:
         cpu["realtimePeriod"] = limits.cpu_realtime_period

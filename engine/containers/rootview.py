@@ -5,7 +5,8 @@ Pure, and in the order in which a runtime must perform them: no mount hides an e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +18,14 @@ from engine.kernel.mount import MountStep
 OciMount = dict[str, Any]
 
 _KERNEL_VIEWS = frozenset({"/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"})
+_SOURCE_FLAGS = (
+    (os.ST_RDONLY, "ro"),
+    (os.ST_NOSUID, "nosuid"),
+    (os.ST_NODEV, "nodev"),
+    (os.ST_NOEXEC, "noexec"),
+    (os.ST_NOATIME, "noatime"),
+    (os.ST_NODIRATIME, "nodiratime"),
+)
 _RECURSIVE = {"private": "rprivate", "slave": "rslave", "shared": "rshared"}
 
 
@@ -107,6 +116,24 @@ def _read_only_word(bind: BindOptions, recursive_readonly: bool) -> str:
     if bind.read_only_force_recursive:
         raise ValueError("rro is not supported: the kernel is too old for recursive read-only mounts")
     return "ro"
+
+
+def keep_source_flags(mounts: Sequence[OciMount], flags_of: Callable[[str], int]) -> list[OciMount]:
+    """Binds with the restrictions of what they show: nothing becomes writable or executable by being bound.
+
+    A bind takes over its source's flags by itself, but crun sets them anew. ``flags_of`` gives ``statvfs``'s.
+    """
+    kept: list[OciMount] = []
+    for mount in mounts:
+        if mount["type"] == "bind":
+            present = set(mount["options"])
+            flags = flags_of(mount["source"])
+            words = [word for bit, word in _SOURCE_FLAGS if flags & bit and word not in present]
+            if "rro" in present and "ro" in words:
+                words.remove("ro")
+            mount = {**mount, "options": [*mount["options"], *words]}
+        kept.append(mount)
+    return kept
 
 
 def hand_over(mounts: Sequence[OciMount], folder: str) -> tuple[list[OciMount], list[MountStep]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.containers import devices, namespaces, resources, security
 from engine.containers.host import DeviceNode, HostFacts
-from engine.containers.merge import command_line, environment
+from engine.containers.merge import command_line, environment, with_home
 from engine.containers.mounts import MountPoint
 from engine.containers.rootview import mount_list, root_propagation
 from engine.containers.settings import ContainerConfig, HostConfig, Ulimit
@@ -95,7 +95,7 @@ def _process(given: SpecInput, options: security.SecurityOptions, capabilities: 
         "terminal": config.tty,
         "user": {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.additional_gids)},
         "args": list(args),
-        "env": list(environment(config, given.hostname, given.link_env)),
+        "env": list(with_home(environment(config, given.hostname, given.link_env), user.home)),
         "cwd": config.working_dir or "/",
         "capabilities": capability_sets(capabilities, user.uid),
         "oomScoreAdj": host.oom_score_adj,

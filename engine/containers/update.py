@@ -134,6 +134,8 @@ def live_limits(change: UpdateConfig, device_number: DeviceNumber) -> dict[str, 
     limits = linux_resources(wanted, device_number)
     if change.memory_swap == -1:
         limits.setdefault("memory", {})["swap"] = -1
+    if change.cpu_quota < 0:
+        limits.setdefault("cpu", {})["quota"] = -1
     if change.pids_limit == 0:
         limits["pids"] = {"limit": -1}
     return limits

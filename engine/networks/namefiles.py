@@ -60,11 +60,8 @@ def hosts_text(extra: Iterable[tuple[str, str]], own: Iterable[tuple[str, str]])
 
 def own_names(hostname: str, domainname: str) -> str:
     """What a container's own address is called in its ``hosts``: ``web.example.org web``, or the hostname."""
-    if domainname:
-        return f"{hostname}.{domainname} {hostname}"
-    if "." in hostname:
-        return f"{hostname} {hostname.partition('.')[0]}"
-    return hostname
+    full = f"{hostname}.{domainname}" if domainname else hostname
+    return f"{full} {full.partition('.')[0]}" if "." in full else full
 
 
 class ResolvConf:

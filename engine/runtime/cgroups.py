@@ -167,6 +167,12 @@ class Cgroups:
         if folder is not None:
             _write(f"{folder}/pids.max", "max")
 
+    def lift_cpu_quota_sync(self, path: str) -> None:
+        """Let the group have all the processor time there is. OSError when it is gone."""
+        folder = self.folder("cpu", path)
+        if folder is not None:
+            _write(*((f"{folder}/cpu.max", "max") if self.version == 2 else (f"{folder}/cpu.cfs_quota_us", "-1")))
+
     def stats_sync(self, path: str) -> CgroupStats:
         """Counters now; zero where the host or the group does not have them."""
         return read_stats_sync(self._stat_folders(path), self.version)

@@ -84,7 +84,7 @@ class RuntimeFailure(Exception):
         self.exit_hint = exit_hint
 
     @classmethod
-    def of_create(cls, words: str, program: str = "") -> "RuntimeFailure":
+    def of_create(cls, words: str, program: str) -> "RuntimeFailure":
         text = normalise(words, program)
         message = f"failed to create shim task: OCI runtime create failed: runc create failed: {text}: unknown"
         if "not a directory" in text:
@@ -92,12 +92,12 @@ class RuntimeFailure(Exception):
                 ": Are you trying to mount a directory onto a file (or vice-versa)? "
                 "Check if the specified host path exists and is the expected type"
             )
-        return cls(message, exit_hint(text))
+        return cls(message, 127 if "not a directory" in text else exit_hint(text, program))
 
     @classmethod
-    def of_exec(cls, words: str, program: str = "") -> "RuntimeFailure":
+    def of_exec(cls, words: str, program: str) -> "RuntimeFailure":
         text = normalise(words, program)
-        return cls(f"OCI runtime exec failed: exec failed: {text}: unknown", exit_hint(text))
+        return cls(f"OCI runtime exec failed: exec failed: {text}: unknown", exit_hint(text, program))
 
 
 _LOGGED = re.compile(r'^time="[^"]*" level=\w+ msg="((?:[^"\\]|\\.)*)"', re.MULTILINE)
@@ -113,6 +113,10 @@ _CRUN: tuple[tuple[re.Pattern[str], str], ...] = (
         'exec: "{0}": executable file not found in $PATH',
     ),
     (re.compile(r"^(?:open|exec|stat|execve) (?:executable )?[`']([^`']+)['`]: (.+)$"), 'exec: "{0}": {1}'),
+    (
+        re.compile(r"^(sethostname: .+|(?:open|write to) [`']?/proc/sys/.+)$"),
+        "error during container init: {0}",
+    ),
     (re.compile(r"^open executable: Operation not permitted$"), 'exec: "{program}": permission denied'),  # a folder
     (re.compile(r"^open executable: (.+)$"), 'exec: "{program}": {0}'),
     (re.compile(r"^exec(?:ve)? container process [`']([^`']+)['`]: (.+)$"), 'exec: "{0}": {1}'),
@@ -125,12 +129,14 @@ _CRUN: tuple[tuple[re.Pattern[str], str], ...] = (
 _ERRNO_WORDS = ("No such file or directory", "Permission denied", "Is a directory", "Not a directory")
 
 
-def normalise(words: str, program: str = "") -> str:
+def normalise(words: str, program: str | None = None) -> str:
     """A runtime's explanation in runc's words, without the name of the command that failed.
 
     `program` is what was to be run: crun does not always name it.
     """
     logged = _LOGGED.findall(words)  # runc's errors in the form of a log
+    if program == "" and words.startswith("open executable"):
+        words = "executable file `` not found in $PATH"
     text = _PREFIX.sub("", (logged[-1].replace('\\"', '"') if logged else words).strip())
     for pattern, sentence in _CRUN:
         found = pattern.match(text)
@@ -142,12 +148,14 @@ def normalise(words: str, program: str = "") -> str:
     return text
 
 
-def exit_hint(text: str) -> int:
-    """dockerd's exit code for a failed start."""
+def exit_hint(text: str, program: str) -> int:
+    """dockerd's exit code for a failed start: only what is said of the program itself is the program's fault."""
     lowered = text.lower()
-    if any(part in lowered for part in ("executable file not found", "no such file or directory", "not a directory")):
+    if program.lower() not in lowered:
+        return 128
+    if any(part in lowered for part in ("executable file not found", "no such file or directory")):
         return 127
-    if any(part in lowered for part in ("permission denied", "is a directory")):
+    if any(part in lowered for part in ("permission denied", "not a directory", "is a directory")):
         return 126
     return 128
 
@@ -194,12 +202,17 @@ async def update_resources(
 ) -> None:
     """Change the limits of a running container (`linux.resources` of the OCI runtime spec).
 
-    "Any number of processes" is written here: crun writes -1, which the kernel does not take on v1.
+    What lifts a limit is written here: crun writes -1 in ways that the kernel does not take on v1.
     """
-    resources = dict(resources)
-    if resources.get("pids", {}).get("limit") == -1:
-        del resources["pids"]
-        await run_blocking(cgroups.lift_pids_limit_sync, cgroup_path)
+    resources = {part: dict(limits) for part, limits in resources.items()}
+    for part, name, lift in (
+        ("pids", "limit", cgroups.lift_pids_limit_sync),
+        ("cpu", "quota", cgroups.lift_cpu_quota_sync),
+    ):
+        if resources.get(part, {}).get(name) == -1:
+            del resources[part][name]
+            await run_blocking(lift, cgroup_path)
+    resources = {part: limits for part, limits in resources.items() if limits}
     if not resources:
         return
     async with _scratch() as folder:  # crun cannot read from the socket that uvloop's pipes are

@@ -312,3 +312,52 @@ def test_a_read_only_bind_is_read_only_below_its_submounts(docker: Docker, busyb
             docker("run", "--rm", *flat, busybox, "touch", "/x/below/new", check=True)
     finally:
         subprocess.run(["umount", str(below)], check=True)
+
+
+def test_a_bind_keeps_the_restrictions_of_what_it_shows(docker: Docker, busybox: str, folder: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,nosuid,nodev,noexec", "tmpfs", str(folder)], check=True)
+    try:
+        for runtime in ("crun", "runc"):
+            show = [
+                "run",
+                "--rm",
+                "--runtime",
+                runtime,
+                "-v",
+                f"{folder}:/x",
+                busybox,
+                "grep",
+                " /x ",
+                "/proc/self/mountinfo",
+            ]
+            options = docker(*show, check=True).stdout.split()[5].split(",")
+            assert {"ro", "nosuid", "nodev", "noexec"} <= set(options), (runtime, options)
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_home_is_the_users(docker: Docker, busybox: str) -> None:
+    for runtime in ("crun", "runc"):
+        for user, home in (("root", "/root"), ("12345", "/"), ("daemon", None)):
+            run = ["run", "--rm", "--runtime", runtime, "-u", user, busybox]
+            expected = (
+                home or docker(*run, "sh", "-c", "grep ^daemon: /etc/passwd | cut -d: -f6", check=True).stdout.strip()
+            )
+            assert docker(*run, "sh", "-c", "echo $HOME", check=True).stdout.strip() == expected, (runtime, user)
+        docker("run", "-d", "--name", "home", "--runtime", runtime, busybox, "sleep", "1000", check=True)
+        assert docker("exec", "-u", "12345", "home", "sh", "-c", "echo $HOME", check=True).stdout == "/\n"
+        assert docker("exec", "-e", "HOME=/h", "home", "sh", "-c", "echo $HOME", check=True).stdout == "/h\n"
+        docker("rm", "-f", "home", check=True)
+
+
+def test_limits_that_are_none(docker: Docker, busybox: str) -> None:
+    docker(
+        "run", "-d", "--name", "none", "--cpu-quota", "-1", "--pids-limit", "-1", busybox, "sleep", "1000", check=True
+    )
+    docker("update", "--cpu-quota", "50000", "none", check=True)
+    docker("update", "--cpu-quota", "-1", "none", check=True)
+    read = "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || cat /sys/fs/cgroup/cpu.max"
+    assert docker("exec", "none", "sh", "-c", read, check=True).stdout.split()[0] in ("-1", "max")
+    rules = ["--device-cgroup-rule", "c 10:* r", "--device-cgroup-rule", "b *:* rw", "--device-cgroup-rule", "a *:* m"]
+    docker("run", "--rm", *rules, busybox, "true", check=True)
+    docker("rm", "-f", "none", check=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import msgspec
 import pytest
 
 from engine.containers.mounts import MountPoint, parse_bind, parse_mount
-from engine.containers.rootview import check_propagation, hand_over, mount_list, root_propagation
+from engine.containers.rootview import check_propagation, hand_over, keep_source_flags, mount_list, root_propagation
 from engine.containers.settings import BindOptions, HostConfig, Mount, TmpfsOptions
 from engine.kernel.mount import MountStep
 
@@ -72,6 +73,20 @@ def test_privileged_sees_a_writable_sys() -> None:
 def test_read_only_binds(options: BindOptions, rro: bool, words: list[str]) -> None:
     point = parse_mount(Mount(type="bind", source="/a", target="/x", read_only=True, bind_options=options))
     assert listed(HostConfig(), point, rro=rro)["/x"]["options"] == words
+
+
+def test_binds_keep_the_restrictions_of_their_sources() -> None:
+    flags = {"/locked": os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME, "/free": 0}
+    mounts = [
+        {"destination": "/a", "type": "bind", "source": "/locked", "options": ["rbind", "rprivate", "nodev"]},
+        {"destination": "/b", "type": "bind", "source": "/locked", "options": ["rbind", "rro"]},
+        {"destination": "/c", "type": "bind", "source": "/free", "options": ["rbind"]},
+        {"destination": "/d", "type": "tmpfs", "source": "tmpfs", "options": []},
+    ]
+    kept = keep_source_flags(mounts, flags.__getitem__)
+    assert kept[0]["options"] == ["rbind", "rprivate", "nodev", "ro", "nosuid", "noexec", "noatime"]
+    assert kept[1]["options"] == ["rbind", "rro", "nosuid", "nodev", "noexec", "noatime"]
+    assert kept[2:] == mounts[2:]
 
 
 def test_what_a_runtime_cannot_make_read_only_is_handed_over() -> None:

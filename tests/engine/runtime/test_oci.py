@@ -79,25 +79,25 @@ def test_words_are_runcs(words: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ('exec: "x": executable file not found in $PATH', 127),
+        ('exec: "/x": executable file not found in $PATH', 127),
         ("stat /x: no such file or directory", 127),
         ('exec: "/x": permission denied', 126),
-        ('exec: "/tmp": is a directory', 126),
-        ("error mounting: not a directory", 127),
+        ('exec: "/x": is a directory', 126),
+        ("mkdir `/proc/y`: no such file or directory", 128),  # not the program's fault
         ("cgroups: cannot set memory", 128),
     ],
 )
 def test_exit_codes_are_dockerds(text: str, hint: int) -> None:
-    assert exit_hint(text) == hint
+    assert exit_hint(text, "/x") == hint
 
 
 def test_failures_read_like_dockerds() -> None:
-    created = RuntimeFailure.of_create("runc run failed: unable to start container process: boom")
+    created = RuntimeFailure.of_create("runc run failed: unable to start container process: boom", "x")
     assert created.message == (
         "failed to create shim task: OCI runtime create failed: runc create failed: "
         "unable to start container process: boom: unknown"
     )
-    executed = RuntimeFailure.of_exec("exec failed: unable to start container process: boom")
+    executed = RuntimeFailure.of_exec("exec failed: unable to start container process: boom", "x")
     assert executed.message == "OCI runtime exec failed: exec failed: unable to start container process: boom: unknown"
 
 
@@ -108,8 +108,12 @@ def test_versions_are_found_in_what_runtimes_print() -> None:
     assert parse_version("unexpected") == ("", "")
 
 
+def test_no_program_at_all_is_not_found() -> None:
+    assert "executable file not found" in normalise("open executable: Permission denied", "")
+
+
 def test_a_folder_over_a_file_is_asked_about() -> None:
-    failure = RuntimeFailure.of_create("mount `/etc` to `etc/passwd`: Not a directory")
+    failure = RuntimeFailure.of_create("mount `/etc` to `etc/passwd`: Not a directory", "true")
     assert failure.message.endswith(
         "unknown: Are you trying to mount a directory onto a file (or vice-versa)? "
         "Check if the specified host path exists and is the expected type"
