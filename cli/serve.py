@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,17 @@ _KEYS = {
     "exec_opt": "exec-opts",
     "dns_opt": "dns-opts",
     "default_ulimit": "default-ulimits",
+    "host_gateway_ip": "host-gateway-ips",
+    "default_network_opt": "default-network-opts",
+    "authorization_plugin": "authorization-plugins",
+    "cdi_spec_dir": "cdi-spec-dirs",
+    "containerd_plugins_namespace": "containerd-plugin-namespace",
+    "feature": "features",
+    "node_generic_resource": "node-generic-resources",
 }
+
+
+_SHORT = re.compile("-[a-zA-Z]=")
 
 
 def _mapping(values: tuple[str, ...]) -> dict[str, str]:
@@ -33,6 +44,14 @@ def _mapping(values: tuple[str, ...]) -> dict[str, str]:
 def _pool(text: str) -> dict[str, Any]:
     parts = _mapping(tuple(text.split(",")))
     return {"base": parts.get("base", ""), "size": parts.get("size", "")}
+
+
+def _network_options(values: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """``DRIVER=OPTION=VALUE``, repeated."""
+    found: dict[str, dict[str, str]] = {}
+    for driver, option in (value.partition("=")[::2] for value in values):
+        found.setdefault(driver, {}).update(_mapping((option,)))
+    return found
 
 
 def _ulimit(text: str) -> tuple[str, dict[str, int]]:
@@ -45,6 +64,8 @@ _SHAPED: dict[str, Callable[[tuple[str, ...]], Any]] = {
     "runtimes": lambda values: {name: {"path": path} for name, path in _mapping(values).items()},
     "log-opts": _mapping,
     "default-address-pools": lambda values: [_pool(value) for value in values],
+    "default-network-opts": _network_options,
+    "features": _mapping,
     "default-ulimits": lambda values: dict(_ulimit(value) for value in values),
 }
 
@@ -61,9 +82,9 @@ def flags_to_keys(options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _flag(*names: str, help_text: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _flag(*names: str, **rest: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A boolean option that says nothing unless it is given: `--debug`, `--debug=false` being dockerd's two forms."""
-    return click.option(*names, type=bool, is_flag=False, flag_value="true", default=None, help=help_text)
+    return click.option(*names, type=bool, is_flag=False, flag_value="true", default=None, **rest)
 
 
 def _text(*names: str, **rest: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -75,7 +96,7 @@ def _list(*names: str, **rest: Any) -> Callable[[Callable[..., None]], Callable[
 
 
 _OPTIONS = (
-    _list("-H", "--host", metavar="ADDRESS", help="unix://PATH, tcp://HOST:PORT or fd:// (repeatable)."),
+    _list("-H", "--host", metavar="ADDRESS", help="unix://PATH, [tcp://]HOST:PORT or fd:// (repeatable)."),
     _text("--data-root", help="Where images, containers and volumes are kept."),
     _text("--exec-root", help="Where the run state is kept; gone after a reboot."),
     _text("-p", "--pidfile"),
@@ -86,6 +107,8 @@ _OPTIONS = (
     _text("-b", "--bridge", help="The default bridge's interface, or none."),
     _text("--bip", metavar="ADDRESS/PREFIX", help="The default bridge's address."),
     _text("--fixed-cidr"),
+    _text("--bip6", metavar="ADDRESS/PREFIX"),
+    _text("--fixed-cidr-v6"),
     _text("--mtu", type=int),
     _list("--dns"),
     _list("--dns-opt"),
@@ -95,9 +118,12 @@ _OPTIONS = (
     _flag("--ip-forward"),
     _flag("--ip-masq"),
     _flag("--iptables"),
+    _flag("--ip6tables"),
     _flag("--ipv6"),
     _flag("--userland-proxy"),
     _list("--default-address-pool", metavar="base=CIDR,size=N"),
+    _list("--default-network-opt", metavar="DRIVER=OPTION=VALUE"),
+    _list("--host-gateway-ip", metavar="ADDRESS", help="What host-gateway in --add-host stands for."),
     _text("--registry-addr", metavar="HOST:PORT|none", help="Where the embedded registry listens."),
     _list("--registry-mirror", metavar="URL"),
     _list("--insecure-registry", metavar="HOST|CIDR"),
@@ -131,13 +157,41 @@ _OPTIONS = (
 )
 
 
+# Flags of dockerd that are known, and have no effect or are refused; engine.config says why.
+_UNUSED_LISTS = (
+    "allow-nondistributable-artifacts authorization-plugin cdi-spec-dir feature node-generic-resource"
+).split()
+_UNUSED_FLAGS = "allow-direct-routing cri-containerd ip-forward-no-drop raw-logs rootless selinux-enabled".split()
+_UNUSED_TEXTS = (
+    "api-cors-header bridge-accept-fwmark containerd containerd-namespace containerd-plugins-namespace cpu-rt-period "
+    "cpu-rt-runtime default-gateway default-gateway-v6 default-stop-timeout firewall-backend http-proxy https-proxy "
+    "no-proxy log-format metrics-addr network-control-plane-mtu network-diagnostic-port nri-opts oom-score-adjust "
+    "swarm-default-advertise-addr userland-proxy-path userns-remap"
+).split()
+_UNUSED = (
+    _flag("-r", "--restart", hidden=True),
+    *(_list(f"--{name}", hidden=True) for name in _UNUSED_LISTS),
+    *(_flag(f"--{name}", hidden=True) for name in _UNUSED_FLAGS),
+    *(_text(f"--{name}", hidden=True) for name in _UNUSED_TEXTS),
+)
+
+
 def _all_options(command: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(_OPTIONS):
+    for option in reversed((*_OPTIONS, *_UNUSED)):
         command = option(command)
     return command
 
 
-@click.command()
+class _Flags(click.Command):
+    """Short options may have their value after ``=``, as dockerd's (``-H=ADDRESS``)."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See ``click.Command``."""
+        split = [[arg[:2], arg[3:]] if _SHORT.match(arg) else [arg] for arg in args]
+        return super().parse_args(ctx, [part for parts in split for part in parts])
+
+
+@click.command(cls=_Flags)
 @_all_options
 @click.option(
     "--config-file", type=click.Path(path_type=Path), default=None, help="Instead of /etc/docker/daemon.json."

@@ -54,6 +54,8 @@ class Config:
     bridge: str = ""
     bip: str = ""
     fixed_cidr: str = ""
+    bip6: str = ""
+    fixed_cidr_v6: str = ""
     mtu: int = 1500
     dns: tuple[str, ...] = ()
     dns_opts: tuple[str, ...] = ()
@@ -63,9 +65,13 @@ class Config:
     ip_forward: bool = True
     ip_masq: bool = True
     iptables: bool = True
+    ip6tables: bool = True
     ipv6: bool = False
     userland_proxy: bool = False
+    host_gateway_ips: tuple[str, ...] = ()
     default_address_pools: tuple[tuple[str, int], ...] = ()
+    default_network_opts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Options of every new network, by its driver."""
     # registries
     registry_addr: str = "127.0.0.1:5000"
     registry_mirrors: tuple[str, ...] = ()
@@ -101,6 +107,8 @@ class Config:
     tlscacert: str = ""
     tlscert: str = ""
     tlskey: str = ""
+    ignored: tuple[str, ...] = ()
+    """Keys of ``IGNORED`` that were given."""
 
     @property
     def bridge_name(self) -> str:
@@ -108,17 +116,55 @@ class Config:
         return self.bridge or "docker0"
 
 
+_NO_CONTAINERD = "there is no containerd: the daemon's shims run containers"
 # Keys of dockerd that are accepted and have no effect here, with the reason logged at start.
 IGNORED = {
-    "features": "there are no optional features",
-    "metrics-addr": "metrics are served by the registry's debug address",
-    "userns-remap": "user namespace remapping is not offered",
-    "proxies": "proxies are taken from the environment",
+    "api-cors-header": "pages of other origins are not answered",
+    "allow-direct-routing": "unpublished ports stay closed to other hosts",
+    "allow-nondistributable-artifacts": "layers of other hosts are never pushed",
+    "bridge-accept-fwmark": "give such packets a rule in the chain berth-user",
+    "cdi-spec-dirs": "devices are given by --device",
+    "containerd": _NO_CONTAINERD,
+    "containerd-namespace": _NO_CONTAINERD,
+    "containerd-plugin-namespace": _NO_CONTAINERD,
+    "cpu-rt-period": "set it on the parent control group",
+    "cpu-rt-runtime": "set it on the parent control group",
+    "cri-containerd": _NO_CONTAINERD,
     "default-runtime-args": "give them in runtimes",
+    "default-stop-timeout": "give containers --stop-timeout",
+    "features": "there are no optional features",
+    "firewall-backend": "the firewall is nftables",
+    "http-proxy": "proxies are taken from the environment",
+    "https-proxy": "proxies are taken from the environment",
+    "ip-forward-no-drop": "the policy of the host's own chains is never changed",
+    "log-format": "the daemon's log is text",
+    "metrics-addr": "metrics are served by the registry's debug address",
+    "network-control-plane-mtu": "there is no swarm",
+    "network-diagnostic-port": "there is no swarm",
+    "no-proxy": "proxies are taken from the environment",
+    "node-generic-resources": "there is no swarm",
+    "nri-opts": _NO_CONTAINERD,
+    "oom-score-adjust": "the service unit sets it (OOMScoreAdjust=)",
+    "proxies": "proxies are taken from the environment",
+    "raw-logs": "the daemon's log has no colours",
+    "restart": "containers have restart policies",
+    "swarm-default-advertise-addr": "there is no swarm",
+    "userland-proxy-path": "published ports use no relay process",
 }
+# Keys of dockerd that would change what containers may do, or where their packets go: whoever sets one is told at once.
+REFUSED = {
+    "authorization-plugins": "authorization plugins are not offered",
+    "default-gateway": "another gateway for the default bridge is not offered",
+    "default-gateway-v6": "another gateway for the default bridge is not offered",
+    "rootless": "rootless mode is not offered",
+    "selinux-enabled": "SELinux labels are not offered",
+    "userns-remap": "user namespace remapping is not offered",
+}
+# Older names of keys that hold one value where the newer hold a list.
+_SINGULAR = {"host-gateway-ip": "host-gateway-ips"}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtb]?)(?:i?b)?", re.ASCII)
 _SIZES = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_FIELDS = {f.name.replace("_", "-"): f for f in fields(Config)}
+_FIELDS = {f.name.replace("_", "-"): f for f in fields(Config) if f.name != "ignored"}
 
 
 def load_config(flags: Mapping[str, Any], *, config_file: Path | None = None) -> Config:
@@ -136,8 +182,13 @@ def load_config(flags: Mapping[str, Any], *, config_file: Path | None = None) ->
             + ", ".join(f"{k}: (from flag: {flags[k]}, from file: {document[k]})" for k in both)
         )
     values = {key: convert(key, value) for source in (document, flags) for key, value in source.items()}
+    for key in REFUSED.keys() & values.keys():
+        if values[key]:
+            raise ConfigError(f"{key} cannot be {values[key]!r}: {REFUSED[key]}")
     config = Config(
-        config_file=path, **{_FIELDS[k].name: v for k, v in values.items() if k in _FIELDS and k != "config-file"}
+        config_file=path,
+        ignored=tuple(sorted(IGNORED.keys() & values.keys())),
+        **{_FIELDS[k].name: v for k, v in values.items() if k in _FIELDS and k != "config-file"},
     )
     _check(config)
     return config
@@ -172,7 +223,12 @@ def read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
         raise ConfigError(f"unable to configure the daemon with file {path}: invalid JSON: {error}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"unable to configure the daemon with file {path}: it must hold one JSON object")
-    unknown = sorted(k for k in document if (k not in _FIELDS and k not in IGNORED) or k == "config-file")
+    for key in _SINGULAR.keys() & document.keys():
+        if _SINGULAR[key] in document:
+            raise ConfigError(f"unable to configure the daemon with file {path}: {key} and {_SINGULAR[key]} are one")
+        document[_SINGULAR[key]] = [document.pop(key)]
+    known = _FIELDS.keys() | IGNORED.keys() | REFUSED.keys()
+    unknown = sorted(k for k in document if k not in known or k == "config-file")
     if unknown:
         raise ConfigError(
             f"unable to configure the daemon with file {path}: "
@@ -183,7 +239,7 @@ def read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
 
 def convert(key: str, value: Any) -> Any:
     """A JSON or flag value to the field's type. Raises ``ConfigError`` naming the key."""
-    if key in IGNORED and key not in _FIELDS:
+    if key not in _FIELDS:
         return value
     special = _CONVERTERS.get(key)
     try:
@@ -238,6 +294,29 @@ def _pools(value: Any) -> tuple[tuple[str, int], ...]:
     return tuple((str(ipaddress.ip_network(entry["base"])), int(entry["size"])) for entry in value)
 
 
+def _hosts(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise TypeError
+    return tuple(_host(str(item).strip()) for item in value)
+
+
+def _host(text: str) -> str:
+    """An address to listen on; without a scheme it is a TCP one, as dockerd reads it."""
+    if not text:
+        return DEFAULT_HOST
+    return text if "://" in text else f"tcp://{text}"
+
+
+def _addresses(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise TypeError
+    return tuple(str(ipaddress.ip_address(item)) for item in value)
+
+
+def _network_options(value: Any) -> Mapping[str, Mapping[str, str]]:
+    return {driver: {str(k): str(v) for k, v in options.items()} for driver, options in value.items()}
+
+
 def _ulimits(value: Any) -> Mapping[str, tuple[int, int]]:
     found = {}
     for name, entry in value.items():
@@ -247,6 +326,9 @@ def _ulimits(value: Any) -> Mapping[str, tuple[int, int]]:
 
 
 _CONVERTERS = {
+    "hosts": _hosts,
+    "host-gateway-ips": _addresses,
+    "default-network-opts": _network_options,
     "runtimes": _runtimes,
     "default-address-pools": _pools,
     "default-ulimits": _ulimits,
@@ -266,6 +348,10 @@ def _check(config: Config) -> None:
             raise ConfigError(
                 f"invalid value for bip: {config.bip!r} is not an address with a prefix length"
             ) from error
+    _check_ipv6(config)
+    for version in (4, 6):
+        if sum(ipaddress.ip_address(address).version == version for address in config.host_gateway_ips) > 1:
+            raise ConfigError(f"only one IPv{version} host gateway IP address can be specified")
     if config.bip and config.bridge == "none":
         raise ConfigError("You specified --bridge none together with --bip: there is no bridge to give an address to")
     if config.max_concurrent_downloads < 1 or config.max_concurrent_uploads < 1 or config.max_download_attempts < 1:
@@ -277,3 +363,13 @@ def _check(config: Config) -> None:
         raise ConfigError("tlsverify needs tlscacert, tlscert and tlskey")
     if not config.data_root.is_absolute() or not config.exec_root.is_absolute():
         raise ConfigError("data-root and exec-root must be absolute paths")
+
+
+def _check_ipv6(config: Config) -> None:
+    """The default bridge's IPv6 addresses are such."""
+    try:
+        given = [ipaddress.ip_interface(text) for text in (config.bip6, config.fixed_cidr_v6) if text]
+    except ValueError as error:
+        raise ConfigError(f"invalid value for bip6 or fixed-cidr-v6: {error}") from error
+    if any(one.version != 6 for one in given):
+        raise ConfigError("bip6 and fixed-cidr-v6 must be IPv6 addresses with a prefix length")

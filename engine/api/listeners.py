@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 READ_BUFFER = 256 * 1024
 FIRST_SYSTEMD_FD = 3
+TCP_PORT, TLS_PORT = "2375", "2376"
 
 
 class EngineServer(web.Server):
@@ -97,10 +98,12 @@ class Listeners:
 
     async def _open_tcp(self, address: str, tls: ssl.SSLContext | None) -> None:
         assert self._server is not None
-        host, _, port = address.rpartition(":")
+        host, colon, port = address.rpartition(":")
+        if not colon or address.endswith("]"):
+            host, port = address, TCP_PORT if tls is None else TLS_PORT
         host = host.strip("[]") or "127.0.0.1"
         if not port.isdigit():
-            raise ValueError(f"cannot listen on tcp://{address}: the port is missing")
+            raise ValueError(f"cannot listen on tcp://{address}: {port!r} is no port")
         if tls is None and not _is_loopback(host):
             log.warning("tcp://%s is open without TLS: whoever reaches it is root on this machine", address)
         loop = asyncio.get_running_loop()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,23 @@ from click.testing import CliRunner
 
 from cli.commands import berth
 from cli.serve import flags_to_keys, serve
+from engine.config import read_file
+
+# All flags of dockerd 20.10 and 29 but those that are about plugins, Windows or the version.
+DOCKERD_FLAGS = """
+add-runtime api-cors-header allow-direct-routing allow-nondistributable-artifacts authorization-plugin bip bip6 bridge
+bridge-accept-fwmark cdi-spec-dir cgroup-parent config-file containerd containerd-namespace
+containerd-plugins-namespace cpu-rt-period cpu-rt-runtime cri-containerd data-root debug default-address-pool
+default-cgroupns-mode default-gateway default-gateway-v6 default-ipc-mode default-network-opt default-runtime
+default-shm-size default-stop-timeout default-ulimit dns dns-opt dns-search exec-opt exec-root experimental feature
+firewall-backend fixed-cidr fixed-cidr-v6 group host host-gateway-ip http-proxy https-proxy icc init init-path
+insecure-registry ip ip-forward ip-forward-no-drop ip-masq ip6tables iptables ipv6 label live-restore log-driver
+log-format log-level log-opt max-concurrent-downloads max-concurrent-uploads max-download-attempts metrics-addr mtu
+network-control-plane-mtu network-diagnostic-port no-new-privileges no-proxy node-generic-resource nri-opts
+oom-score-adjust pidfile raw-logs registry-mirror restart rootless seccomp-profile selinux-enabled shutdown-timeout
+storage-driver storage-opt swarm-default-advertise-addr tls tlscacert tlscert tlskey tlsverify userland-proxy
+userland-proxy-path userns-remap validate
+""".split()
 
 
 def _keys(*arguments: str) -> dict[str, Any]:
@@ -39,6 +57,44 @@ def test_flags_become_the_keys_of_daemon_json() -> None:
         "default-address-pools": [{"base": "10.0.0.0/8", "size": "24"}],
         "registry-addr": "none",
     }
+
+
+def test_short_options_may_have_an_equals_sign() -> None:
+    assert _keys("-H=0.0.0.0:23756", "-l=debug", "-D=false", "-H", "a=b") == {
+        "hosts": ["0.0.0.0:23756", "a=b"],
+        "log-level": "debug",
+        "debug": False,
+    }
+
+
+def test_every_flag_of_dockerd_is_known() -> None:
+    found = _keys(
+        *("--ip6tables=false", "--host-gateway-ip", "192.0.2.1", "--default-network-opt", "bridge=a.b=c"),
+        *("--default-network-opt", "bridge=d=e", "--userns-remap", "default", "--selinux-enabled", "-r=false"),
+        *("--cdi-spec-dir", "/x", "--containerd-plugins-namespace", "p", "--oom-score-adjust", "-500"),
+    )
+    assert found == {
+        "ip6tables": False,
+        "host-gateway-ips": ["192.0.2.1"],
+        "default-network-opts": {"bridge": {"a.b": "c", "d": "e"}},
+        "userns-remap": "default",
+        "selinux-enabled": True,
+        "restart": False,
+        "cdi-spec-dirs": ["/x"],
+        "containerd-plugin-namespace": "p",
+        "oom-score-adjust": "-500",
+    }
+    known = {option.removeprefix("--") for parameter in serve.params for option in parameter.opts}
+    assert not [flag for flag in DOCKERD_FLAGS if flag not in known]
+
+
+def test_every_flag_has_a_key_of_daemon_json(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.json"
+    for parameter in serve.params:
+        if parameter.name not in ("config_file", "validate"):
+            (key,) = flags_to_keys({parameter.name: ("a=1",) if parameter.multiple else "x"})
+            path.write_text(json.dumps({key: None}))
+            assert key in read_file(path, must_exist=True)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine import config as module
-from engine.config import Config, ConfigError, RuntimeConfig, convert, load_config, reload_config
+from engine.config import DEFAULT_HOST, Config, ConfigError, RuntimeConfig, convert, load_config, reload_config
 
 
 def written(folder: Path, document: object) -> Path:
@@ -156,6 +156,61 @@ def test_a_setting_given_twice_is_refused(tmp_path: Path) -> None:
 def test_what_cannot_work_is_refused(tmp_path: Path, document: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         loaded(tmp_path, document)
+
+
+@pytest.mark.parametrize("as_flag", [True, False])
+@pytest.mark.parametrize("key", ["userns-remap", "default-gateway", "rootless", "authorization-plugins"])
+def test_what_would_change_what_containers_may_do_is_refused(tmp_path: Path, key: str, as_flag: bool) -> None:
+    file = written(tmp_path, {} if as_flag else {key: "default"})
+    with pytest.raises(ConfigError, match=f"^{key} cannot be 'default': .* not offered$"):
+        load_config({key: "default"} if as_flag else {}, config_file=file)
+
+
+def test_keys_without_effect_are_taken_and_remembered(tmp_path: Path) -> None:
+    document = {"containerd": "/run/c.sock", "selinux-enabled": False, "userns-remap": "", "oom-score-adjust": -500}
+    assert loaded(tmp_path, document, cdi_spec_dirs=["/x"]).ignored == (
+        *("cdi-spec-dirs", "containerd", "oom-score-adjust"),
+    )
+    with pytest.raises(ConfigError, match="don't match any configuration option: ignored"):
+        loaded(tmp_path, {"ignored": ["x"]})
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({}, ()),
+        ({"host-gateway-ip": "192.0.2.1"}, ("192.0.2.1",)),
+        ({"host-gateway-ips": ["192.0.2.1", "2001:DB8::1"]}, ("192.0.2.1", "2001:db8::1")),
+    ],
+)
+def test_what_host_gateway_stands_for(tmp_path: Path, document: dict[str, Any], expected: tuple[str, ...]) -> None:
+    assert loaded(tmp_path, document).host_gateway_ips == expected
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({"host-gateway-ip": "nowhere"}, "invalid value for host-gateway-ips"),
+        ({"host-gateway-ips": "192.0.2.1"}, "invalid value for host-gateway-ips"),
+        ({"host-gateway-ips": ["192.0.2.1", "192.0.2.2"]}, "only one IPv4 host gateway IP address can be specified"),
+        ({"host-gateway-ips": ["::1", "::2"]}, "only one IPv6 host gateway IP address can be specified"),
+        ({"host-gateway-ips": ["::1"], "host-gateway-ip": "::1"}, "host-gateway-ip and host-gateway-ips are one"),
+        ({"bip6": "10.0.0.1/8"}, "bip6 and fixed-cidr-v6 must be IPv6"),
+        ({"fixed-cidr-v6": "many"}, "invalid value for bip6 or fixed-cidr-v6"),
+        ({"default-network-opts": {"bridge": 5}}, "invalid value for default-network-opts"),
+        ({"hosts": "tcp://x"}, "invalid value for hosts"),
+    ],
+)
+def test_addresses_that_cannot_be_are_refused(tmp_path: Path, document: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        loaded(tmp_path, document)
+
+
+def test_where_to_listen_may_lack_the_scheme(tmp_path: Path) -> None:
+    config = loaded(tmp_path, {}, hosts=["0.0.0.0:23756", ":2375", "", "unix:///s", "tcp://[::1]:1", "fd://"])
+    assert config.hosts == (
+        *("tcp://0.0.0.0:23756", "tcp://:2375", DEFAULT_HOST, "unix:///s", "tcp://[::1]:1", "fd://"),
+    )
 
 
 def test_bip_with_a_bridge_is_fine(tmp_path: Path) -> None:

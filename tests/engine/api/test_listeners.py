@@ -124,11 +124,22 @@ async def test_open_tcp_without_tls_is_warned_of(bench: Bench, caplog: pytest.Lo
     assert [r.getMessage() for r in caplog.records if "without TLS" in r.getMessage()]
 
 
-@pytest.mark.parametrize("host", ["http://x", "x", "tcp://127.0.0.1", "tcp://127.0.0.1:http", "fd://"])
+@pytest.mark.parametrize("host", ["http://x", "x", "tcp://127.0.0.1:http", "fd://"])
 async def test_unknown_addresses_are_named(bench: Bench, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LISTEN_PID", raising=False)
     with pytest.raises(ValueError, match="cannot listen on|no sockets found"):
         await bench.open(host)
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1", "tcp://"])
+async def test_the_port_is_dockers_where_none_is_given(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    port = free_port()
+    monkeypatch.setattr(module, "TCP_PORT", str(port))
+    await bench.open(address)
+    with socket.create_connection(("127.0.0.1", port), timeout=5):
+        pass
 
 
 @pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET])
