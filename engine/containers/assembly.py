@@ -26,7 +26,7 @@ from engine.config import Config
 from engine.containers import cdi
 from engine.containers.accounts import Accounts
 from engine.containers.host import DeviceNode, HostFacts
-from engine.containers.hostprobe import all_devices_sync, cdi_documents_sync, device_nodes_sync
+from engine.containers.hostprobe import all_devices_sync, cdi_catalog_sync, device_nodes_sync
 from engine.containers.links import link_environment, links_of
 from engine.containers.live import Live
 from engine.containers.logsettings import log_file_name, plan_log
@@ -347,7 +347,7 @@ class Assembly:
 
     async def _inject_devices(self, spec: dict[str, Any], host: HostConfig) -> None:
         """The devices that CDI specifications describe. Raises ``ValueError``."""
-        catalog = cdi.catalog_of(await run_blocking(cdi_documents_sync, self._config.cdi_spec_dirs))
+        catalog = await run_blocking(cdi_catalog_sync, self._config)
         names = cdi.requested_names(host, catalog)
         nodes = [
             node for path in cdi.host_paths(names, catalog) for node in await run_blocking(_nodes_or_none_sync, path)
