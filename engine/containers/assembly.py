@@ -41,7 +41,7 @@ from engine.containers.settings import ExecSettings, HostConfig, Ulimit
 from engine.containers.sources import Sources
 from engine.containers.spec import SpecInput, build_spec, capability_sets
 from engine.containers.store import ContainerStore
-from engine.errors import Conflict, InvalidParameter, SystemFailure, not_running
+from engine.errors import Conflict, InvalidParameter, SystemFailure, not_running, os_words
 from engine.kernel.mount import mount_sync, unmount_sync
 from engine.networks.model import Link, SandboxRequest
 from engine.networks.sandbox import Sandbox
@@ -460,21 +460,21 @@ class Assembly:
                 self.cgroup_path(container),
             )
         except (OSError, TimeoutError) as error:
-            raise SystemFailure(str(error)) from error
+            raise SystemFailure(os_words(error)) from error
 
     async def freeze(self, container: Container) -> None:
         """Stop every process. Raises ``SystemFailure``."""
         try:
             await run_blocking(self._host.cgroups.freeze_sync, self.cgroup_path(container))
         except (OSError, TimeoutError) as error:
-            raise SystemFailure(f"Cannot pause container {container.id}: {error}") from error
+            raise SystemFailure(f"Cannot pause container {container.id}: {os_words(error)}") from error
 
     async def thaw(self, container: Container) -> None:
         """Let them go on. Raises ``SystemFailure``."""
         try:
             await run_blocking(self._host.cgroups.thaw_sync, self.cgroup_path(container))
         except (OSError, TimeoutError) as error:
-            raise SystemFailure(f"Cannot unpause container {container.id}: {error}") from error
+            raise SystemFailure(f"Cannot unpause container {container.id}: {os_words(error)}") from error
 
     async def exec_process(self, container: Container, settings: ExecSettings) -> dict[str, Any]:
         """The process object of an exec: the container's own, with what the client asked for laid over it."""

@@ -19,7 +19,7 @@ from engine.containers.journalist import Journalist
 from engine.containers.lifecycle import Lifecycle
 from engine.containers.live import Exit, LiveTable
 from engine.containers.model import Container, Status
-from engine.errors import Conflict, EngineError
+from engine.errors import Conflict, EngineError, os_words
 from engine.snapshots.base import Snapshotter
 from engine.tasks import KeyedLocks
 from engine.volumes.service import VolumeService
@@ -96,8 +96,9 @@ class Remover:
         try:
             await asyncio.gather(self._snapshotter.remove(container_id), self._assembly.trash_directory(container_id))
         except OSError as error:
-            await self._records.save(model.replace_state(container, status=Status.DEAD, error=str(error)))
-            raise Conflict(f"container {container_id}: its files could not be put in the trash: {error}") from error
+            words = os_words(error)
+            await self._records.save(model.replace_state(container, status=Status.DEAD, error=words))
+            raise Conflict(f"container {container_id}: its files could not be put in the trash: {words}") from error
         await self._records.store.delete(container)
         if volumes:
             await self._remove_volumes(container)

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from engine.clock import now_ns, rfc3339
-from engine.errors import EngineError, InvalidParameter, SystemFailure
+from engine.errors import EngineError, InvalidParameter, SystemFailure, os_words
 from engine.images.changes import apply_changes
 from engine.images.content import Unpacking, one_error
 from engine.images.layout import Planned, plan_sync
@@ -256,8 +256,7 @@ class _Received:
 
 def _failure(error: OSError) -> SystemFailure:
     """What could not be written or unpacked, in Go's order of words."""
-    place = f"{error.filename}: " if error.filename else ""
-    return SystemFailure(f"Error processing tar file: {place}{(error.strerror or str(error)).lower()}")
+    return SystemFailure(f"Error processing tar file: {os_words(error)}")
 
 
 def _load_name(text: str) -> Reference | None:
