@@ -40,10 +40,9 @@ def _layer() -> bytes:
     return out.getvalue()
 
 
-def make_tree(folder: Path) -> None:
-    """The same files as a folder."""
-    with tarfile.open(fileobj=io.BytesIO(_layer())) as archive:
-        archive.extractall(folder, filter="data")
+def make_tar(path: Path) -> None:
+    """The same files as a plain archive."""
+    path.write_bytes(_layer())
 
 
 def make_archive(path: Path) -> None:

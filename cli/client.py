@@ -38,9 +38,13 @@ class Unreachable(Exception):
     """No daemon answers at the address that was tried."""
 
 
+_BLOCK = 1 << 18
+"""Bytes of a file that go out at once: archives are large."""
+
+
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str) -> None:
-        super().__init__("localhost")
+        super().__init__("localhost", blocksize=_BLOCK)
         self._path = path
 
     def connect(self) -> None:
@@ -109,8 +113,8 @@ class Client:
         context = _tls_context()
         name, port = self._url.hostname or "localhost", self._url.port
         if context is not None:
-            return http.client.HTTPSConnection(name, port or 2376, context=context)
-        return http.client.HTTPConnection(name, port or 2375)
+            return http.client.HTTPSConnection(name, port or 2376, context=context, blocksize=_BLOCK)
+        return http.client.HTTPConnection(name, port or 2375, blocksize=_BLOCK)
 
     def open(
         self,
@@ -180,7 +184,7 @@ class Client:
     def chunks(self, method: str, path: str, query: Query | None = None, **options: Any) -> Iterator[bytes]:
         """One request whose answer is a stream of bytes."""
         with self.open(method, path, query, **options) as response:
-            while piece := response.read1(1 << 16):
+            while piece := response.read1(_BLOCK):
                 yield piece
 
     def take_over(self, path: str, query: Query | None = None, *, body: object = None) -> Takeover:

@@ -18,6 +18,7 @@ import ssl
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -37,10 +38,11 @@ from engine.api.usage import DiskUsageReport
 from engine.api.views import ContainerViews
 from engine.api.volumes import VolumeRoutes
 from engine.api.websocket import WebsocketRoutes
-from engine.config import Config, ConfigError, reload_attributes, reload_config
+from engine.config import IGNORED, Config, ConfigError, reload_attributes, reload_config
 from engine.containers.accounts import Accounts
 from engine.containers.archive import Archiver
 from engine.containers.assembly import Assembly, Host
+from engine.containers.boot import Boot
 from engine.containers.caretaker import Caretaker
 from engine.containers.commit import Committer
 from engine.containers.connect import Connector
@@ -172,9 +174,7 @@ class Daemon:
             await nouns.networks.settle()
             await self._open_doors(ground, nouns)
             self._nursery.start(_give_back_memory(), name="give back memory")
-            for container_id in wanted:
-                start = _start_quietly(nouns.service, container_id)
-                self._nursery.start(start, name=f"start {container_id[:12]}")
+            Boot(nouns.store, nouns.supervisor, self._nursery).begin(wanted)
             undo.pop_all()
 
     async def stop(self) -> None:
@@ -183,6 +183,8 @@ class Daemon:
 
     async def _lay_ground(self) -> Ground:
         config, exits, nursery = self.config, self._exits, self._nursery
+        for key in config.ignored:
+            log.warning("%s has no effect: %s", key, IGNORED[key])
         _check_log_defaults(config)
         await run_blocking(_make_roots_sync, config)
         journal = Journal(config.data_root / "journal.db")
@@ -330,7 +332,7 @@ class Daemon:
         """What this machine offers."""
         config = self.config
         driver = next((o.partition("=")[2] for o in config.exec_opts if o.startswith("native.cgroupdriver=")), None)
-        facts = await run_blocking(probe_host_sync)
+        facts = await run_blocking(partial(probe_host_sync, will_forward=config.ip_forward))
         cgroups = await run_blocking(Cgroups.detect_sync, driver)
         configured = {n: {"path": r.path, "runtimeArgs": r.args} for n, r in config.runtimes.items()}
         runtimes, default = await probe_runtimes(
@@ -349,13 +351,6 @@ class Daemon:
         for reload in self._reloaders:
             reload(self.config)
         log.info("configuration reloaded")
-
-
-async def _start_quietly(service: ContainerService, container_id: str) -> None:
-    try:
-        await service.start(container_id)
-    except EngineError as error:
-        log.error("container %s could not be started with the daemon: %s", container_id, error)
 
 
 async def _give_back_memory() -> None:

@@ -16,7 +16,6 @@ from engine.api.streams import json_response, no_content
 from engine.clock import now_ns
 from engine.containers.settings import EndpointSettings
 from engine.errors import InvalidParameter
-from engine.networks.model import Network
 from engine.networks.service import NetworkService
 
 _LIST_FILTERS = frozenset(("dangling", "driver", "id", "label", "name", "scope", "type"))
@@ -27,10 +26,10 @@ class ContainerConnector(Protocol):
     """Who connects containers, running or not, to networks and records it."""
 
     async def connect_network(self, container: str, network: str, settings: EndpointSettings) -> None:
-        """Join ``container`` (name or id) to ``network`` (id). Raises an ``EngineError``."""
+        """Join ``container`` to ``network`` (names or ids). Raises an ``EngineError``."""
 
     async def disconnect_network(self, container: str, network: str, *, force: bool) -> None:
-        """Take ``container`` off ``network``. Raises an ``EngineError``."""
+        """Take ``container`` off ``network`` (name or id). Raises an ``EngineError``."""
 
 
 class NetworkRoutes:
@@ -85,20 +84,17 @@ class NetworkRoutes:
     async def connect(self, request: web.Request) -> web.StreamResponse:
         """``POST /networks/{id}/connect``."""
         body = await json_body(request, ConnectBody)
-        network = self._named(request)
+        network = request.match_info["id"]
         settings = body.endpoint_config or EndpointSettings()
-        await self._connector.connect_network(_container(body.container), network.id, settings)
+        await self._connector.connect_network(_container(body.container), network, settings)
         return web.Response()
 
     async def disconnect(self, request: web.Request) -> web.StreamResponse:
         """``POST /networks/{id}/disconnect``."""
         body = await json_body(request, DisconnectBody)
-        network = self._named(request)
-        await self._connector.disconnect_network(_container(body.container), network.id, force=bool(body.force))
+        network = request.match_info["id"]
+        await self._connector.disconnect_network(_container(body.container), network, force=bool(body.force))
         return web.Response()
-
-    def _named(self, request: web.Request) -> Network:
-        return self._service.find(request.match_info["id"])
 
 
 def _container(name: str | None) -> str:

@@ -45,9 +45,11 @@ class ContainerViews:
             return ""
 
     def ports(self, container: Container) -> dict[str, Any]:
-        """``NetworkSettings.Ports`` of a running container."""
+        """``NetworkSettings.Ports`` of a running container; only those that the host has a way to have any."""
         sandbox = container.sandbox
-        return port_map(sandbox.exposed, sandbox.ports) if sandbox is not None else {}
+        if sandbox is None or not any(endpoint.link for endpoint in sandbox.endpoints.values()):
+            return {}
+        return port_map(sandbox.exposed, sandbox.ports)
 
     def rows(
         self,
@@ -86,14 +88,14 @@ class ContainerViews:
         """Everything ``inspect_view`` needs."""
         size = await self._size(container) if with_size else {}
         sandbox = container.sandbox
-        sandbox_id = sandbox.sandbox_id if sandbox is not None else ""
+        sandbox_key = self._networks.sandbox_key(sandbox) if sandbox is not None else ""
         return InspectFacts(
             directory=str(self._service.assembly.directory(container.id)),
             exec_ids=self._service.execs.of_container(container.id),
             networks=self.endpoints(container),
             ports=self.ports(container),
-            sandbox_id=sandbox_id,
-            sandbox_key=f"/var/run/docker/netns/{sandbox_id[:12]}" if sandbox_id else "",
+            sandbox_id=sandbox.sandbox_id if sandbox is not None and sandbox_key else "",
+            sandbox_key=sandbox_key,
             graph=self._graph(container),
             links=self._service.shown_links(container),
             has_log=container.host_config.log_config.type == "json-file",

@@ -228,7 +228,7 @@ class Assembly:
         joined = joined_container(host.network_mode)
         joined_pid: int | None = None
         if joined is not None:
-            joined_pid = self._running_pid(joined, "network")
+            joined_pid = self._running_pid(container, joined)
         request = SandboxRequest(
             container_id=container.id,
             name=container.name,
@@ -238,10 +238,8 @@ class Assembly:
             mode=host.network_mode,
             joined_id=joined or "",
             joined_pid=joined_pid,
-            endpoints=container.networks,
-            exposed_ports=tuple(container.config.exposed_ports or ()),
-            port_bindings=host.port_bindings or {},
-            publish_all=host.publish_all_ports,
+            endpoints={} if container.config.network_disabled else container.networks,
+            ports=container.ports,
             dns=host.dns or self._config.dns,
             dns_search=host.dns_search or self._config.dns_search,
             dns_options=host.dns_options or self._config.dns_opts,
@@ -259,24 +257,28 @@ class Assembly:
             raise SystemFailure(f"failed to join {kind.upper()} namespace: {not_running(other.id).message}")
         return other.state.pid
 
-    def _running_pid(self, reference: str, kind: str) -> int:
+    def _running_pid(self, container: Container, reference: str) -> int:
+        """The process whose network ``container`` joins."""
         other = self._store.find(reference)
+        if other.id == container.id:
+            raise SystemFailure("cannot join own network")
         if not other.is_running:
-            raise Conflict(f"cannot join {kind} of a non running container: {other.id}")
+            raise Conflict(f"cannot join network of a non running container: {other.id}")
         return other.state.pid
 
     def _linked(self, container: Container) -> list[tuple[Container, str, str]]:
         """The containers that ``--link`` names, each with its alias and address. Raises ``Conflict``."""
-        found = []
-        for name, alias in links_of(container):
-            other = self._store.find(name)
+        found: list[tuple[Container, str, str]] = []
+        if "bridge" not in container.networks:
+            return found
+        for name, alias in links_of(container.host_config):
+            other = self._store.network_owner(self._store.find(name))
             if not other.is_running:
                 raise Conflict(f"Cannot link to a non running container: /{other.name} AS /{container.name}/{alias}")
             endpoint = other.sandbox.endpoints.get("bridge") if other.sandbox else None
-            if endpoint is None and container.host_config.network_mode in ("default", "bridge"):
+            if endpoint is None:
                 raise Conflict(f"Cannot link to /{other.name}, as it does not belong to the default network")
-            if endpoint is not None:
-                found.append((other, alias, endpoint.ip_address))
+            found.append((other, alias, endpoint.ip_address))
         return found
 
     def _links(self, container: Container) -> tuple[Link, ...]:
@@ -377,9 +379,9 @@ class Assembly:
 
     # The record's facts.
 
-    def with_facts(self, container: Container, assembled: Assembled) -> Container:
+    async def with_facts(self, container: Container, assembled: Assembled) -> Container:
         """The record of a container that now runs: what its network got."""
-        self._networks.sandbox_started(container.id, container.state.pid)
+        await self._networks.sandbox_started(container.id, container.state.pid)
         return msgspec.structs.replace(container, sandbox=assembled.sandbox.document(), mounts=assembled.mounts)
 
     def without_facts(self, container: Container) -> Container:

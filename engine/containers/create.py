@@ -20,6 +20,7 @@ from engine.containers import mounts as mount_rules
 from engine.containers.defaults import DaemonDefaults, default_hostname, with_defaults
 from engine.containers.host import HostFacts
 from engine.containers.journalist import Journalist
+from engine.containers.links import links_of
 from engine.containers.logoptions import check_log_options
 from engine.containers.merge import command_line, image_settings, merge_image
 from engine.containers.model import Container
@@ -125,10 +126,9 @@ class Creator:
                     self._records.store.find(joined)
                 except NotFound as error:
                     raise InvalidParameter(error.message) from error
-        for link in host.links or ():
-            name = link.partition(":")[0].removeprefix("/")
+        for name, _ in links_of(host):
             try:
-                target = self._records.store.find(name)
+                target = self._records.store.network_owner(self._records.store.find(name))
             except NotFound as error:
                 raise InvalidParameter(f"could not get container for {name}: {error.message}") from error
             if target.host_config.network_mode == "host":

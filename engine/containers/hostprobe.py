@@ -65,8 +65,11 @@ _LIMITS = (
 )
 
 
-def probe_host_sync() -> HostFacts:
-    """Everything that does not change while the daemon runs."""
+def probe_host_sync(*, will_forward: bool = False) -> HostFacts:
+    """Everything that does not change while the daemon runs.
+
+    ``will_forward``: the daemon turns forwarding on with its first bridge, however the kernel has it now.
+    """
     version, supports, cpus, mems = _cgroups()
     release = re.match(r"(\d+)\.(\d+)", platform.release())
     kernel = (int(release[1]), int(release[2])) if release else (0, 0)
@@ -84,7 +87,7 @@ def probe_host_sync() -> HostFacts:
         apparmor=_read("/sys/module/apparmor/parameters/enabled") == "Y",
         user_namespaces=Path("/proc/self/ns/user").exists(),
         cgroup_namespaces=Path("/proc/self/ns/cgroup").exists(),
-        ipv4_forwarding=_read("/proc/sys/net/ipv4/ip_forward") == "1",
+        ipv4_forwarding=will_forward or _read("/proc/sys/net/ipv4/ip_forward") == "1",
         limits=_hard_limits(),
         recursive_readonly=kernel >= RECURSIVE_READ_ONLY_SINCE,
     )

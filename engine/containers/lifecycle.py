@@ -108,7 +108,7 @@ class Lifecycle:
             pid = await started.shim.run()
             undo.push_async_callback(_kill_quietly, live)
             running = with_fresh_health(model.started(container, pid, now_ns()))
-            running = self._assembly.with_facts(running, started)
+            running = await self._assembly.with_facts(running, started)
             await self._records.save(running)
             undo.pop_all()
         self._watch(container.id, live)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from engine.containers.model import Container
+from engine.containers.settings import HostConfig
 
 
-def links_of(container: Container) -> list[tuple[str, str]]:
-    """The name and alias of each ``--link``, as given; without an alias the name is one."""
-    pairs = []
-    for text in container.host_config.links or ():
+def links_of(host: HostConfig) -> list[tuple[str, str]]:
+    """The name and alias of each ``--link``, as given; without an alias the name is one.
+
+    On a user-defined network there are none: there a link is a name that the network's name server resolves.
+    """
+    pairs: list[tuple[str, str]] = []
+    if host.network_mode not in ("", "default", "bridge", "none"):
+        return pairs
+    for text in host.links or ():
         name, _, alias = text.partition(":")
         name = name.removeprefix("/")
         pairs.append((name, alias.removeprefix("/") or name))

@@ -31,7 +31,7 @@ import msgspec
 
 from engine.containers.mounts import MountPoint
 from engine.containers.settings import ContainerConfig, EndpointSettings, HostConfig
-from engine.networks.model import SandboxDocument
+from engine.networks.model import PortsWish, SandboxDocument
 
 LOST_EXIT_CODE = 255
 
@@ -111,6 +111,12 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     def labels(self) -> Mapping[str, str]:
         """Its labels, never None."""
         return self.config.labels or {}
+
+    @property
+    def ports(self) -> PortsWish:
+        """The ports it exposes and wants published."""
+        host = self.host_config
+        return PortsWish(tuple(self.config.exposed_ports or ()), host.port_bindings or {}, host.publish_all_ports)
 
 
 def replace_state(container: Container, **changes: Any) -> Container:

@@ -96,14 +96,14 @@ class ContainerService:
         """The names that containers have by ``--link`` in others (``/container/alias``), by container id."""
         names: dict[str, list[str]] = {}
         for container in self._records.store:
-            for name, alias in links_of(container) if container.host_config.links else ():
+            for name, alias in links_of(container.host_config):
                 with contextlib.suppress(EngineError):
                     names.setdefault(self.find(name).id, []).append(f"/{container.name}/{alias}")
         return names
 
     def shown_links(self, container: Container) -> list[str]:
         """Its links as inspect shows them: ``/name:/container/alias``."""
-        return [f"/{self._name_of(name)}:/{container.name}/{alias}" for name, alias in links_of(container)]
+        return [f"/{self._name_of(name)}:/{container.name}/{alias}" for name, alias in links_of(container.host_config)]
 
     def _name_of(self, reference: str) -> str:
         try:

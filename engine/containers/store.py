@@ -12,6 +12,7 @@ import msgspec
 
 from engine.containers.links import links_of
 from engine.containers.model import Container
+from engine.containers.namespaces import joined_container
 from engine.errors import Conflict, InvalidParameter, name_in_use, no_such_container
 from engine.journal import Journal
 from engine.names import PrefixIndex, random_name
@@ -66,9 +67,10 @@ class ContainerStore:
         by_id = self._by_id.get(reference)
         if by_id is not None:
             return by_id
-        by_name = self._by_name.get(reference.removeprefix("/"))
+        # A name may be reserved for a container that is not there yet.
+        by_name = self._by_id.get(self._by_name.get(reference.removeprefix("/"), ""))
         if by_name is not None:
-            return self._by_id[by_name]
+            return by_name
         if "/" in reference.strip("/"):
             return self._linked(reference)
         matches = self._prefixes.find(reference)
@@ -82,10 +84,23 @@ class ContainerStore:
         """``container/alias``: what the container knows by ``--link`` as the alias."""
         holder, _, wanted = reference.strip("/").partition("/")
         linking = self._by_name.get(holder)
-        for name, alias in links_of(self._by_id[linking]) if linking in self._by_id else ():
+        for name, alias in links_of(self._by_id[linking].host_config) if linking in self._by_id else ():
             if alias == wanted and "/" not in name:
                 return self.find(name)
         raise no_such_container(reference)
+
+    def network_owner(self, container: Container) -> Container:
+        """The container whose network this one has: its own, or that which ``container:X`` leads to in the end.
+
+        Raises ``NotFound``.
+        """
+        seen = {container.id}
+        while (joined := joined_container(container.host_config.network_mode)) is not None:
+            container = self.find(joined)
+            if container.id in seen:
+                break
+            seen.add(container.id)
+        return container
 
     def newest_first(self) -> list[Container]:
         """All of them, as ``docker ps`` orders them."""

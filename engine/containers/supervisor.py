@@ -93,12 +93,18 @@ class Supervisor:
             await self._assembly.kill_leftover(container_id)
             return ExitRecord(model.LOST_EXIT_CODE, oom_killed=False, started_at=0, finished_at=now_ns())
 
-    async def _handle_exit(self, container_id: str, live: Live, record: ExitRecord) -> None:
+    async def _handle_exit(
+        self, container_id: str, live: Live, record: ExitRecord, *, before_us: bool = False
+    ) -> None:
+        """Put an exit on record and draw the conclusions.
+
+        ``before_us``: it ended while no daemon ran, and whether it runs again is decided when all are restored.
+        """
         async with self._locks(container_id):
             container = self._records.store.get(container_id)
             if container is None:
                 return
-            again = self._wants_restart(container, live, record)
+            again = not before_us and self._wants_restart(container, live, record)
             after = (model.restarting if again else model.exited)(
                 container, record.exit_code, record.finished_at, oom_killed=record.oom_killed
             )
@@ -148,33 +154,48 @@ class Supervisor:
             except EngineError as error:
                 log.warning("container %s could not be removed after its end: %s", container_id, error)
 
-    async def _restart(self, container_id: str, delay: float) -> None:
+    async def start_again(self, container_id: str) -> None:
+        """Start what runs with the daemon; where that fails and the policy wants it, try again in the background."""
+        container = self._records.store.get(container_id)
+        if container is not None and container.state.manually_stopped:  # by hand, but under another daemon
+            await self._records.save(model.replace_state(container, manually_stopped=False))
+        delay = await self._attempt(container_id)
+        if delay is not None:
+            again = self._restart(container_id, delay)
+            self._live[container_id].restart_task = self._nursery.start(again, name=f"restart {container_id[:12]}")
+
+    async def _restart(self, container_id: str, delay: float | None) -> None:
         """Start again after the back-off; a start that fails is tried again while the policy wants it."""
-        live = self._live[container_id]
-        while True:
+        while delay is not None:
             await asyncio.sleep(delay)
-            try:
-                await self._lifecycle.start(container_id, by_hand=False)
-                return
-            except (NotModified, NotFound):
-                return
-            except EngineError as error:
-                log.warning("container %s could not be started again: %s", container_id, error)
-            container = self._records.store.get(container_id)
-            if container is None or not policy.wants_restart(
-                container.host_config.restart_policy,
-                container.state.exit_code,
-                container.state.restart_count,
-                manually_stopped=container.state.manually_stopped,
-            ):
-                if container is not None:
-                    live.waiters.exited(Exit(container.state.exit_code, container.state.error))
-                return
-            waiting = model.replace_state(
-                container, status=Status.RESTARTING, restart_count=container.state.restart_count + 1
-            )
-            await self._records.save(waiting)
-            delay = live.back_off.next_delay(0)
+            delay = await self._attempt(container_id)
+
+    async def _attempt(self, container_id: str) -> float | None:
+        """Start it as its policy does; after how long it is to be tried again, where that failed."""
+        live = self._live[container_id]
+        try:
+            await self._lifecycle.start(container_id, by_hand=False)
+            return None
+        except (NotModified, NotFound):
+            return None
+        except EngineError as error:
+            log.warning("container %s could not be started again: %s", container_id, error)
+        container = self._records.store.get(container_id)
+        if container is None:
+            return None
+        if not policy.wants_restart(
+            container.host_config.restart_policy,
+            container.state.exit_code,
+            container.state.restart_count,
+            manually_stopped=container.state.manually_stopped,
+        ):
+            live.waiters.exited(Exit(container.state.exit_code, container.state.error))
+            return None
+        waiting = model.replace_state(
+            container, status=Status.RESTARTING, restart_count=container.state.restart_count + 1
+        )
+        await self._records.save(waiting)
+        return live.back_off.next_delay(0)
 
     # The start of the daemon.
 
@@ -206,12 +227,12 @@ class Supervisor:
             if record is None:
                 await self._adopt(container, live, shim)
             else:
-                await self._handle_exit(container.id, live, record)
+                await self._handle_exit(container.id, live, record, before_us=True)
             return
         if shim is not None:
             await self._end_shim(shim)
         if container.is_running:
-            await self._handle_exit(container.id, live, record or await self._lost(container))
+            await self._handle_exit(container.id, live, record or await self._lost(container), before_us=True)
         elif container.state.status is Status.RESTARTING:
             # The daemon that waited for its next run is gone; whether there is one is decided when all are restored.
             await self._records.save(model.replace_state(container, status=Status.EXITED))

@@ -55,6 +55,8 @@ def _check_network_conflicts(config: ContainerConfig, host: HostConfig) -> None:
             "conflicting options: host type networking can't be used with links. "
             "This would result in undefined behavior"
         )
+    if mode == "host" and config.mac_address:
+        raise ValueError("conflicting options: mac-address and the network mode")
     target = joined_container(mode)
     if target is None:
         if mode == "container":

@@ -117,9 +117,9 @@ class BridgeDriver:
 
         await self._links.call(attach_sync)
 
-    async def detach(self, network: Network, endpoint: EndpointState, *, is_live: bool) -> None:
+    async def detach(self, network: Network, endpoint: EndpointState, namespace: NetworkNamespace | None) -> None:
         """See ``Driver``."""
-        if is_live:
+        if namespace is not None:
             await self._links.remove(endpoint.link)
         else:
             await self._links.vanished(endpoint.link)
@@ -131,11 +131,12 @@ def configure_inside_sync(endpoint: EndpointState, namespace: NetworkNamespace) 
     link = inside.link_sync(endpoint.interface)
     if link is None:
         raise OSError(f"interface {endpoint.interface} is not in the container's namespace")
-    if endpoint.global_ipv6_address:
+    if endpoint.global_ipv6_address or any(":" in address for address in endpoint.link_local):
         namespaces.set_ipv6_sync(namespace.fd, endpoint.interface, True)
     given = (
         (endpoint.ip_address, endpoint.ip_prefix_len),
         (endpoint.global_ipv6_address, endpoint.global_ipv6_prefix_len),
+        *((address, 64 if ":" in address else 16) for address in endpoint.link_local),
     )
     requests = [netlink.add_address(link.index, ip_interface(f"{ip}/{prefix}")) for ip, prefix in given if ip]
     inside.send_sync(*requests, netlink.set_up(link.index))

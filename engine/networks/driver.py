@@ -23,9 +23,9 @@ class Driver(Protocol):
     async def attach(self, network: Network, endpoint: EndpointState, namespace: NetworkNamespace) -> None:
         """Put the endpoint's interface into the namespace, with its addresses, up, without a default route."""
 
-    async def detach(self, network: Network, endpoint: EndpointState, *, is_live: bool) -> None:
-        """Return when the endpoint's interface is gone: removed now if the container lives on, else with its
-        namespace."""
+    async def detach(self, network: Network, endpoint: EndpointState, namespace: NetworkNamespace | None) -> None:
+        """Return when the endpoint's interface is gone: removed now from the ``namespace`` of a container that lives
+        on, else (``None``) with its namespace."""
 
 
 class PassiveDriver:
@@ -43,5 +43,5 @@ class PassiveDriver:
     async def attach(self, network: Network, endpoint: EndpointState, namespace: NetworkNamespace) -> None:
         """See ``Driver``."""
 
-    async def detach(self, network: Network, endpoint: EndpointState, *, is_live: bool) -> None:
+    async def detach(self, network: Network, endpoint: EndpointState, namespace: NetworkNamespace | None) -> None:
         """See ``Driver``."""

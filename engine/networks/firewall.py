@@ -26,9 +26,17 @@ REPAIR_SECONDS = 0.05
 class Firewall:
     """The engine's table. Off (every call does nothing) where the daemon was told not to touch the firewall."""
 
-    def __init__(self, table: str, *, is_enabled: bool = True, open_nft: Callable[[], nft.Nft] = nft.open_nft) -> None:
+    def __init__(
+        self,
+        table: str,
+        *,
+        is_enabled: bool = True,
+        has_ipv6: bool = True,
+        open_nft: Callable[[], nft.Nft] = nft.open_nft,
+    ) -> None:
         self._table = table
         self._is_enabled = is_enabled
+        self._has_ipv6 = has_ipv6
         self._open = open_nft
         self._nft: nft.Nft | None = None
         self._bridges: dict[str, BridgeRules] = {}
@@ -47,7 +55,7 @@ class Firewall:
         """What the table must say now."""
         ports = tuple(port for ports in self._ports.values() for port in ports)
         passages = tuple(passage for some in self._passages.values() for passage in some)
-        return FirewallModel(self._table, tuple(self._bridges.values()), ports, passages)
+        return FirewallModel(self._table, tuple(self._bridges.values()), ports, passages, self._has_ipv6)
 
     async def apply(self) -> None:
         """Make the whole table right in one transaction, and from now on keep it so. Raises ``OSError``."""

@@ -142,6 +142,24 @@ def mac_of(address: Ip) -> str:
     return ":".join(f"{byte:02x}" for byte in b"\x02\x42" + address.packed[-4:])
 
 
+def is_usable(address: str, version: int) -> bool:
+    """Whether ``address`` is one of that IP version that an interface can have; IPv4 in IPv6's clothes is neither."""
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return False
+    is_mapped = isinstance(ip, IPv6Address) and (ip.ipv4_mapped is not None or ip.scope_id is not None)
+    return ip.version == version and not ip.is_unspecified and not is_mapped
+
+
+def is_link_local(address: str) -> bool:
+    """Whether ``address`` is one that is valid on one link only: of 169.254.0.0/16 or fe80::/10."""
+    try:
+        return ip_address(address).is_link_local
+    except ValueError:
+        return False
+
+
 def is_address_in(address: str, subnet: str) -> bool:
     """Whether ``address`` is one, and inside ``subnet``."""
     try:

@@ -10,8 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,15 +20,18 @@ from engine.kernel import namespaces, netlink
 from engine.kernel.namespaces import NetworkNamespace
 from engine.kernel.netlink import RouteSocket
 from engine.names import new_id, short
-from engine.networks import ipam, namefiles
+from engine.networks import namefiles
 from engine.networks.driver import Driver
+from engine.networks.endpoints import give_back, lease_endpoint
 from engine.networks.firewall import Firewall
+from engine.networks.handles import NamespaceHandles
 from engine.networks.model import (
     OPTION_BRIDGE,
     EndpointState,
     EndpointWish,
     Network,
     PortState,
+    PortsWish,
     SandboxDocument,
     SandboxRequest,
 )
@@ -38,7 +40,14 @@ from engine.networks.namespaces import NamespacePool
 from engine.networks.ports import HostPorts, PortTaken, PortWish, parse_port, wanted_ports
 from engine.networks.resolver import Resolver
 from engine.networks.ruleset import Passage
-from engine.networks.sandbox import Sandbox, gateway_endpoint, hosts_of, port_map, translations
+from engine.networks.sandbox import (
+    Sandbox,
+    gateway_endpoint,
+    hosts_of,
+    port_map,
+    publishing_endpoint,
+    translations,
+)
 from engine.networks.store import NetworkStore
 from engine.tasks import KeyedLocks, Nursery, run_blocking, run_in
 
@@ -55,23 +64,27 @@ class SandboxKeeper:
         firewall: Firewall,
         host_ports: HostPorts,
         *,
-        default_mode: str = "bridge",
+        has_bridge: bool = True,
+        host_gateways: Sequence[str] = (),
         default_host_ip: str = "0.0.0.0",
         host_dns: namefiles.ResolvConf | None = None,
         name_server: NameServer,
+        handles: NamespaceHandles,
     ) -> None:
         self._store = store
         self._drivers = drivers
         self._firewall = firewall
         self._host_ports = host_ports
-        self._default_mode = default_mode
+        self._has_bridge = has_bridge
+        self._host_gateways = tuple(host_gateways)
         self._default_host_ip = default_host_ip
         self._daemon_dns = host_dns or namefiles.ResolvConf()
+        self._handles = handles
         self._pool = NamespacePool()
         self._nursery = Nursery("sandboxes")
         self._locks = KeyedLocks()
         self._sandboxes: dict[str, Sandbox] = {}
-        self._clearing: set[asyncio.Task[None]] = set()
+        self._clearing: dict[str, asyncio.Task[None]] = {}
         self._resolver = Resolver(name_server, self._sandboxes)
 
     def get(self, container_id: str) -> Sandbox | None:
@@ -91,15 +104,18 @@ class SandboxKeeper:
 
     async def open(self, request: SandboxRequest) -> Sandbox:
         """Build everything a starting container needs. Raises an ``EngineError``; then nothing is left of it."""
-        mode = self._default_mode if request.mode in ("", "default") else request.mode
+        # A restarted container has the addresses again that its last run is still giving back.
+        if (last := self._clearing.get(request.container_id)) is not None:
+            await asyncio.wait((last,))
+        mode = "bridge" if request.mode in ("", "default") else request.mode
         sandbox = Sandbox(request.container_id, request.name, new_id(), mode, directory=str(request.directory))
         sandbox.hostname, sandbox.domainname = request.hostname, request.domainname
-        sandbox.exposed = tuple(dict.fromkeys((*request.exposed_ports, *request.port_bindings)))
+        sandbox.exposed = tuple(dict.fromkeys((*request.ports.exposed, *request.ports.bindings)))
         async with contextlib.AsyncExitStack() as undo:
             if mode.startswith("container:"):
                 await self._join(sandbox, request)
             elif mode == "host":
-                sandbox.endpoints["host"] = self._passive_endpoint("host")
+                sandbox.endpoints = {name: self._passive_endpoint(name) for name in request.endpoints if name == "host"}
                 await self._write_host_files(sandbox, request)
             else:
                 await self._open_own(sandbox, request, undo)
@@ -111,7 +127,7 @@ class SandboxKeeper:
         other_id = request.joined_id or sandbox.mode.partition(":")[2]
         if request.joined_pid is None:
             raise Conflict(f"cannot join network of a non running container: {other_id}")
-        sandbox.netns_path = sandbox.sandbox_key = f"/proc/{request.joined_pid}/ns/net"
+        sandbox.netns_path = f"/proc/{request.joined_pid}/ns/net"
         other = self._sandboxes.get(other_id)
         if other is None:
             raise Conflict(f"cannot join network of a non running container: {other_id}")
@@ -147,18 +163,17 @@ class SandboxKeeper:
             raise SystemFailure(f"cannot create a network namespace: {error}") from error
         undo.callback(namespace.close)
         sandbox.namespace, sandbox.netns_path = namespace, namespace.path
-        sandbox.sandbox_key = namespace.path
-        for number, (network, wish) in enumerate(self._wishes(sandbox.mode, request)):
+        for number, (network, wish) in enumerate(self._wishes(request)):
             if network.driver == "null":
                 sandbox.endpoints[network.name] = self._passive_endpoint(network.name)
                 continue
             mac = request.mac_address if number == 0 else ""
             endpoint = await self._lease(sandbox, network, wish, f"eth{number}", mac)
-            undo.push_async_callback(self._release, endpoint, is_live=True)
+            undo.push_async_callback(self._release, endpoint, namespace)
             await self._attach(network, endpoint, namespace)
             sandbox.endpoints[network.name] = endpoint
         await self._set_default_routes(sandbox)
-        await self._publish(sandbox, request, undo)
+        await self._publish(sandbox, request.ports, undo)
         await self._link(sandbox, request, undo)
         sandbox.upstream = tuple(request.dns) or self._daemon_dns.servers
         undo.push_async_callback(self._resolver.close, sandbox)
@@ -168,74 +183,30 @@ class SandboxKeeper:
             raise SystemFailure(f"cannot give container {sandbox.name} a name server: {error}") from error
         await self._write_own_files(sandbox, request)
 
-    def _wishes(self, mode: str, request: SandboxRequest) -> list[tuple[Network, EndpointWish | None]]:
-        """The networks to join, that of the mode first, the others by name."""
-        if mode == "none":
-            return [(self._store.find("none"), None)]
-        given = {self._store.find(self._real_name(name)).id: wish for name, wish in request.endpoints.items()}
-        first = self._store.find(mode)
-        others = sorted((self._store.find(i) for i in given if i != first.id), key=lambda network: network.name)
-        return [(network, given.get(network.id)) for network in (first, *others)]
+    def _wishes(self, request: SandboxRequest) -> list[tuple[Network, EndpointWish | None]]:
+        """The networks to join, that of the mode first, the others by name.
 
-    def _real_name(self, name: str) -> str:
-        return self._default_mode if name == "default" else name
+        Where the daemon has no default bridge, those that wish for it do without.
+        """
+        mode = "bridge" if request.mode in ("", "default") else request.mode
+        found = {}
+        for name, wish in request.endpoints.items():
+            if self._has_bridge or name != "bridge":
+                network = self._store.find(name)
+                found[network.id] = (network, wish)
+        return sorted(found.values(), key=lambda one: (mode not in (one[0].name, one[0].id), one[0].name))
 
     async def _lease(
         self, sandbox: Sandbox, network: Network, wish: EndpointWish | None, interface: str, mac: str
     ) -> EndpointState:
         """An endpoint's addresses and names. What a container that just ended still has is waited for."""
         try:
-            return self._lease_now(sandbox, network, wish, interface, mac)
+            return lease_endpoint(self._store, sandbox, network, wish, interface, mac)
         except Forbidden:
             if not self._clearing:
                 raise
-        await asyncio.wait(tuple(self._clearing))
-        return self._lease_now(sandbox, network, wish, interface, mac)
-
-    def _lease_now(
-        self, sandbox: Sandbox, network: Network, wish: EndpointWish | None, interface: str, mac: str
-    ) -> EndpointState:
-        """Addresses and names for an endpoint; nothing in the kernel yet."""
-        asked = wish.ipam_config if wish is not None else None
-        ip = ip6 = ""
-        prefix = prefix6 = 0
-        hardware = (wish.mac_address if wish is not None else "") or mac
-        try:
-            if network.has_ipv4 and network.ipam_driver != "null":
-                address, prefix = self._store.lease(network, 4, asked.ipv4_address if asked else "")
-                ip, hardware = str(address), hardware or ipam.mac_of(address)
-            if network.has_ipv6:
-                address, prefix6 = self._store.lease(network, 6, asked.ipv6_address if asked else "")
-                ip6, hardware = str(address), hardware or ipam.mac_of(address)
-        except ipam.PoolExhausted as error:
-            self._give_back(network.id, ip)
-            raise Forbidden(
-                f"no available IPv4 addresses on this network's address pools: {network.name} ({network.id})"
-            ) from error
-        except ValueError as error:
-            self._give_back(network.id, ip)
-            raise Forbidden(str(error)) from error
-        aliases = tuple(wish.aliases or ()) if wish is not None else ()
-        names = (sandbox.name, *aliases, short(sandbox.container_id), sandbox.hostname)
-        gateways = {block.network.version: block.gateway for block in reversed(network.blocks)}
-        return EndpointState(
-            network_id=network.id,
-            network_name=network.name,
-            endpoint_id=new_id(),
-            interface=interface,
-            link=f"veth{secrets.token_hex(4)[:7]}",
-            gateway="" if network.is_internal else gateways.get(4, ""),
-            ip_address=ip,
-            ip_prefix_len=prefix,
-            mac_address=hardware or "02:42:" + secrets.token_bytes(4).hex(":"),
-            ipv6_gateway="" if network.is_internal or not ip6 else gateways.get(6, ""),
-            global_ipv6_address=ip6,
-            global_ipv6_prefix_len=prefix6,
-            aliases=aliases,
-            dns_names=tuple(dict.fromkeys(n for n in names if n)) if network.resolves_names else (),
-            links=tuple(wish.links or ()) if wish is not None else (),
-            gw_priority=wish.gw_priority if wish is not None else 0,
-        )
+        await asyncio.wait(tuple(self._clearing.values()))
+        return lease_endpoint(self._store, sandbox, network, wish, interface, mac)
 
     async def _attach(self, network: Network, endpoint: EndpointState, namespace: NetworkNamespace) -> None:
         try:
@@ -245,44 +216,38 @@ class SandboxKeeper:
                 f"failed to create endpoint {endpoint.endpoint_id} on network {network.name}: {error}"
             ) from error
 
-    async def _release(self, endpoint: EndpointState, *, is_live: bool) -> None:
+    async def _release(self, endpoint: EndpointState, namespace: NetworkNamespace | None) -> None:
         """Give an endpoint's addresses back once its interface is gone."""
         network = self._store.by_id(endpoint.network_id)
         if network is not None:
             try:
-                await self._drivers[network.driver].detach(network, endpoint, is_live=is_live)
+                await self._drivers[network.driver].detach(network, endpoint, namespace)
             except OSError:
                 log.exception("interface %s of network %s is left behind", endpoint.link, network.name)
-        self._give_back(endpoint.network_id, endpoint.ip_address)
-        self._give_back(endpoint.network_id, endpoint.global_ipv6_address)
-
-    def _give_back(self, network_id: str, address: str) -> None:
-        if address:
-            self._store.release(network_id, address)
+        give_back(self._store, endpoint)
 
     # ---- the default route, ports, links, files
 
     async def _set_default_routes(self, sandbox: Sandbox) -> None:
-        requests = []
+        ways = []
         for version, everywhere in ((4, "0.0.0.0/0"), (6, "::/0")):
             endpoint = gateway_endpoint(sandbox, version)
             if endpoint is not None:
                 gateway = endpoint.gateway if version == 4 else endpoint.ipv6_gateway
-                requests.append(netlink.add_route(everywhere, gateway))
-        namespace = sandbox.namespace
-        if requests and namespace is not None:
+                ways.append((everywhere, gateway, "" if gateway else endpoint.interface))
+        if ways and sandbox.namespace is not None:
             try:
-                await run_in("net", lambda: RouteSocket(namespace.socket).send_sync(*requests))
+                await run_in("net", _set_routes_sync, sandbox.namespace, ways)
             except OSError as error:
                 raise SystemFailure(
                     f"cannot set the default route of container {sandbox.container_id}: {error}"
                 ) from error
 
-    async def _publish(self, sandbox: Sandbox, request: SandboxRequest, undo: contextlib.AsyncExitStack) -> None:
-        endpoint = gateway_endpoint(sandbox) or gateway_endpoint(sandbox, 6)
+    async def _publish(self, sandbox: Sandbox, ports: PortsWish, undo: contextlib.AsyncExitStack) -> None:
+        endpoint = publishing_endpoint(sandbox)
         sandbox.ports = port_map(sandbox.exposed, ())
         try:
-            wishes = wanted_ports(request.exposed_ports, request.port_bindings, request.publish_all)
+            wishes = wanted_ports(ports.exposed, ports.bindings, ports.publish_all)
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
         if not wishes or endpoint is None:
@@ -298,6 +263,7 @@ class SandboxKeeper:
         except OSError as error:
             raise SystemFailure(failed + (error.strerror or str(error))) from error
         undo.callback(self._host_ports.release, held)
+        undo.callback(sandbox.lose_ports)
         sandbox.held = held
         sandbox.hold_fds = tuple(h.socket.fileno() for h in held if h.socket is not None)
         sandbox.published = tuple(
@@ -337,7 +303,8 @@ class SandboxKeeper:
 
     def _extra_hosts(self, request: SandboxRequest) -> tuple[tuple[str, str], ...]:
         bridge = self._store.by_name("bridge")
-        gateways = [block.gateway for block in bridge.blocks if block.gateway] if bridge is not None else []
+        own = [block.gateway for block in bridge.blocks if block.gateway] if bridge is not None else []
+        gateways = self._host_gateways or own
         try:
             return tuple(namefiles.parse_extra_hosts(request.extra_hosts, gateways))
         except ValueError as error:
@@ -365,18 +332,24 @@ class SandboxKeeper:
 
     # ---- afterwards
 
-    def started(self, container_id: str, init_pid: int) -> None:
+    async def started(self, container_id: str, init_pid: int) -> None:
         """Init lives, and with it the namespace and (in the shim) the held ports: we need our own copies no more."""
         sandbox = self._sandboxes.get(container_id)
         if sandbox is None:
             return
         sandbox.init_pid = init_pid
         self._resolver.started(sandbox)
-        if sandbox.owns_namespace:
-            sandbox.sandbox_key = f"/proc/{init_pid}/ns/net"
         sandbox.let_go()
+        await self._show(sandbox)
 
-    def adopt(self, init_pid: int, document: SandboxDocument) -> Sandbox:
+    async def _show(self, sandbox: Sandbox) -> None:
+        if sandbox.owns_namespace:
+            try:
+                await run_blocking(self._handles.put_sync, sandbox.sandbox_id, sandbox.init_pid)
+            except OSError:
+                log.exception("the namespace of container %s cannot be entered by a path", short(sandbox.container_id))
+
+    async def adopt(self, init_pid: int, document: SandboxDocument) -> Sandbox:
         """Take over a container that ran while the daemon did not. Addresses and ports become taken again."""
         sandbox = Sandbox(
             container_id=document.container_id,
@@ -388,7 +361,6 @@ class SandboxKeeper:
             hosts_path=document.hosts_path,
             hostname_path=document.hostname_path,
             resolv_path=document.resolv_path,
-            sandbox_key="" if document.mode == "host" else f"/proc/{init_pid}/ns/net",
             directory=document.directory,
             published=document.ports,
             exposed=document.exposed,
@@ -406,10 +378,11 @@ class SandboxKeeper:
                         self._store.lease(network, version, address)
         for port in sandbox.published:
             self._host_ports.adopt(port.port.partition("/")[2], port.host_ip, port.host_port)
-        endpoint_out = gateway_endpoint(sandbox) or gateway_endpoint(sandbox, 6)
-        if sandbox.published and endpoint_out is not None:
-            self._firewall.adopt(sandbox.container_id, translations(sandbox, endpoint_out))
+        target = publishing_endpoint(sandbox)
+        if sandbox.published and target is not None:
+            self._firewall.adopt(sandbox.container_id, translations(sandbox, target))
         self._sandboxes[sandbox.container_id] = sandbox
+        await self._show(sandbox)
         return sandbox
 
     async def settle(self) -> None:
@@ -425,11 +398,16 @@ class SandboxKeeper:
         for port in sandbox.published:
             self._host_ports.forget(port.port.partition("/")[2], port.host_ip, port.host_port)
         task = self._nursery.start(self._clear(sandbox), name=f"clear-{short(container_id)}")
-        self._clearing.add(task)
-        task.add_done_callback(self._clearing.discard)
+        self._clearing[container_id] = task
+        task.add_done_callback(lambda done: self._cleared(container_id, done))
+
+    def _cleared(self, container_id: str, task: asyncio.Task[None]) -> None:
+        if self._clearing.get(container_id) is task:
+            del self._clearing[container_id]
 
     async def _clear(self, sandbox: Sandbox) -> None:
         await self._resolver.close(sandbox)
+        await run_blocking(self._handles.drop_sync, sandbox.sandbox_id)
         # The rule goes first: it must never lead to the next container that gets the address.
         try:
             await self._firewall.unpublish(sandbox.container_id)
@@ -437,7 +415,7 @@ class SandboxKeeper:
         except OSError:
             log.exception("rules of container %s are left behind", short(sandbox.container_id))
         for endpoint in sandbox.endpoints.values():
-            await self._release(endpoint, is_live=False)
+            await self._release(endpoint, None)
 
     async def rename(self, container_id: str, name: str) -> None:
         """The container has another name; what others resolve follows it."""
@@ -452,29 +430,32 @@ class SandboxKeeper:
 
     # ---- live changes
 
-    async def connect(self, container_id: str, network: Network, wish: EndpointWish | None) -> EndpointState:
-        """Add an interface to a running container. Raises an ``EngineError``; then nothing has changed."""
+    async def connect(
+        self, container_id: str, network: Network, wish: EndpointWish | None, ports: PortsWish
+    ) -> EndpointState:
+        """Add an interface to a running container, and publish its ports if no network could until now.
+
+        Raises an ``EngineError``; then nothing has changed.
+        """
         async with self._locks(container_id):
             sandbox = self._require(container_id)
             if network.name in sandbox.endpoints:
                 raise Forbidden(f"endpoint with name {sandbox.name} already exists in network {network.name}")
-            if not sandbox.owns_namespace or network.driver == "host":
-                raise Forbidden("container cannot be disconnected from host network or connected to host network")
-            if network.driver == "null" or "none" in sandbox.endpoints:
-                raise Forbidden(
-                    "container cannot be connected to multiple networks with one of the networks in private (none) mode"
-                )
+            if network.driver == "null":
+                return sandbox.endpoints.setdefault(network.name, self._passive_endpoint(network.name))
             async with contextlib.AsyncExitStack() as undo:
                 await self._enter(sandbox, undo)
                 used = {e.interface for e in sandbox.endpoints.values()}
                 interface = next(f"eth{i}" for i in range(len(used) + 1) if f"eth{i}" not in used)
                 endpoint = await self._lease(sandbox, network, wish, interface, "")
                 async with contextlib.AsyncExitStack() as failing:
-                    failing.push_async_callback(self._release, endpoint, is_live=True)
+                    failing.push_async_callback(self._release, endpoint, sandbox.namespace)
                     assert sandbox.namespace is not None
                     await self._attach(network, endpoint, sandbox.namespace)
                     sandbox.endpoints[network.name] = endpoint
                     failing.callback(sandbox.endpoints.pop, network.name)
+                    if not sandbox.published:
+                        await self._publish(sandbox, ports, failing)
                     await self._reroute(sandbox)
                     failing.pop_all()
             return endpoint
@@ -487,11 +468,11 @@ class SandboxKeeper:
             if endpoint is None:
                 raise Forbidden(f"container {container_id} is not connected to the network {network.name}")
             if network.driver == "host":
-                raise Forbidden("container cannot be disconnected from host network")
+                raise Forbidden("container cannot be disconnected from host network or connected to host network")
             async with contextlib.AsyncExitStack() as undo:
                 await self._enter(sandbox, undo)
                 del sandbox.endpoints[network.name]
-                await self._release(endpoint, is_live=True)
+                await self._release(endpoint, sandbox.namespace)
                 await self._reroute(sandbox)
 
     def _require(self, container_id: str) -> Sandbox:
@@ -513,7 +494,7 @@ class SandboxKeeper:
     async def _reroute(self, sandbox: Sandbox) -> None:
         """After the set of endpoints changed: default route, the targets of published ports, the hosts file."""
         await self._set_default_routes(sandbox)
-        endpoint = gateway_endpoint(sandbox) or gateway_endpoint(sandbox, 6)
+        endpoint = publishing_endpoint(sandbox)
         try:
             ports = translations(sandbox, endpoint) if endpoint is not None else []
             await self._firewall.publish(sandbox.container_id, ports)
@@ -529,12 +510,22 @@ class SandboxKeeper:
     async def aclose(self) -> None:
         """Finish what containers that ended left to do; those that run go on."""
         if self._clearing:
-            await asyncio.wait(tuple(self._clearing))
+            await asyncio.wait(tuple(self._clearing.values()))
         await self._nursery.aclose()
         await self._resolver.aclose()
         for sandbox in self._sandboxes.values():
             sandbox.let_go()
         await self._pool.aclose()
+
+
+def _set_routes_sync(namespace: NetworkNamespace, ways: Sequence[tuple[str, str, str]]) -> None:
+    """Routes as (destination, gateway, interface); the interface counts where there is no gateway."""
+    inside = RouteSocket(namespace.socket)
+    requests = []
+    for destination, gateway, interface in ways:
+        link = inside.link_sync(interface) if interface else None
+        requests.append(netlink.add_route(destination, gateway, link.index if link is not None else 0))
+    inside.send_sync(*requests)
 
 
 def _rewrite_sync(path: Path, text: str) -> None:

@@ -78,6 +78,16 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
         return default if value is None else value.strip().lower() in ("1", "t", "true")
 
     @property
+    def leads_outside(self) -> bool:
+        """Whether containers reach the world through it: not if it is internal, or on no interface of the host."""
+        return not self.is_internal and (self.driver not in ("macvlan", "ipvlan") or bool(self.options.get("parent")))
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether the kernel routes for containers without a gateway: ipvlan in its layer 3 modes."""
+        return self.driver == "ipvlan" and self.options.get("ipvlan_mode", "") in ("l3", "l3s")
+
+    @property
     def mtu(self) -> int:
         """The interfaces' MTU; 0 leaves it to the kernel."""
         value = self.options.get(OPTION_MTU, "")
@@ -85,7 +95,8 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EndpointState(msgspec.Struct, frozen=True, kw_only=True):
-    """A container's interface on one network. ``interface`` is its name inside, ``link`` the other end on the host."""
+    """A container's interface on one network. ``interface`` is its name inside, ``link`` the other end on the host, if
+    there is one: only then the host can lead its published ports there."""
 
     network_id: str
     network_name: str
@@ -103,6 +114,10 @@ class EndpointState(msgspec.Struct, frozen=True, kw_only=True):
     dns_names: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
     gw_priority: int = 0
+    is_routed: bool = False
+    """Whether a default route leads into the interface as it is, without a gateway."""
+    link_local: tuple[str, ...] = ()
+    """Further addresses of 169.254.0.0/16 and fe80::/64 that were asked for."""
 
 
 class PortState(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +155,8 @@ class AddressWish(Protocol):
     def ipv4_address(self) -> str: ...
     @property
     def ipv6_address(self) -> str: ...
+    @property
+    def link_local_ips(self) -> Sequence[str] | None: ...
 
 
 class EndpointWish(Protocol):
@@ -169,6 +186,15 @@ class BindingWish(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class PortsWish:
+    """The ports a container exposes (``80/tcp``), and those of them that it wants published."""
+
+    exposed: Sequence[str] = ()
+    bindings: Mapping[str, Sequence[BindingWish] | None] = field(default_factory=dict)
+    publish_all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """A ``--link`` that was resolved: the other container's name, the alias here, and its address."""
 
@@ -183,7 +209,7 @@ class SandboxRequest:
     """All that a starting container says about its network. ``directory`` is where the three name files go.
 
     ``mode`` is ``HostConfig.NetworkMode``; with ``container:ID`` ``joined_id`` and ``joined_pid`` are that container's.
-    ``endpoints`` maps networks (name or id) to wishes; that of ``mode`` may be absent.
+    ``endpoints`` maps the networks to join (name or id) to wishes: a container that has none has loopback only.
     """
 
     container_id: str
@@ -195,9 +221,7 @@ class SandboxRequest:
     joined_id: str = ""
     joined_pid: int | None = None
     endpoints: Mapping[str, EndpointWish | None] = field(default_factory=dict)
-    exposed_ports: Sequence[str] = ()
-    port_bindings: Mapping[str, Sequence[BindingWish] | None] = field(default_factory=dict)
-    publish_all: bool = False
+    ports: PortsWish = PortsWish()
     dns: Sequence[str] = ()
     dns_search: Sequence[str] = ()
     dns_options: Sequence[str] = ()

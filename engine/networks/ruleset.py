@@ -69,6 +69,8 @@ class FirewallModel:
     bridges: tuple[BridgeRules, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
     passages: tuple[Passage, ...] = ()
+    has_ipv6: bool = True
+    """Whether the rules concern IPv6 packets, or let them all be."""
 
 
 def _element(port: PublishedPort) -> tuple[str, str, str]:
@@ -124,7 +126,7 @@ def rules(model: FirewallModel) -> dict[str, list[str]]:
     """Every chain of ours with its rules, in order."""
     local4 = "meta nfproto ipv4 fib daddr type local"
     local6 = "meta nfproto ipv6 fib daddr type local"
-    return {
+    chains = {
         # Loopback destinations are translated for the host's own processes only (output). A packet from outside that
         # claims one is left as it is, and the kernel drops it as a martian.
         "prerouting": [f"{local4} ip daddr != 127.0.0.0/8 jump published", f"{local6} ip6 daddr != ::1 jump published"],
@@ -154,6 +156,10 @@ def rules(model: FirewallModel) -> dict[str, list[str]]:
             "drop",
         ],
     }
+    if not model.has_ipv6:
+        for name in ("prerouting", "output", "postrouting", "forward"):
+            chains[name].insert(0, "meta nfproto ipv6 accept")
+    return chains
 
 
 def _translations(bridge: BridgeRules) -> Iterable[str]:

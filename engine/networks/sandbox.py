@@ -34,7 +34,6 @@ class Sandbox:
     hosts_path: str = ""
     hostname_path: str = ""
     resolv_path: str = ""
-    sandbox_key: str = ""
     directory: str = ""
     published: tuple[PortState, ...] = ()
     exposed: tuple[str, ...] = ()
@@ -67,6 +66,11 @@ class Sandbox:
             if held.socket is not None:
                 held.socket.close()
         self.held, self.hold_fds = [], ()
+
+    def lose_ports(self) -> None:
+        """No port is published any more, all are exposed still."""
+        self.held, self.hold_fds, self.published = [], (), ()
+        self.ports = port_map(self.exposed, ())
 
     def document(self) -> SandboxDocument:
         """What the container's record keeps for ``adopt``."""
@@ -103,8 +107,21 @@ def port_map(exposed: tuple[str, ...], published: tuple[PortState, ...]) -> dict
 
 def gateway_endpoint(sandbox: Sandbox, version: int = 4) -> EndpointState | None:
     """The endpoint that carries the default route: highest priority first, then by network name."""
-    having = [e for e in sandbox.endpoints.values() if (e.gateway if version == 4 else e.ipv6_gateway)]
+    having = [e for e in sandbox.endpoints.values() if _leads_outside(e, version)]
     return min(having, key=lambda e: (-e.gw_priority, e.network_name), default=None)
+
+
+def _leads_outside(endpoint: EndpointState, version: int) -> bool:
+    gateway, address = endpoint.gateway, endpoint.ip_address
+    if version == 6:
+        gateway, address = endpoint.ipv6_gateway, endpoint.global_ipv6_address
+    return bool(gateway or (endpoint.is_routed and address))
+
+
+def publishing_endpoint(sandbox: Sandbox) -> EndpointState | None:
+    """The endpoint that published ports lead to: as for the default route, of those that the host has a way to."""
+    reachable = [e for e in sandbox.endpoints.values() if e.link and (e.gateway or e.ipv6_gateway)]
+    return min(reachable, key=lambda e: (not e.gateway, -e.gw_priority, e.network_name), default=None)
 
 
 def translations(sandbox: Sandbox, endpoint: EndpointState) -> list[PublishedPort]:
@@ -140,7 +157,7 @@ def member_of(sandbox: Sandbox) -> dict[str, Any]:
             if endpoint.dns_names
         ],
         "upstream": sandbox.upstream or None,
-        "outside": any(endpoint.gateway or endpoint.ipv6_gateway for endpoint in sandbox.endpoints.values()),
+        "outside": any(gateway_endpoint(sandbox, version) is not None for version in (4, 6)),
     }
 
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
-from ipaddress import IPv4Interface, ip_interface
+from ipaddress import IPv4Interface, ip_interface, ip_network
 from typing import Any, TypeVar
 
 import msgspec
@@ -28,6 +28,7 @@ from engine.networks.bridge import BridgeDriver
 from engine.networks.creation import CreateNetwork, check_name, plan_blocks, refuse_duplicate_bridge
 from engine.networks.driver import Driver, PassiveDriver
 from engine.networks.firewall import Firewall
+from engine.networks.handles import NamespaceHandles
 from engine.networks.ipam import Subnet, is_address_in
 from engine.networks.keeper import SandboxKeeper
 from engine.networks.links import HostLinks
@@ -35,10 +36,12 @@ from engine.networks.macvlan import MacvlanDriver
 from engine.networks.model import (
     OPTION_BRIDGE,
     OPTION_MTU,
+    AddressWish,
     EndpointState,
     EndpointWish,
     IpamBlock,
     Network,
+    PortsWish,
     SandboxDocument,
     SandboxRequest,
 )
@@ -47,6 +50,7 @@ from engine.networks.nameserver import NameServer
 from engine.networks.ports import HostPorts
 from engine.networks.sandbox import Sandbox
 from engine.networks.store import NetworkStore
+from engine.tasks import run_blocking
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +84,9 @@ class NetworkService:
         self._events = events
         self._store = NetworkStore(journal)
         self._links = links or HostLinks()
-        self._firewall = firewall or Firewall(table_name(config), is_enabled=config.iptables)
+        self._firewall = firewall or Firewall(
+            table_name(config), is_enabled=config.iptables, has_ipv6=config.ip6tables
+        )
         self._drivers: Mapping[str, Driver] = drivers or {
             "bridge": BridgeDriver(self._links, self._firewall, forwards=config.ip_forward),
             "macvlan": MacvlanDriver(self._links, "macvlan"),
@@ -89,15 +95,18 @@ class NetworkService:
             "null": PassiveDriver(),
         }
         self._has_bridge = config.bridge != "none"
+        self._handles = NamespaceHandles(config.exec_root)
         self._keeper = SandboxKeeper(
             self._store,
             self._drivers,
             self._firewall,
             host_ports or HostPorts(),
-            default_mode="bridge" if self._has_bridge else "none",
+            has_bridge=self._has_bridge,
+            host_gateways=config.host_gateway_ips,
             default_host_ip=config.ip,
             host_dns=ResolvConf(config.dns, config.dns_search, config.dns_opts),
             name_server=name_server or NameServer(config.exec_root),
+            handles=self._handles,
         )
         self._settled = False
         self._settling = asyncio.Lock()
@@ -109,6 +118,7 @@ class NetworkService:
         """Networks from the journal, the three predefined ones, bridges on the host. Raises ``SystemFailure``."""
         self._store.load()
         try:
+            await run_blocking(self._handles.start_sync)
             await self._links.open()
             for name, driver in (("host", "host"), ("none", "null")):
                 if self._store.by_name(name) is None:
@@ -149,8 +159,7 @@ class NetworkService:
         blocks = [IpamBlock(subnet=str(gateway.network), ip_range=config.fixed_cidr, gateway=str(gateway.ip))]
         network_id = known.id if known is not None else new_id()
         if config.ipv6:
-            subnet = ipam.unique_local_subnet(network_id, [])
-            blocks.append(IpamBlock(subnet=str(subnet), gateway=ipam.first_host(subnet)))
+            blocks.append(self._default_ipv6(network_id))
         return Network(
             id=network_id,
             name="bridge",
@@ -160,6 +169,15 @@ class NetworkService:
             blocks=tuple(blocks),
             options=options,
         )
+
+    def _default_ipv6(self, network_id: str) -> IpamBlock:
+        """The default bridge's IPv6 subnet: as told, else a private one that goes with the network's id."""
+        told, inner = self._config.bip6, self._config.fixed_cidr_v6
+        if told:
+            own = ip_interface(told)
+            return IpamBlock(subnet=str(own.network), ip_range=inner, gateway=str(own.ip))
+        subnet = ip_network(inner, strict=False) if inner else ipam.unique_local_subnet(network_id, [])
+        return IpamBlock(subnet=str(subnet), gateway=ipam.first_host(subnet))
 
     async def _default_gateway(self, known: Network | None) -> IPv4Interface:
         """The default bridge's address: as told, as the interface has it, as last time, or from a free pool."""
@@ -215,6 +233,7 @@ class NetworkService:
             for network in self._store:
                 with contextlib.suppress(OSError, ValueError):
                     await self._drivers[network.driver].remove(network)
+            await run_blocking(self._handles.remove_sync)
         await self._firewall.aclose(remove=remove)
         await self._links.aclose()
 
@@ -232,8 +251,8 @@ class NetworkService:
                     "conflicting options: container type network can't be used with links or networks"
                 )
             return {}
-        known = {self._known_name(self._mode_network(name)): wish for name, wish in endpoints.items()}
-        first = self._known_name(self._mode_network(mode))
+        known = {self._known_name(name): wish for name, wish in endpoints.items()}
+        first = self._known_name(mode)
         if first not in known and blank is not None:
             known[first] = blank
         if len(known) > 1 and first in ("host", "none"):
@@ -241,19 +260,16 @@ class NetworkService:
                 "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
             )
         for name, wish in known.items():
-            network = self._store.by_name(name)
-            if network is not None:
-                _check_wish(network, wish)
+            _check_wish(name, self._store.by_name(name), wish)
         return dict(sorted(known.items(), key=lambda item: (item[0] != first, item[0])))
 
     def _known_name(self, reference: str) -> str:
+        if reference in ("", "default"):
+            return "bridge"
         try:
             return self.find(reference).name
         except NotFound:
             return reference
-
-    def _mode_network(self, mode: str) -> str:
-        return ("bridge" if self._has_bridge else "none") if mode in ("", "default") else mode
 
     async def open_sandbox(self, request: SandboxRequest) -> Sandbox:
         """Everything a starting container needs of the network.
@@ -267,14 +283,18 @@ class NetworkService:
             self._event("connect", endpoint.network_id, container=request.container_id)
         return sandbox
 
-    def sandbox_started(self, container_id: str, init_pid: int) -> None:
-        """Init runs: descriptors that only the start needed are closed."""
-        self._keeper.started(container_id, init_pid)
+    async def sandbox_started(self, container_id: str, init_pid: int) -> None:
+        """Init runs: descriptors that only the start needed are closed, and its namespace gets a path."""
+        await self._keeper.started(container_id, init_pid)
+
+    def sandbox_key(self, document: SandboxDocument) -> str:
+        """The path by which a running container's namespace can be entered; empty if that is another container's."""
+        return self._handles.path(document)
 
     async def adopt_sandbox(self, container_id: str, init_pid: int, state: Mapping[str, Any]) -> Sandbox:
         """Take over a container that still runs, from what its record kept (``to_document``). Raises ``ValueError``."""
         document = msgspec.convert(dict(state), SandboxDocument)
-        return self._keeper.adopt(init_pid, msgspec.structs.replace(document, container_id=container_id))
+        return await self._keeper.adopt(init_pid, msgspec.structs.replace(document, container_id=container_id))
 
     async def close_sandbox(self, container_id: str) -> None:
         """The container ended: free its ports now and its addresses soon. An unknown container is fine."""
@@ -348,7 +368,8 @@ class NetworkService:
                 except (OSError, ValueError) as error:
                     with contextlib.suppress(OSError):
                         await driver.remove(network)
-                    raise SystemFailure(f"cannot create network {network.name}: {error}") from error
+                    words = f"cannot create network {network.name}: {error}"
+                    raise SystemFailure(words if isinstance(error, OSError) else str(error)) from error
             await self._store.put(network)
         self._event("create", network.id)
         return network, ""
@@ -381,7 +402,10 @@ class NetworkService:
             ipam_options=dict(request.ipam_options) if request.ipam_options is not None else None,
             blocks=blocks,
             has_own_subnets=bool(request.blocks or (source is not None and source.blocks)),
-            options=dict(source.options if source is not None else request.options),
+            options={
+                **({} if request.is_config_only else self._config.default_network_opts.get(request.driver, {})),
+                **(source.options if source is not None else request.options),
+            },
             labels=dict(request.labels),
         )
         if network.driver == "bridge" and not network.is_config_only:
@@ -424,10 +448,15 @@ class NetworkService:
         self._events.publish("network", "prune", "", {"reclaimed": "0"})
         return removed
 
-    async def connect(self, container_id: str, reference: str, wish: EndpointWish | None) -> EndpointState:
-        """Connect a running container. Raises an ``EngineError``; then nothing has changed."""
+    async def connect(
+        self, container_id: str, reference: str, wish: EndpointWish | None, ports: PortsWish = PortsWish()  # noqa: B008
+    ) -> EndpointState:
+        """Connect a running container, whose ports are published if no other network has done it.
+
+        Raises an ``EngineError``; then nothing has changed.
+        """
         network = self.find(reference)
-        endpoint = await self._keeper.connect(container_id, network, wish)
+        endpoint = await self._keeper.connect(container_id, network, wish, ports)
         self._event("connect", network, container=container_id)
         return endpoint
 
@@ -444,12 +473,17 @@ class NetworkService:
             self._events.publish("network", action, network.id, attributes)
 
 
-def _check_wish(network: Network, wish: EndpointWish) -> None:
-    """What a network can grant at all, as dockerd checks it when a container is created."""
-    problems = []
+def _check_wish(name: str, network: Network | None, wish: EndpointWish) -> None:
+    """What a network can grant at all, as dockerd checks it when a container is created.
+
+    Of a network that is not there (``None``) only the spelling of addresses is known.
+    """
     asked = wish.ipam_config
+    problems = _misspelt(asked) if asked is not None else []
     addresses = [a for a in (asked.ipv4_address, asked.ipv6_address) if a] if asked is not None else []
-    if network.is_predefined:
+    if network is None or problems:
+        pass
+    elif network.is_predefined:
         if addresses:
             problems.append("user specified IP address is supported on user defined networks only")
         if wish.aliases:
@@ -466,7 +500,18 @@ def _check_wish(network: Network, wish: EndpointWish) -> None:
         ]
     if problems:
         text = "\n".join(problems)
-        raise InvalidParameter(f"invalid config for network {network.name}: invalid endpoint settings:\n{text}")
+        raise InvalidParameter(f"invalid config for network {name}: invalid endpoint settings:\n{text}")
+
+
+def _misspelt(asked: AddressWish) -> list[str]:
+    """What is no address, or none of its kind, in dockerd's words."""
+    problems = []
+    if asked.ipv4_address and not ipam.is_usable(asked.ipv4_address, 4):
+        problems.append(f"invalid IPv4 address: {asked.ipv4_address}")
+    if asked.ipv6_address and not ipam.is_usable(asked.ipv6_address, 6):
+        problems.append(f"invalid IPv6 address: {asked.ipv6_address}")
+    unusable = [a for a in asked.link_local_ips or () if not (ipam.is_usable(a, 4) or ipam.is_usable(a, 6))]
+    return [*problems, *(f"invalid link-local IP address: {address}" for address in unusable)]
 
 
 def _contains(wanted: tuple[str, ...], value: str) -> bool:

@@ -28,6 +28,11 @@ LATER_WORDS: tuple[tuple[str, str], ...] = (
         r"daemon: (user specified ip address is supported on user defined networks only)",
         r"daemon: invalid config for network bridge: invalid endpoint settings:\n\1",
     ),
+    (
+        r"daemon: (invalid ipv[46] address: \S+)",
+        r"daemon: invalid config for network town: invalid endpoint settings:\n\1",
+    ),
+    (r"-o parent interface does was not found", "-o parent interface was not found"),
     (r"network \S+ (id <id> )?has active endpoints.*", "network … has active endpoints"),
     (
         r'you cannot remove a running container <id>\. stop the container before attempting removal or force remove',

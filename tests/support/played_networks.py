@@ -69,7 +69,7 @@ class PlayedDriver:
     async def attach(self, network: Network, endpoint: EndpointState, namespace: NetworkNamespace) -> None:
         self.attached[endpoint.endpoint_id] = endpoint
 
-    async def detach(self, network: Network, endpoint: EndpointState, *, is_live: bool) -> None:
+    async def detach(self, network: Network, endpoint: EndpointState, namespace: NetworkNamespace | None) -> None:
         self.attached.pop(endpoint.endpoint_id, None)
 
 

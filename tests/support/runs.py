@@ -27,6 +27,7 @@ from engine.errors import EngineError, no_such_image, no_such_network
 from engine.events import EventBus
 from engine.filters import Filters
 from engine.journal import Journal
+from engine.networks.model import SandboxDocument
 from engine.runtime.oci import RuntimeFailure
 from engine.runtime.shims import ExecSpec, ExitRecord, Shim, ShimLost, Shims
 from engine.snapshots.base import Snapshotter
@@ -185,7 +186,7 @@ class FakeAssembly:
         undo.callback(setattr, live, "shim", None)
         return FakeAssembled(shim)
 
-    def with_facts(self, container: Container, assembled: FakeAssembled) -> Container:
+    async def with_facts(self, container: Container, assembled: FakeAssembled) -> Container:
         return container
 
     def without_facts(self, container: Container) -> Container:
@@ -356,9 +357,10 @@ class FakeNetworks:
     async def validate_wish(self, mode: str, endpoints: Mapping[str, Any], blank: Any = None) -> dict[str, Any]:
         if mode in ("host", "none") or mode.startswith("container:"):
             return {}
-        return {self.find(name).name: wish for name, wish in endpoints.items()} or {"bridge": blank}
+        known = {network.id: network.name for network in self.known}
+        return {known.get(name, name): wish for name, wish in endpoints.items()} or {"bridge": blank}
 
-    async def connect(self, container_id: str, reference: str, wish: Any) -> None:
+    async def connect(self, container_id: str, reference: str, wish: Any, ports: Any) -> None:
         if self.failure is not None:
             raise self.failure
         self.log.append(("connect", container_id, reference))
@@ -367,6 +369,9 @@ class FakeNetworks:
         if self.failure is not None:
             raise self.failure
         self.log.append(("disconnect", container_id, reference))
+
+    def sandbox_key(self, document: SandboxDocument) -> str:
+        return "" if document.mode.startswith("container:") else f"/run/netns/{document.sandbox_id[:12]}"
 
     async def rename_container(self, container_id: str, name: str) -> None:
         self.log.append(("rename", container_id, name))

@@ -10,14 +10,17 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any
 
 import dns.message
+import msgspec
 import pytest
 
 from engine.config import Config
@@ -29,7 +32,7 @@ from engine.kernel import namespaces, netlink
 from engine.kernel.namespaces import NetworkNamespace
 from engine.kernel.netlink import RouteSocket
 from engine.names import new_id
-from engine.networks.model import IpamBlock, Link, Network, SandboxRequest
+from engine.networks.model import IpamBlock, Link, Network, PortsWish, SandboxRequest
 from engine.networks.sandbox import Sandbox
 from engine.networks.service import CreateNetwork, NetworkService, table_name
 from tests.support.leaks import processes
@@ -52,6 +55,7 @@ class Binding:
 class Addresses:
     ipv4_address: str = ""
     ipv6_address: str = ""
+    link_local_ips: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -155,10 +159,8 @@ class House:
                 hostname=name,
                 directory=self.root / container_id,
                 mode=mode,
-                endpoints=endpoints or {},
-                exposed_ports=exposed,
-                port_bindings=ports or {},
-                publish_all=publish_all,
+                endpoints=await self.service.validate_wish(mode, endpoints or {}, Wish()),
+                ports=PortsWish(exposed, ports or {}, publish_all),
                 links=links,
                 dns=dns,
             )
@@ -171,7 +173,7 @@ class House:
         namespace = open_of(sandbox)
         while os.stat(f"/proc/{process.pid}/ns/net").st_ino != os.fstat(namespace.fd).st_ino:
             await asyncio.sleep(0.001)
-        self.service.sandbox_started(container_id, process.pid)
+        await self.service.sandbox_started(container_id, process.pid)
         box = self.boxes[container_id] = Box(sandbox, process, namespace)
         return box
 
@@ -200,7 +202,8 @@ class House:
 def open_of(sandbox: Sandbox) -> NetworkNamespace:
     path = sandbox.netns_path or "/proc/self/ns/net"
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    return NetworkNamespace(fd, socket.socket(socket.AF_NETLINK, socket.SOCK_RAW))
+    inside = namespaces.in_namespace_sync(fd, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW))
+    return NetworkNamespace(fd, inside)
 
 
 @pytest.fixture
@@ -325,6 +328,46 @@ async def test_loopback_publishing_and_unpublished_ports_are_closed_to_other_hos
     assert index is not None
     inner.send_sync(netlink.add_route("127.0.0.9/32", f"10.251.{THIRD}.1", index.index))
     assert not reaches(outside, "127.0.0.9", port, timeout=0.4)
+
+
+def crc32c(data: bytes) -> int:
+    """The checksum of SCTP (RFC 9260, appendix A), which connection tracking looks at."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def sctp_init(source: int, target: int) -> bytes:
+    """The first packet of an association, as made by hand: kernels without SCTP translate it all the same."""
+    chunk = struct.pack(">BBHIIHHI", 1, 0, 20, 77, 65536, 1, 1, 77)
+    blank = struct.pack(">HHII", source, target, 0, 0) + chunk
+    return struct.pack(">HHI", source, target, 0) + struct.pack("<I", crc32c(blank)) + chunk
+
+
+async def test_sctp_ports_are_translated_and_given_back(house: House, outside: Box) -> None:
+    port = 30000 + os.getpid() % 10000
+    web = await house.open("web", exposed=("90/sctp",), ports={"80/sctp": [Binding(host_port=str(port))]})
+    assert web.sandbox.ports["80/sctp"] == [{"HostIp": "0.0.0.0", "HostPort": str(port)}]
+    raw = partial(socket.socket, socket.AF_INET, socket.SOCK_RAW, 132)
+    inside, sender = web.run(raw), outside.run(raw)
+    inside.settimeout(3)
+    sender.sendto(sctp_init(4000, port), (f"10.251.{THIRD}.1", 0))
+    packet, (peer, _) = inside.recvfrom(2048)
+    assert peer == f"10.251.{THIRD}.2" and packet[20:24] == struct.pack(">HH", 4000, 80)
+    zeroed = packet[20:28] + bytes(4) + packet[32:]
+    assert packet[28:32] == struct.pack("<I", crc32c(zeroed)), "the checksum goes with the new port"
+    with pytest.raises(SystemFailure, match="port is already allocated"):
+        await house.open("other", ports={"80/sctp": [Binding(host_port=str(port))]})
+    await house.open("tcp", ports={"80/tcp": [Binding(host_port=str(port))]})
+    sender.sendto(sctp_init(4001, 90), (web.ip(), 0))
+    with pytest.raises(TimeoutError):
+        inside.settimeout(0.3)
+        inside.recvfrom(2048)
+    await house.end(web)
+    await house.open("next", ports={"80/sctp": [Binding(host_port=str(port))]})
 
 
 async def test_the_source_address_seen_by_the_container_is_the_clients(house: House, outside: Box) -> None:
@@ -578,9 +621,69 @@ async def test_ipv6_networks(house: House) -> None:
 
 
 def kernel_lacks(kind: str) -> bool:
-    done = subprocess.run(["ip", "link", "add", f"probe{os.getpid() % 10000}", "type", kind], capture_output=True)
-    subprocess.run(["ip", "link", "del", f"probe{os.getpid() % 10000}"], capture_output=True)
-    return done.returncode != 0
+    """Whether this kernel can make no interface of that kind."""
+    script = f"ip link add one type veth peer name two && ip link add probe link one type {kind}"
+    return subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True).returncode != 0
+
+
+@pytest.fixture
+def parent() -> Iterator[str]:
+    """An interface of the host with a neighbour at its other end, whose address is 10.253.THIRD.1."""
+    name = f"nt{THIRD}"
+    for command in (
+        f"link add {name} type veth peer name {name}p",
+        f"addr add 10.253.{THIRD}.1/24 dev {name}p",
+        f"link set {name} up",
+        f"link set {name}p up",
+    ):
+        subprocess.run(["ip", *command.split()], check=True)
+    yield name
+    subprocess.run(["ip", "link", "del", name], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or kernel_lacks("macvlan"), reason="this kernel has no macvlan")
+async def test_macvlan_puts_containers_on_a_network_of_the_hosts(house: House, parent: str) -> None:
+    block = IpamBlock(subnet=f"10.253.{THIRD}.0/24", gateway=f"10.253.{THIRD}.1")
+    options = {"parent": parent, "macvlan_mode": "bridge"}
+    await house.service.create(CreateNetwork(name="lan", driver="macvlan", blocks=(block,), options=options))
+    wish = {"lan": Wish(Addresses(f"10.253.{THIRD}.9"), mac_address="02:42:0a:00:00:09")}
+    published = {"80/tcp": [Binding(host_port=free_port())]}
+    first = await house.open("a", mode="lan", endpoints=wish, ports=published)
+    second = await house.open("b", mode="lan")
+    with first.inside() as inner:
+        (link,) = [link for link in inner.links_sync() if link.name == "eth0"]
+        assert link.kind == "macvlan"
+        assert any(str(a.interface) == f"10.253.{THIRD}.9/24" for a in inner.addresses_sync())
+        assert [r for r in inner.routes_sync() if r.destination.prefixlen == 0]
+    assert first.sandbox.published == ()
+    second.listen()
+    assert reaches(first, second.ip("lan"), 80)
+    assert ask(first, "b") == [second.ip("lan")]
+    first.listen()
+    assert reach(first.ip("lan"), 80), "not reached from outside"
+    for box in (first, second):
+        await house.end(box)
+    again = await house.open("c", mode="lan", endpoints=wish)  # the same addresses at once
+    await house.service.disconnect(again.sandbox.container_id, "lan")
+    with again.inside() as inner:
+        assert [link.name for link in inner.links_sync()] == ["lo"]
+    await house.service.connect(again.sandbox.container_id, "lan", wish["lan"])
+    await house.end(again)
+    await house.service.remove("lan")
+    assert parent in {link.name for link in links()}, "the host's own interface was taken away"
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or kernel_lacks("macvlan"), reason="this kernel has no macvlan")
+async def test_macvlan_in_private_mode_keeps_neighbours_apart(house: House, parent: str) -> None:
+    block = IpamBlock(subnet=f"10.253.{THIRD}.0/24", gateway=f"10.253.{THIRD}.1")
+    options = {"parent": parent, "macvlan_mode": "private"}
+    await house.service.create(CreateNetwork(name="lan", driver="macvlan", blocks=(block,), options=options))
+    first, second = await house.open("a", mode="lan"), await house.open("b", mode="lan")
+    second.listen()
+    assert not reaches(first, second.ip("lan"), 80)
+    assert reach(second.ip("lan"), 80)
+    with pytest.raises(SystemFailure, match="^-o parent interface was not found on the host: nowhere0$"):
+        await house.service.create(CreateNetwork(name="no", driver="macvlan", options={"parent": "nowhere0.5"}))
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or kernel_lacks("dummy"), reason="this kernel has no dummy interfaces")
@@ -594,6 +697,21 @@ async def test_macvlan_and_ipvlan_make_networks_inside_the_host(house: House) ->
         for box in (first, second):
             await house.end(box)
         await house.service.remove(driver)
+
+
+async def test_a_default_route_without_a_gateway(house: House) -> None:
+    box = await house.open("a")
+    routed = msgspec.structs.replace(box.sandbox.endpoints["bridge"], gateway="", is_routed=True)
+    box.sandbox.endpoints["bridge"] = routed
+    box.sandbox.namespace = namespaces.open_namespace_sync(box.process.pid)
+    try:
+        assert RouteSocket(box.sandbox.namespace.socket).link_sync(BRIDGE) is None, "this is the host's namespace"
+        await house.service._keeper._set_default_routes(box.sandbox)
+    finally:
+        box.sandbox.let_go()
+    with box.inside() as inner:
+        (route,) = [route for route in inner.routes_sync() if route.destination.prefixlen == 0]
+        assert (route.gateway, route.index) == ("", inner.link_sync("eth0").index)  # type: ignore[union-attr]
 
 
 async def test_a_start_that_fails_leaves_nothing(house: House) -> None:

@@ -112,6 +112,27 @@ def test_a_reboot_is_recognised_by_the_empty_run_folder(engine: Berth) -> None:
     assert exit_code(engine, "plain") == 255
 
 
+def test_after_a_reboot_each_starts_after_what_it_needs(engine: Berth) -> None:
+    policy = ("--restart", "always")
+    engine.docker("run", "-d", "--name", "owner", *policy, "busybox", "sleep", "1000", check=True)
+    joins = ("--network", "container:owner")
+    engine.docker("run", "-d", "--name", "joins", *policy, *joins, "busybox", "sleep", "1000", check=True)
+    engine.docker("run", "-d", "--name", "linked", *policy, "--link", "owner:o", "busybox", "sleep", "1000", check=True)
+    engine.kill()
+    reboot(engine)
+    engine.start()
+    deadline = time.monotonic() + 20
+    names = ("owner", "joins", "linked")
+    form = "{{.State.Running}} {{.RestartCount}} {{.State.Error}}"
+    while time.monotonic() < deadline:
+        found = engine.docker("inspect", "-f", form, *names, check=True).stdout.split("\n")
+        if all(line.startswith("true") for line in found[:3]):
+            break
+        time.sleep(0.2)
+    assert [line.strip() for line in found[:3]] == ["true 0"] * 3  # at the first attempt, each
+    engine.docker("rm", "-f", *names, check=True)
+
+
 def reboot(engine: Berth) -> None:
     """What a reboot does to a machine: every process of ours is gone, and so is the run folder."""
     pids = [int(path.read_text()) for path in (engine.exec_root / "containers").glob("*/init.pid")]

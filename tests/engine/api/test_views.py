@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -20,6 +21,7 @@ from tests.support.runs import FakeImage
 from tests.support.services import ServiceBench
 
 FACT = EndpointState(
+    link="veth1",
     network_id="n2",
     network_name="front",
     endpoint_id="e1",
@@ -93,6 +95,8 @@ def test_ports_are_those_of_a_running_container(views: ContainerViews) -> None:
         "53/udp": None,
     }
     assert views.ports(ended()) == {}
+    unreachable = msgspec.structs.replace(SANDBOX, endpoints={"lan": msgspec.structs.replace(FACT, link="")})
+    assert views.ports(running(2, sandbox=unreachable)) == {}
 
 
 async def test_sizes_add_the_image(views: ContainerViews, bench: ServiceBench) -> None:
@@ -118,10 +122,16 @@ async def test_inspect_facts(views: ContainerViews, bench: ServiceBench) -> None
     instance.running = True
     facts = await views.inspect_facts(record, with_size=True)
     assert facts.exec_ids == [instance.id]
-    assert (facts.sandbox_id, facts.sandbox_key) == ("5a" * 32, "/var/run/docker/netns/5a5a5a5a5a5a")
+    assert (facts.sandbox_id, facts.sandbox_key) == ("5a" * 32, "/run/netns/5a5a5a5a5a5a")
     assert facts.graph["LowerDir"] == "/data/layers/high/fs:/data/layers/low/fs"
     assert facts.graph["UpperDir"] == f"/data/snapshots/{record.id}/diff"
     assert (facts.size_rw, facts.size_root, facts.has_log) == (0, 1000, False)
+
+
+async def test_who_has_joined_anothers_network_shows_no_sandbox(views: ContainerViews) -> None:
+    joined = msgspec.structs.replace(SANDBOX, mode="container:" + "b" * 64, endpoints={})
+    facts = await views.inspect_facts(running(2, sandbox=joined), with_size=False)
+    assert (facts.sandbox_id, facts.sandbox_key) == ("", "")
 
 
 async def test_what_is_being_removed_has_no_layers(views: ContainerViews) -> None:

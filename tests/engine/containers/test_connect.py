@@ -15,7 +15,7 @@ from engine.containers.settings import EndpointSettings
 from engine.errors import Conflict, Forbidden, InvalidParameter, NotFound, SystemFailure
 from engine.networks.service import NetworkService
 from tests.support.containers import container, ended, running
-from tests.support.runs import Bench, FakeNetworks
+from tests.support.runs import Bench, FakeNetwork, FakeNetworks
 
 NEW = container(1, name="new", networks={"bridge": EndpointSettings()})
 BOX = running(2, name="box", networks={"bridge": EndpointSettings()})
@@ -78,19 +78,55 @@ async def test_twice_or_not_at_all_is_forbidden(bench: ConnectBench) -> None:
 async def test_unknown_names(bench: ConnectBench) -> None:
     with pytest.raises(NotFound, match="network nowhere not found"):
         await bench.connector.connect_network("box", "nowhere", WISH)
+    await bench.connector.connect_network("new", "nowhere", WISH)  # may be made before it starts
+    assert bench.joined(NEW) == ["bridge", "nowhere"]
     with pytest.raises(NotFound, match="No such container: nobody"):
         await bench.connector.connect_network("nobody", "front", WISH)
     with pytest.raises(NotFound):
         await bench.connector.disconnect_network("nobody", "front", force=False)
-    await bench.connector.disconnect_network("nobody", "front", force=True)
+
+
+async def test_a_network_that_is_gone_can_be_left(bench: ConnectBench) -> None:
+    lost = {"bridge": EndpointSettings(), "gone": EndpointSettings()}
+    await bench.records.save(container(6, name="stopped", networks=lost))
+    await bench.records.save(running(7, name="runs", networks=lost))
+    await bench.connector.disconnect_network("stopped", "gone", force=False)
+    assert bench.joined(bench.store.find("stopped")) == ["bridge"]
+    with pytest.raises(NotFound, match="network gone not found"):
+        await bench.connector.disconnect_network("runs", "gone", force=False)
+    bench.networks.failure = SystemFailure("there is no such network to leave")
+    await bench.connector.disconnect_network("runs", "gone", force=True)
+    assert bench.joined(bench.store.find("runs")) == ["bridge"]
+    with pytest.raises(Forbidden, match="is not connected to the network never"):
+        await bench.connector.disconnect_network("runs", "never", force=True)
+
+
+async def test_an_unknown_container_and_network_are_an_error_even_by_force(bench: ConnectBench) -> None:
+    for network, words in (("never", "network never not found"), ("front", "endpoint nobody not found")):
+        with pytest.raises(NotFound, match=words):
+            await bench.connector.disconnect_network("nobody", network, force=True)
+
+
+async def test_none_and_host_are_beside_no_other(bench: ConnectBench) -> None:
+    bench.networks.known += (FakeNetwork("n3", "none"), FakeNetwork("n4", "host"))
+    await bench.records.save(running(6, name="alone", networks={"none": EndpointSettings()}))
+    for name, network in (("alone", "front"), ("box", "none"), ("new", "none")):
+        with pytest.raises(Forbidden, match=r"one of the networks in private \(none\) mode"):
+            await bench.connector.connect_network(name, network, WISH)
+    with pytest.raises(Forbidden, match="connected to host network"):
+        await bench.connector.connect_network("box", "host", WISH)
+    await bench.connector.disconnect_network("alone", "none", force=False)
+    await bench.connector.connect_network("alone", "none", WISH)
+    assert bench.joined(bench.store.find("alone")) == ["none"]
 
 
 @pytest.mark.parametrize("mode", ["host", "container:" + "a" * 64])
 async def test_who_has_no_network_of_its_own_joins_none(bench: ConnectBench, mode: str) -> None:
     await bench.records.save(container(6, name="shared", host={"network_mode": mode}))
-    with pytest.raises(InvalidParameter, match="cannot be connected to any other network"):
+    words = "with another container or host cannot be connected to any other network"
+    with pytest.raises(InvalidParameter, match=words):
         await bench.connector.connect_network("shared", "front", WISH)
-    with pytest.raises(InvalidParameter):
+    with pytest.raises(Forbidden, match="is not connected to the network front"):
         await bench.connector.disconnect_network("shared", "front", force=False)
 
 

@@ -19,6 +19,12 @@ def test_the_host_of_this_test() -> None:
     assert facts.arch == os.uname().machine
 
 
+def test_forwarding_that_the_daemon_will_turn_on_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hostprobe, "_read", lambda path: "0" if path.endswith("ip_forward") else "")
+    assert not probe_host_sync().ipv4_forwarding
+    assert probe_host_sync(will_forward=True).ipv4_forwarding
+
+
 def test_devices_are_found_one_by_one_and_by_folder() -> None:
     (null,) = device_nodes_sync("/dev/null")
     assert (null.kind, null.major, null.minor) == ("c", 1, 3)

@@ -29,4 +29,9 @@ def test_a_container_without_ports_has_only_a_name() -> None:
 
 def test_links_by_name_and_alias() -> None:
     linking = container(1, name="app", host={"links": ("db:/mysql", "/cache", "web:front")})
-    assert links_of(linking) == [("db", "mysql"), ("cache", "cache"), ("web", "front")]
+    assert links_of(linking.host_config) == [("db", "mysql"), ("cache", "cache"), ("web", "front")]
+
+
+def test_on_a_users_network_links_are_names_of_that_network() -> None:
+    linking = container(1, host={"links": ("nobody:db",), "network_mode": "front"})
+    assert links_of(linking.host_config) == []

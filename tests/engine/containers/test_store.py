@@ -52,6 +52,27 @@ async def test_what_is_not_there_or_not_unique_is_said(store: ContainerStore) ->
     assert store.get("abc") is None
 
 
+async def test_a_container_that_is_being_created_is_not_there(store: ContainerStore) -> None:
+    store.reserve_name("soon", "e" * 64)
+    for reference in ("soon", "/soon", "soon/alias"):
+        with pytest.raises(NotFound, match=f"^No such container: {reference}$"):
+            store.find(reference)
+
+
+async def test_whose_network_a_container_has(store: ContainerStore) -> None:
+    await store.save(ONE)
+    joined = container(3, name="joined", host={"network_mode": f"container:{ONE.id}"})
+    again = container(4, name="again", host={"network_mode": "container:joined"})
+    for one in (joined, again):
+        await store.save(one)
+    assert store.network_owner(again) is store.network_owner(joined) is store.network_owner(ONE) is ONE
+    circle = container(5, name="circle", host={"network_mode": "container:circle"})
+    await store.save(circle)
+    assert store.network_owner(circle) is circle
+    with pytest.raises(NotFound):
+        store.network_owner(container(6, host={"network_mode": "container:lost"}))
+
+
 async def test_a_name_goes_before_a_prefix(store: ContainerStore) -> None:
     await store.save(ONE)
     named = container(3, id="f" * 64, name="abc1")

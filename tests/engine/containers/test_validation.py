@@ -41,6 +41,14 @@ def test_bad_configurations(config: ContainerConfig, words: str) -> None:
         validate_create(config, HostConfig(), FACTS)
 
 
+@pytest.mark.parametrize("mode", ["host", "container:x"])
+def test_who_has_no_interface_of_its_own_has_no_hardware_address(mode: str) -> None:
+    config = ContainerConfig(mac_address="02:42:ac:11:00:09")
+    with pytest.raises(ValueError, match="^conflicting options: mac-address and the network mode$"):
+        validate_create(config, HostConfig(network_mode=mode), FACTS)
+    validate_create(config, HostConfig(network_mode="bridge"), FACTS)
+
+
 @pytest.mark.parametrize(
     ("host", "words"),
     [

@@ -59,6 +59,13 @@ def test_sets_say_who_talks_and_who_is_internal() -> None:
     assert found["passages"] == ["1.1.1.1 . 2.2.2.2 . tcp . 5"]
 
 
+def test_without_ipv6_rules_its_packets_are_let_be() -> None:
+    found = ruleset.rules(FirewallModel("t", (BRIDGE,), has_ipv6=False))
+    hooks = ("prerouting", "output", "postrouting", "forward")
+    assert {found[name][0] for name in hooks} == {"meta nfproto ipv6 accept"}
+    assert "meta nfproto ipv6 accept" not in str(ruleset.rules(FirewallModel("t", (BRIDGE,))))
+
+
 def test_the_users_chain_is_made_but_never_emptied() -> None:
     lines = ruleset.render(FirewallModel("berth", (BRIDGE,), (WEB,))).splitlines()
     assert "add chain inet berth berth-user" in lines

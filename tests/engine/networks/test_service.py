@@ -98,7 +98,7 @@ async def test_without_a_bridge_containers_have_no_network(stage: Stage) -> None
     service = await stage.again(bridge="none")
     with pytest.raises(NotFound, match="network bridge not found"):
         service.find("bridge")
-    assert list(await service.validate_wish("default", {}, EndpointWish())) == ["none"]
+    assert list(await service.validate_wish("default", {}, EndpointWish())) == ["bridge"]
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,55 @@ class EndpointWish:
     mac_address: str = ""
     gw_priority: int = 0
     driver_opts: Any = None
+
+
+@dataclass(frozen=True)
+class AddressWish:
+    ipv4_address: str = ""
+    ipv6_address: str = ""
+    link_local_ips: tuple[str, ...] | None = None
+
+
+@pytest.mark.parametrize("network", ["bridge", "town", "absent"])
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (AddressWish("mynet"), "invalid IPv4 address: mynet"),
+        (AddressWish("::1"), "invalid IPv4 address: ::1"),
+        (AddressWish("0.0.0.0"), "invalid IPv4 address: 0.0.0.0"),
+        (AddressWish(ipv6_address="mynet"), "invalid IPv6 address: mynet"),
+        (AddressWish(ipv6_address="10.0.0.1"), "invalid IPv6 address: 10.0.0.1"),
+        (AddressWish(ipv6_address="::ffff:10.0.0.1"), "invalid IPv6 address: ::ffff:10.0.0.1"),
+        (AddressWish(ipv6_address="fe80::1%eth0"), "invalid IPv6 address: fe80::1%eth0"),
+        (AddressWish(link_local_ips=("169.254.1.1", "x")), "invalid link-local IP address: x"),
+    ],
+)
+async def test_misspelt_addresses_are_named(stage: Stage, network: str, asked: AddressWish, words: str) -> None:
+    await stage.service.create(CreateNetwork(name="town"))
+    with pytest.raises(InvalidParameter, match=f"settings:\n{words}$"):
+        await stage.service.validate_wish(network, {network: EndpointWish(asked)})
+
+
+async def test_link_local_addresses_are_for_every_network(stage: Stage) -> None:
+    asked = EndpointWish(AddressWish(link_local_ips=("169.254.8.8", "fe80::8")))
+    assert await stage.service.validate_wish("bridge", {"bridge": asked}) == {"bridge": asked}
+
+
+async def test_the_default_bridges_ipv6_subnet_is_as_told(stage: Stage) -> None:
+    bridge = (await stage.again(ipv6=True, fixed_cidr_v6="2001:db8:1::/64")).find("bridge")
+    assert (bridge.blocks[1].subnet, bridge.blocks[1].gateway) == ("2001:db8:1::/64", "2001:db8:1::1")
+    bridge = (await stage.again(bip6="2001:db8:2::9/56", fixed_cidr_v6="2001:db8:2::/64")).find("bridge")
+    block = bridge.blocks[1]
+    assert (block.subnet, block.gateway, block.ip_range) == ("2001:db8:2::/56", "2001:db8:2::9", "2001:db8:2::/64")
+
+
+async def test_options_that_every_new_network_gets(stage: Stage) -> None:
+    options = {"com.docker.network.driver.mtu": "1300", "x": "daemon's"}
+    service = await stage.again(default_network_opts={"bridge": options})
+    made, _ = await service.create(CreateNetwork(name="town", options={"x": "own"}))
+    assert (made.mtu, made.options["x"]) == (1300, "own")
+    other, _ = await service.create(CreateNetwork(name="land", driver="macvlan"))
+    assert other.options == {}
 
 
 def test_daemons_side_by_side_have_tables_of_their_own() -> None:
@@ -204,7 +253,12 @@ async def test_prune_respects_labels_age_and_running_containers(stage: Stage) ->
 async def adopt(stage: Stage, name: str) -> None:
     network = stage.service.find(name)
     endpoint = EndpointState(
-        network_id=network.id, network_name=name, endpoint_id="e", gateway="172.18.0.1", ip_address="172.18.0.2"
+        network_id=network.id,
+        network_name=name,
+        endpoint_id="e",
+        link="veth1",
+        gateway="172.18.0.1",
+        ip_address="172.18.0.2",
     )
     document = SandboxDocument(
         sandbox_id="s",
@@ -215,10 +269,10 @@ async def adopt(stage: Stage, name: str) -> None:
         ports=(PortState(port="80/tcp", host_ip="0.0.0.0", host_port=8080),),
         exposed=("80/tcp", "90/udp"),
     )
-    state = stage.service.to_document(stage.service._keeper.adopt(77, document))
+    state = stage.service.to_document(await stage.service._keeper.adopt(77, document))
     await stage.service.close_sandbox("c" * 64)
     sandbox = await stage.service.adopt_sandbox("c" * 64, 77, state)
-    assert sandbox.sandbox_key == "/proc/77/ns/net"
+    assert stage.service.sandbox_key(sandbox.document()) == str(stage.config.exec_root / "netns" / "s")
     assert sandbox.ports == {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}], "90/udp": None}
 
 
