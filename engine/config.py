@@ -6,6 +6,7 @@ refused with the key's name. ``RELOADABLE`` names what SIGHUP takes over.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import re
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 DEFAULT_CONFIG_FILE = Path("/etc/docker/daemon.json")
+TCP_PORT, TLS_PORT = "2375", "2376"
 ON_UNHEALTHY = ("none", "restart", "stop", "kill")
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 
@@ -416,6 +418,28 @@ _CONVERTERS = {
     "default-ulimits": _ulimits,
     "default-shm-size": _size,
 }
+
+
+def tcp_address(text: str, *, tls: bool) -> tuple[str, int]:
+    """Host and port of a ``tcp://`` address to listen on, docker's port where it has none. Raises ``ValueError``."""
+    address = text.removeprefix("tcp://")
+    host, colon, port = address.rpartition(":")
+    if not colon or address.endswith("]"):
+        host, port = address, TLS_PORT if tls else TCP_PORT
+    if not port.isdigit():
+        raise ValueError(f"cannot listen on tcp://{address}: {port!r} is no port")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def own_ports(config: Config) -> list[tuple[str, int]]:
+    """The numeric addresses and TCP ports that the daemon's API takes on this host."""
+    found = []
+    for text in config.hosts:
+        if text.startswith("tcp://"):
+            host, port = tcp_address(text, tls=config.tls or config.tlsverify)
+            with contextlib.suppress(ValueError):  # a name: whoever wants its port will see that it is taken
+                found.append((str(ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)), port))
+    return found
 
 
 def _check(config: Config) -> None:

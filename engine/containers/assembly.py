@@ -41,7 +41,7 @@ from engine.containers.settings import ExecSettings, HostConfig, Ulimit
 from engine.containers.sources import Sources
 from engine.containers.spec import SpecInput, build_spec, capability_sets
 from engine.containers.store import ContainerStore
-from engine.errors import Conflict, InvalidParameter, SystemFailure, not_running, os_words
+from engine.errors import Conflict, InvalidParameter, NotFound, SystemFailure, not_running, os_words
 from engine.kernel.mount import mount_sync, unmount_sync
 from engine.networks.model import Link, SandboxRequest
 from engine.networks.sandbox import Sandbox
@@ -272,9 +272,13 @@ class Assembly:
         if "bridge" not in container.networks:
             return found
         for name, alias in links_of(container.host_config):
-            other = self._store.network_owner(self._store.find(name))
-            if not other.is_running:
-                raise Conflict(f"Cannot link to a non running container: /{other.name} AS /{container.name}/{alias}")
+            try:
+                other = self._store.network_owner(self._store.find(name))
+            except NotFound:
+                other = None  # it was removed since
+            if other is None or not other.is_running:
+                gone = other.name if other else name
+                raise Conflict(f"Cannot link to a non running container: /{gone} AS /{container.name}/{alias}")
             endpoint = other.sandbox.endpoints.get("bridge") if other.sandbox else None
             if endpoint is None:
                 raise Conflict(f"Cannot link to /{other.name}, as it does not belong to the default network")

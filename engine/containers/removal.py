@@ -53,13 +53,15 @@ class Remover:
         self._layers_let_go = layers_let_go
         self._under_way: set[str] = set()
 
-    async def remove(self, container_id: str, *, force: bool = False, volumes: bool = False) -> None:
+    async def remove(
+        self, container_id: str, *, force: bool = False, volumes: bool = False, reference: str = ""
+    ) -> None:
         """Remove it and, with ``volumes``, its anonymous volumes. Raises ``Conflict`` when it runs and not
-        ``force``."""
+        ``force``, and when somebody else removes what a client called ``reference``."""
         container = self._records.store.require(container_id)
         _check_removable(container, force)
         if container_id in self._under_way:
-            raise Conflict(f"removal of container {container_id} is already in progress")
+            raise Conflict(f"removal of container {reference or container_id} is already in progress")
         self._under_way.add(container_id)
         try:
             await self._end(container, force)

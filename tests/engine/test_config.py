@@ -17,6 +17,7 @@ from engine.config import (
     convert,
     load_config,
     mask_credentials,
+    own_ports,
     reload_attributes,
     reload_config,
 )
@@ -338,3 +339,9 @@ def test_a_reload_without_the_file_keeps_everything(tmp_path: Path) -> None:
     config = loaded(tmp_path, {"debug": True})
     (tmp_path / "daemon.json").unlink()
     assert reload_config(config) == config
+
+
+def test_ports_that_the_daemon_has_itself() -> None:
+    hosts = ("unix:///x", "tcp://0.0.0.0:1", "tcp://localhost", "tcp://[::1]:3", "tcp://somewhere:4", "tcp://[::1]")
+    assert own_ports(Config(hosts=hosts)) == [("0.0.0.0", 1), ("127.0.0.1", 2375), ("::1", 3), ("::1", 2375)]
+    assert own_ports(Config(hosts=("tcp://",), tls=True)) == [("127.0.0.1", 2376)]
