@@ -49,7 +49,8 @@ _OPEN_API = """[DEPRECATION NOTICE]: API is accessible on {} without {}.
          more information: https://docs.docker.com/go/attack-surface/
 In future versions this will be a hard failure preventing the daemon from starting! Learn more at: \
 https://docs.docker.com/go/api-security/"""
-LOG_PLUGINS = ["fluentd", "gelf", "journald", "json-file", "local", "none", "syslog"]
+LOG_PLUGINS = ["fluentd", "gelf", "journald", "json-file", "local", "syslog"]
+NETWORK_PLUGINS = ["bridge", "host", "ipvlan", "macvlan", "null"]
 
 
 class SystemRoutes:
@@ -185,8 +186,10 @@ class SystemRoutes:
         security = [f"name=seccomp,profile={profile}"] if facts.seccomp else []
         if facts.apparmor:
             security.insert(0, "name=apparmor")
-        if facts.cgroup_version == 2:
+        if (self.config.default_cgroupns_mode or ("private" if facts.cgroup_version == 2 else "host")) == "private":
             security.append("name=cgroupns")
+        if self.config.no_new_privileges:
+            security.append("name=no-new-privileges")
         return {
             "MemoryLimit": "memory" in supports,
             "SwapLimit": "swap" in supports,
@@ -219,13 +222,14 @@ class SystemRoutes:
 
         return {
             "ServerVersion": ENGINE_VERSION,
-            "ContainerdCommit": commit(""),
+            "ContainerdCommit": commit("N/A"),
             "RuncCommit": commit(self._host.runtimes[self._host.default_runtime].commit),
             "InitCommit": commit(""),
         }
 
     def _settings(self) -> dict[str, Any]:
         config = self.config
+        pools = [{"Base": base, "Size": size} for base, size in config.default_address_pools]
         proxies = Proxies.given(config.http_proxy, config.https_proxy, config.no_proxy)
         return {
             "Driver": self._driver,
@@ -237,7 +241,7 @@ class SystemRoutes:
             ],
             "Plugins": {
                 "Volume": ["local"],
-                "Network": ["bridge", "host", "null"],
+                "Network": NETWORK_PLUGINS,
                 "Authorization": None,
                 "Log": LOG_PLUGINS,
             },
@@ -265,7 +269,7 @@ class SystemRoutes:
             "LiveRestoreEnabled": True,
             "Isolation": "",
             "InitBinary": Path(config.init_path or self._host.init_binary).name,
-            "DefaultAddressPools": [{"Base": base, "Size": size} for base, size in config.default_address_pools],
+            **({"DefaultAddressPools": pools} if pools else {}),
             "CDISpecDirs": list(self._cdi.cdi_spec_dirs) if self._cdi.has_cdi else [],
         }
 

@@ -120,6 +120,7 @@ _CRUN: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(r"^mount [`']([^`']*)['`] to [`']([^`']*)['`]: (.+)$"),
         'error during container init: error mounting "{0}" to rootfs at "/{1}": mount {0}:/{1}: {2}',
     ),
+    (re.compile(r"^error stat'ing file [`']([^`']*)['`]: (.+)$"), "error during container init: stat {0}: {1}"),
     (re.compile(r"^chdir [`']([^`']+)['`]: (.+)$"), 'chdir to cwd ("{0}") set in config.json failed: {1}'),
 )
 _ERRNO_WORDS = ("No such file or directory", "Permission denied", "Is a directory", "Not a directory")

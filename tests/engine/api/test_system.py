@@ -191,10 +191,15 @@ async def test_info(api: Served, routes: SystemRoutes) -> None:
     assert registries["Mirrors"] == ["https://mirror/"]
     assert registries["InsecureRegistryCIDRs"] == ["10.0.0.0/8", "::1/128", "127.0.0.0/8"]
     assert registries["IndexConfigs"]["old:5000"]["Secure"] is False
+    assert info["Plugins"]["Network"] == ["bridge", "host", "ipvlan", "macvlan", "null"]
     assert info["FirewallBackend"] == {"Driver": "nftables"}
     assert "FirewallBackend" not in (await ask(api, "/v1.48/info"))[1]
-    routes.reloaded(Config(data_root=routes.config.data_root, debug=True))
-    assert (await ask(api, "/info"))[1]["Debug"] is True
+    settings = Config(default_cgroupns_mode="host", no_new_privileges=True, debug=True)
+    routes.reloaded(settings)
+    _, info = await ask(api, "/info")
+    assert info["Debug"] is True
+    assert info["SecurityOptions"][2:] == ["name=no-new-privileges"]
+    assert "DefaultAddressPools" not in info
 
 
 async def test_past_events(api: Served, bench: ServiceBench) -> None:

@@ -37,6 +37,10 @@ from engine.runtime.oci import RuntimeFailure, exit_hint, normalise, parse_versi
             'unable to start container process: exec: "/etc/passwd": permission denied',
         ),
         (
+            "error stat'ing file `/etc/passwd/x`: Not a directory",
+            "unable to start container process: error during container init: stat /etc/passwd/x: not a directory",
+        ),
+        (
             "chdir `/n`: No such file or directory",
             ('unable to start container process: chdir to cwd ("/n") set in config.json failed: '
              "no such file or directory"),
