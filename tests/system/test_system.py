@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.daemons import Berth
+from tests.support.daemons import Berth, free_port
 
 pytestmark = pytest.mark.system
 
@@ -73,6 +73,22 @@ def test_a_reload_is_an_event_with_the_settings_now_in_force(berth: Berth) -> No
     reload(berth, {})
 
 
+def test_the_port_of_the_daemon_is_not_published() -> None:
+    port = free_port()
+    berth = Berth(options=("-H", f"127.0.0.1:{port}"), registry=False)
+    try:
+        berth.start()
+        berth.make_busybox()
+        done = berth.docker("run", "--rm", "-p", f"{port}:80", "busybox", "true")
+        assert done.returncode == 125
+        assert f"Bind for 0.0.0.0:{port} failed: port is already allocated" in done.stderr
+        (warning,) = json.loads(berth.docker("info", "-f", "{{json .Warnings}}").stdout)[:1]
+        assert f"API is accessible on http://127.0.0.1:{port} without encryption." in warning
+    finally:
+        berth.stop()
+        berth.remove()
+
+
 def test_pulls_pushes_and_logins_go_through_the_proxy(berth: Berth, busybox: str, proxy: Proxy) -> None:
     url = f"http://joe:secret@{proxy.address}"
     reload(berth, {"proxies": {"http-proxy": url, "https-proxy": url, "no-proxy": "direct.invalid"}})
@@ -98,3 +114,29 @@ def test_pulls_pushes_and_logins_go_through_the_proxy(berth: Berth, busybox: str
     finally:
         reload(berth, {})
         berth.docker("rmi", "registry.invalid/x")
+
+
+def test_devices_that_cdi_describes_are_shown_and_given(berth: Berth, busybox: str) -> None:
+    folder = berth.root / "cdi"
+    folder.mkdir()
+    device = {"name": "one", "containerEdits": {"env": ["FROM_CDI=yes"]}}
+    document = {"cdiVersion": "0.6.0", "kind": "vendor.com/net", "devices": [device]}
+    (folder / "net.json").write_text(json.dumps(document))
+    (folder / "bad.json").write_text("{}")
+    ask = ("--device", "vendor.com/net=one", busybox, "sh", "-c", "echo $FROM_CDI")
+    for options, shown, code, words in (
+        ((), [{"Source": "cdi", "ID": "vendor.com/net=one"}], 0, "yes"),
+        (("--feature", "cdi=false"), [], 125, 'could not select device driver "cdi" with capabilities: []'),
+    ):
+        other = Berth(options=("--cdi-spec-dir", str(folder), *options), registry=False)
+        try:
+            other.start()
+            other.make_busybox()
+            info = json.loads(other.docker("info", "-f", "{{json .}}").stdout)
+            assert (info.get("DiscoveredDevices", []), bool(info["CDISpecDirs"])) == (shown, bool(shown))
+            assert any(f"{folder}/bad.json" in warning for warning in info["Warnings"] or ()) is bool(shown)
+            done = other.docker("run", "--rm", *ask)
+            assert (done.returncode, words in done.stdout + done.stderr) == (code, True), done.stderr
+        finally:
+            other.stop()
+            other.remove()

@@ -45,6 +45,7 @@ from engine.runtime.oci import RuntimeFailure, exit_hint, normalise, parse_versi
             ('unable to start container process: chdir to cwd ("/n") set in config.json failed: '
              "no such file or directory"),
         ),
+        ("writing file `pids.max`: Invalid argument", "writing file `pids.max`: invalid argument"),
         ("exec failed: something else", "something else"),
     ],
 )
