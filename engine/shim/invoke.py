@@ -93,7 +93,7 @@ def read_whole(path: str) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         parts = []
-        while part := os.read(descriptor, 65536):
+        while part := os.read(descriptor, 4096):
             parts.append(part)
         return b"".join(parts)
     finally:

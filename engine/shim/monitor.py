@@ -82,6 +82,12 @@ class Monitor:
         self._send(first, {"event": "ready", "pid": os.getpid()})
         self._loop.run()
 
+    def close(self) -> None:
+        """Give back what only the end of the process gives back otherwise."""
+        for connection in tuple(self._connections):
+            self._drop(connection)
+        self._loop.close()
+
     # connections
 
     def _accept(self, _events: int) -> None:

@@ -87,6 +87,11 @@ def own_namespace() -> None:
     _check(_libc.unshare(CLONE_NEWNS), "unshare mount namespace")
 
 
+def stay() -> None:
+    """Leave no namespace: unshare(2) of nothing."""
+    _check(_libc.unshare(0), "unshare nothing")
+
+
 def split_options(options: Sequence[str]) -> tuple[int, int, list[str]]:
     """mount(2) flags, propagation flags, and the options that the file system itself understands."""
     flags = propagation = 0

@@ -13,7 +13,7 @@ import socket
 import traceback
 from functools import partial
 
-from engine.shim import wire
+from engine.shim import rehearsal, wire
 from engine.shim.loop import READ, Loop, wake_on_children
 from engine.shim.monitor import run_shim
 
@@ -139,9 +139,11 @@ def main(path: str, descriptor: int) -> None:
     libc.prctl(PR_SET_NAME, b"berth-zygote", 0, 0, 0)
     os.umask(0o022)
     os.chdir("/")
+    rehearsal.rehearse(f"{path}.rehearsal")
     zygote = Zygote(path, socket.socket(fileno=descriptor))
     gc.collect()
     # Objects of the zygote stay out of the collector, so that a shim's collection does not copy their pages.
     gc.disable()
     gc.freeze()
+    rehearsal.fill_holes()
     zygote.run()

@@ -583,4 +583,4 @@ async def test_a_shim_is_small(bench: Bench) -> None:
         for line in Path(f"/proc/{shim.pid}/smaps_rollup").read_text().splitlines()
         if line.startswith(("Private_Clean:", "Private_Dirty:"))
     )
-    assert private <= 2048
+    assert private <= 1650  # 1.85 MiB without a rehearsal in the zygote

@@ -2,7 +2,19 @@
 
 import pytest
 
-from engine.runtime.oci import RuntimeFailure, exit_hint, normalise, parse_version
+from engine.runtime import oci
+from engine.runtime.cgroups import Cgroups
+from engine.runtime.oci import (
+    ExecGroups,
+    Runtime,
+    RuntimeFailure,
+    exec_groups,
+    exit_hint,
+    normalise,
+    offers_recursive_read_only,
+    parse_version,
+    uncounted_controllers_sync,
+)
 
 
 @pytest.mark.parametrize(
@@ -42,8 +54,24 @@ from engine.runtime.oci import RuntimeFailure, exit_hint, normalise, parse_versi
         ),
         (
             "chdir `/n`: No such file or directory",
-            ('unable to start container process: chdir to cwd ("/n") set in config.json failed: '
-             "no such file or directory"),
+            (
+                'unable to start container process: chdir to cwd ("/n") set in config.json failed: '
+                "no such file or directory"
+            ),
+        ),
+        (
+            "mount `/etc` to `etc/passwd`: Not a directory",
+            (
+                "unable to start container process: error during container init: "
+                'error mounting "/etc" to rootfs at "/etc/passwd": mount /etc:/etc/passwd: not a directory'
+            ),
+        ),
+        (
+            (
+                'time="2026-01-01T00:00:00Z" level=warning msg="setting back"\n'
+                'time="2026-01-01T00:00:01Z" level=error msg="write \\"50m\\": invalid argument"'
+            ),
+            'write "50m": invalid argument',
         ),
         ("writing file `pids.max`: Invalid argument", "writing file `pids.max`: invalid argument"),
         ("exec failed: something else", "something else"),
@@ -83,3 +111,50 @@ def test_versions_are_found_in_what_runtimes_print() -> None:
     assert parse_version(runc) == ("1.1.5+ds1", "1.1.5+ds1-1+deb12u1")
     assert parse_version("crun version 1.8.1\ncommit: f8a096be\n") == ("1.8.1", "f8a096be")
     assert parse_version("unexpected") == ("", "")
+
+
+def test_a_folder_over_a_file_is_asked_about() -> None:
+    failure = RuntimeFailure.of_create("mount `/etc` to `etc/passwd`: Not a directory")
+    assert failure.message.endswith(
+        "unknown: Are you trying to mount a directory onto a file (or vice-versa)? "
+        "Check if the specified host path exists and is the expected type"
+    )
+    assert failure.exit_hint == 127
+
+
+def runtime(path: str, version: str) -> Runtime:
+    return Runtime("any", path, (), "/run/x", version)
+
+
+def test_which_runtime_can_be_asked_for_groups_of_execs() -> None:
+    crun = runtime("/usr/bin/crun", "1.8.1")
+    assert (exec_groups(crun, 1), exec_groups(crun, 2)) == (ExecGroups.COVERED, ExecGroups.ASKED)
+    assert exec_groups(runtime("/usr/bin/runc", "1.1.5+ds1"), 1) is ExecGroups.ASKED
+    assert exec_groups(runtime("/usr/bin/runc", "1.0.3"), 2) is ExecGroups.NO
+    assert exec_groups(runtime("/opt/youki", "9.9"), 2) is ExecGroups.NO
+
+
+def test_which_runtime_makes_trees_read_only() -> None:
+    assert offers_recursive_read_only(runtime("runc", "1.1.5"))
+    assert not offers_recursive_read_only(runtime("crun", "1.8.1"))
+    assert offers_recursive_read_only(runtime("crun", "1.14"))
+    assert not offers_recursive_read_only(runtime("youki", "1.0"))
+
+
+@pytest.mark.parametrize(
+    ("v1", "unified", "on_v2", "covered"),
+    [
+        ({"memory": "/m", "cpu": "/c"}, "/sys/fs/cgroup/unified", {"hugetlb"}, True),
+        ({"memory": "/m", "cpu": "/c"}, "/sys/fs/cgroup/unified", set(), False),  # crun takes it as it is
+        ({"memory": "/m", "cpu": "/c"}, "/sys/fs/cgroup/unified", {"pids"}, False),  # a limit would be lost
+        ({"memory": "/m"}, "/elsewhere", {"hugetlb"}, False),  # crun does not look there
+        ({}, "/sys/fs/cgroup/unified", {"memory", "hugetlb"}, False),
+    ],
+)
+def test_crun_is_spared_controllers_that_limit_nothing(
+    v1: dict[str, str], unified: str, on_v2: set[str], covered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = Cgroups(v1, unified, controllers=frozenset(v1) | on_v2)
+    monkeypatch.setattr(oci.Cgroups, "detect_sync", lambda: groups)
+    expected = (f"{unified}/cgroup.controllers",) if covered else ()
+    assert uncounted_controllers_sync() == expected
