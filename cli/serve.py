@@ -127,6 +127,9 @@ _OPTIONS = (
     _text("--registry-addr", metavar="HOST:PORT|none", help="Where the embedded registry listens."),
     _list("--registry-mirror", metavar="URL"),
     _list("--insecure-registry", metavar="HOST|CIDR"),
+    _text("--http-proxy", metavar="URL", help="For connections to registries; else the environment's HTTP_PROXY."),
+    _text("--https-proxy", metavar="URL"),
+    _text("--no-proxy", metavar="HOST,...", help="Hosts that are spoken to without a proxy."),
     _text("--max-concurrent-downloads", type=int),
     _text("--max-concurrent-uploads", type=int),
     _text("--max-download-attempts", type=int),
@@ -149,6 +152,8 @@ _OPTIONS = (
     _flag("--live-restore"),
     _text("--shutdown-timeout", type=int),
     _flag("--experimental"),
+    _list("--cdi-spec-dir", metavar="FOLDER", help="Where CDI specifications are; an empty one for none."),
+    _list("--feature", metavar="NAME=BOOLEAN"),
     _flag("--tls"),
     _flag("--tlsverify"),
     _text("--tlscacert"),
@@ -158,14 +163,12 @@ _OPTIONS = (
 
 
 # Flags of dockerd that are known, and have no effect or are refused; engine.config says why.
-_UNUSED_LISTS = (
-    "allow-nondistributable-artifacts authorization-plugin cdi-spec-dir feature node-generic-resource"
-).split()
+_UNUSED_LISTS = "allow-nondistributable-artifacts authorization-plugin node-generic-resource".split()
 _UNUSED_FLAGS = "allow-direct-routing cri-containerd ip-forward-no-drop raw-logs rootless selinux-enabled".split()
 _UNUSED_TEXTS = (
     "api-cors-header bridge-accept-fwmark containerd containerd-namespace containerd-plugins-namespace cpu-rt-period "
-    "cpu-rt-runtime default-gateway default-gateway-v6 default-stop-timeout firewall-backend http-proxy https-proxy "
-    "no-proxy log-format metrics-addr network-control-plane-mtu network-diagnostic-port nri-opts oom-score-adjust "
+    "cpu-rt-runtime default-gateway default-gateway-v6 default-stop-timeout firewall-backend log-format "
+    "metrics-addr network-control-plane-mtu network-diagnostic-port nri-opts oom-score-adjust "
     "swarm-default-advertise-addr userland-proxy-path userns-remap"
 ).split()
 _UNUSED = (

@@ -6,6 +6,7 @@ refused with the key's name. ``RELOADABLE`` names what SIGHUP takes over.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import re
@@ -13,15 +14,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 DEFAULT_CONFIG_FILE = Path("/etc/docker/daemon.json")
+TCP_PORT, TLS_PORT = "2375", "2376"
 ON_UNHEALTHY = ("none", "restart", "stop", "kill")
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 
 RELOADABLE = frozenset(
     "debug log-level labels registry-mirrors insecure-registries default-runtime runtimes shutdown-timeout "
-    "max-concurrent-downloads max-concurrent-uploads max-download-attempts".split()
+    "max-concurrent-downloads max-concurrent-uploads max-download-attempts features http-proxy https-proxy "
+    "no-proxy".split()
+)
+# Of these, the ones that have their defaults again when a reloaded file no longer names them.
+_RESET = RELOADABLE & frozenset(
+    "max-concurrent-downloads max-concurrent-uploads max-download-attempts features http-proxy https-proxy "
+    "no-proxy".split()
 )
 
 
@@ -79,6 +88,9 @@ class Config:
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     max_download_attempts: int = 5
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
     # containers
     default_runtime: str = ""
     runtimes: Mapping[str, RuntimeConfig] = field(default_factory=dict)
@@ -101,6 +113,7 @@ class Config:
     live_restore: bool = True
     shutdown_timeout: int = 15
     experimental: bool = False
+    features: Mapping[str, bool] = field(default_factory=dict)
     # transport security
     tls: bool = False
     tlsverify: bool = False
@@ -109,11 +122,18 @@ class Config:
     tlskey: str = ""
     ignored: tuple[str, ...] = ()
     """Keys of ``IGNORED`` that were given."""
+    flags: frozenset[str] = frozenset()
+    """Keys that were given as flags."""
 
     @property
     def bridge_name(self) -> str:
         """The default bridge's interface: ``docker0`` unless told otherwise."""
         return self.bridge or "docker0"
+
+    @property
+    def has_cdi(self) -> bool:
+        """Whether devices may be asked for by the names that CDI specifications give them."""
+        return self.features.get("cdi", True)
 
 
 _NO_CONTAINERD = "there is no containerd: the daemon's shims run containers"
@@ -123,7 +143,6 @@ IGNORED = {
     "allow-direct-routing": "unpublished ports stay closed to other hosts",
     "allow-nondistributable-artifacts": "layers of other hosts are never pushed",
     "bridge-accept-fwmark": "give such packets a rule in the chain berth-user",
-    "cdi-spec-dirs": "devices are given by --device",
     "containerd": _NO_CONTAINERD,
     "containerd-namespace": _NO_CONTAINERD,
     "containerd-plugin-namespace": _NO_CONTAINERD,
@@ -132,20 +151,15 @@ IGNORED = {
     "cri-containerd": _NO_CONTAINERD,
     "default-runtime-args": "give them in runtimes",
     "default-stop-timeout": "give containers --stop-timeout",
-    "features": "there are no optional features",
     "firewall-backend": "the firewall is nftables",
-    "http-proxy": "proxies are taken from the environment",
-    "https-proxy": "proxies are taken from the environment",
     "ip-forward-no-drop": "the policy of the host's own chains is never changed",
     "log-format": "the daemon's log is text",
     "metrics-addr": "metrics are served by the registry's debug address",
     "network-control-plane-mtu": "there is no swarm",
     "network-diagnostic-port": "there is no swarm",
-    "no-proxy": "proxies are taken from the environment",
     "node-generic-resources": "there is no swarm",
     "nri-opts": _NO_CONTAINERD,
     "oom-score-adjust": "the service unit sets it (OOMScoreAdjust=)",
-    "proxies": "proxies are taken from the environment",
     "raw-logs": "the daemon's log has no colours",
     "restart": "containers have restart policies",
     "swarm-default-advertise-addr": "there is no swarm",
@@ -164,7 +178,8 @@ REFUSED = {
 _SINGULAR = {"host-gateway-ip": "host-gateway-ips"}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtb]?)(?:i?b)?", re.ASCII)
 _SIZES = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_FIELDS = {f.name.replace("_", "-"): f for f in fields(Config) if f.name != "ignored"}
+_FIELDS = {f.name.replace("_", "-"): f for f in fields(Config) if f.name not in ("ignored", "flags")}
+_PROXIES = ("http-proxy", "https-proxy", "no-proxy")
 
 
 def load_config(flags: Mapping[str, Any], *, config_file: Path | None = None) -> Config:
@@ -177,9 +192,10 @@ def load_config(flags: Mapping[str, Any], *, config_file: Path | None = None) ->
     document = read_file(path, must_exist=config_file is not None)
     both = sorted(set(document) & set(flags))
     if both:
+        shown = {k: [mask_credentials(v) if k in _PROXIES else v for v in (flags[k], document[k])] for k in both}
         raise ConfigError(
             "the following directives are specified both as a flag and in the configuration file: "
-            + ", ".join(f"{k}: (from flag: {flags[k]}, from file: {document[k]})" for k in both)
+            + ", ".join(f"{k}: (from flag: {flag}, from file: {file})" for k, (flag, file) in shown.items())
         )
     values = {key: convert(key, value) for source in (document, flags) for key, value in source.items()}
     for key in REFUSED.keys() & values.keys():
@@ -188,6 +204,7 @@ def load_config(flags: Mapping[str, Any], *, config_file: Path | None = None) ->
     config = Config(
         config_file=path,
         ignored=tuple(sorted(IGNORED.keys() & values.keys())),
+        flags=frozenset(flags),
         **{_FIELDS[k].name: v for k, v in values.items() if k in _FIELDS and k != "config-file"},
     )
     _check(config)
@@ -197,7 +214,9 @@ def load_config(flags: Mapping[str, Any], *, config_file: Path | None = None) ->
 def reload_config(current: Config) -> Config:
     """Read the file again and take over what may change while running. Raises ``ConfigError``; then nothing changes."""
     document = read_file(current.config_file, must_exist=False)
-    changed = {_FIELDS[k].name: convert(k, v) for k, v in document.items() if k in RELOADABLE}
+    defaults = Config()
+    changed = {_FIELDS[k].name: getattr(defaults, _FIELDS[k].name) for k in _RESET - current.flags}
+    changed |= {_FIELDS[k].name: convert(k, v) for k, v in document.items() if k in RELOADABLE}
     config = replace(current, **changed)
     _check(config)
     return config
@@ -223,6 +242,11 @@ def read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
         raise ConfigError(f"unable to configure the daemon with file {path}: invalid JSON: {error}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"unable to configure the daemon with file {path}: it must hold one JSON object")
+    document = {key: value for key, value in document.items() if value is not None}
+    proxies = document.pop("proxies", {})
+    if not isinstance(proxies, dict):
+        raise ConfigError(f"unable to configure the daemon with file {path}: proxies must be an object")
+    document |= {key: value for key, value in proxies.items() if value is not None}
     for key in _SINGULAR.keys() & document.keys():
         if _SINGULAR[key] in document:
             raise ConfigError(f"unable to configure the daemon with file {path}: {key} and {_SINGULAR[key]} are one")
@@ -317,6 +341,64 @@ def _network_options(value: Any) -> Mapping[str, Mapping[str, str]]:
     return {driver: {str(k): str(v) for k, v in options.items()} for driver, options in value.items()}
 
 
+def _folders(value: Any) -> tuple[str, ...]:
+    """An empty one alone means none."""
+    if isinstance(value, str):
+        raise TypeError
+    return () if list(value) == [""] else tuple(str(item) for item in value)
+
+
+def _features(value: Any) -> Mapping[str, bool]:
+    """Values are booleans, or what Go reads as one, as a flag has them (``--feature cdi=false``)."""
+    found: dict[str, bool] = {}
+    for name, entry in value.items():
+        text = str(entry).lower()
+        if text not in ("1", "t", "true", "0", "f", "false"):
+            raise ValueError(entry)
+        found[str(name)] = text in ("1", "t", "true")
+    return found
+
+
+def mask_credentials(url: str) -> str:
+    """A URL that may be shown: user and password are replaced."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url
+    if "@" not in parts.netloc:
+        return url
+    return parts._replace(netloc="xxxxx:xxxxx@" + parts.netloc.rpartition("@")[2]).geturl()
+
+
+def reload_attributes(config: Config, found_runtime: str) -> dict[str, str]:
+    """What the event of a reload tells: the settings now in force that may change while running, as dockerd words them.
+
+    ``found_runtime`` is the default where the configuration names none.
+    """
+    features = " ".join(f"{name}:{_go_bool(value)}" for name, value in sorted(config.features.items()))
+    return {
+        "debug": _go_bool(config.debug),
+        "default-cgroupns-mode": config.default_cgroupns_mode,
+        "default-ipc-mode": config.default_ipc_mode,
+        "default-runtime": config.default_runtime or found_runtime,
+        "default-shm-size": str(config.default_shm_size),
+        "features": f"map[{features}]",
+        "insecure-registries": json.dumps(config.insecure_registries, separators=(",", ":")),
+        "labels": json.dumps(config.labels, separators=(",", ":")),
+        "live-restore": _go_bool(config.live_restore),
+        "max-concurrent-downloads": str(config.max_concurrent_downloads),
+        "max-concurrent-uploads": str(config.max_concurrent_uploads),
+        "max-download-attempts": str(config.max_download_attempts),
+        "registry-mirrors": json.dumps(config.registry_mirrors, separators=(",", ":")),
+        "runtimes": " ".join(f"{name}:{runtime.path}" for name, runtime in config.runtimes.items()),
+        "shutdown-timeout": str(config.shutdown_timeout),
+    }
+
+
+def _go_bool(value: bool) -> str:
+    return str(value).lower()
+
+
 def _ulimits(value: Any) -> Mapping[str, tuple[int, int]]:
     found = {}
     for name, entry in value.items():
@@ -329,11 +411,35 @@ _CONVERTERS = {
     "hosts": _hosts,
     "host-gateway-ips": _addresses,
     "default-network-opts": _network_options,
+    "cdi-spec-dirs": _folders,
+    "features": _features,
     "runtimes": _runtimes,
     "default-address-pools": _pools,
     "default-ulimits": _ulimits,
     "default-shm-size": _size,
 }
+
+
+def tcp_address(text: str, *, tls: bool) -> tuple[str, int]:
+    """Host and port of a ``tcp://`` address to listen on, docker's port where it has none. Raises ``ValueError``."""
+    address = text.removeprefix("tcp://")
+    host, colon, port = address.rpartition(":")
+    if not colon or address.endswith("]"):
+        host, port = address, TLS_PORT if tls else TCP_PORT
+    if not port.isdigit():
+        raise ValueError(f"cannot listen on tcp://{address}: {port!r} is no port")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def own_ports(config: Config) -> list[tuple[str, int]]:
+    """The numeric addresses and TCP ports that the daemon's API takes on this host."""
+    found = []
+    for text in config.hosts:
+        if text.startswith("tcp://"):
+            host, port = tcp_address(text, tls=config.tls or config.tlsverify)
+            with contextlib.suppress(ValueError):  # a name: whoever wants its port will see that it is taken
+                found.append((str(ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)), port))
+    return found
 
 
 def _check(config: Config) -> None:

@@ -38,7 +38,7 @@ from engine.api.usage import DiskUsageReport
 from engine.api.views import ContainerViews
 from engine.api.volumes import VolumeRoutes
 from engine.api.websocket import WebsocketRoutes
-from engine.config import IGNORED, Config, ConfigError, reload_config
+from engine.config import IGNORED, Config, ConfigError, reload_attributes, reload_config
 from engine.containers.accounts import Accounts
 from engine.containers.archive import Archiver
 from engine.containers.assembly import Assembly, Host
@@ -276,7 +276,13 @@ class Daemon:
         listeners = Listeners(api, config.group)
         exits.push_async_callback(listeners.close, CLOSE_SECONDS)
         await listeners.open(config.hosts, _tls(config))
-        ground.events.publish("daemon", "start", engine_id, {"name": os.uname().nodename})
+        name, default_runtime = {"name": os.uname().nodename}, ground.host.default_runtime
+        ground.events.publish("daemon", "start", engine_id, name)
+
+        def tell(changed: Config) -> None:
+            ground.events.publish("daemon", "reload", engine_id, reload_attributes(changed, default_runtime) | name)
+
+        self._reloaders.append(tell)
 
     def _routes(self, ground: Ground, nouns: Nouns, transport: ImageTransport, engine_id: str) -> list[Route]:
         config, images, store = self.config, ground.images, ground.image_store

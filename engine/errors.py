@@ -7,6 +7,8 @@ writes them to a client.
 
 from __future__ import annotations
 
+import os
+
 
 class EngineError(Exception):
     """A failure that a client is told of; ``status`` is the HTTP status of the Engine API."""
@@ -70,6 +72,16 @@ class Unavailable(EngineError):
     """Not now: not part of a swarm, or the daemon is stopping (503)."""
 
     status = 503
+
+
+def os_words(error: BaseException) -> str:
+    """What the system said, as Go's programs word it: ``/x: no such file or directory``; any other error as it is."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error) or type(error).__name__
+    known = os.strerror(error.errno)
+    words = known.lower() if error.strerror in (None, known) else error.strerror
+    paths = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return ": ".join([" ".join(paths), words]) if paths else words
 
 
 def no_such_container(name: str) -> NotFound:

@@ -21,7 +21,7 @@ from aiohttp import web
 
 from engine import API_VERSION, MIN_API_VERSION
 from engine.api.decode import VERSION
-from engine.errors import EngineError, InvalidParameter, NotModified
+from engine.errors import EngineError, InvalidParameter, NotModified, os_words
 from engine.tasks import Nursery
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class Api:
             if isinstance(error, ConnectionError) and _has_left(base):
                 raise
             log.exception("%s %s failed", base.method, base.path)
-            response = error_response(500, str(error) or type(error).__name__)
+            response = error_response(500, os_words(error))
         if not response.prepared:
             if base.writer.output_size > 0:
                 # A second head would be read as part of the first answer's body: end the connection instead.

@@ -28,7 +28,8 @@ from registry.client.credentials import AuthConfig, decode_auth_header
 from registry.manifest import Platform
 
 _SEARCH_FILTERS = frozenset({"is-official", "is-automated", "stars"})
-_CHUNK = 1 << 18
+# The version of the API in which save and load can be asked for one platform.
+PLATFORMS_SINCE = (1, 48)
 
 
 class ImageRoutes:
@@ -157,10 +158,11 @@ class ImageRoutes:
     async def load(self, request: web.Request) -> web.StreamResponse:
         """``docker load``."""
         quiet = query_bool(request, "quiet", True)
+        platform = _one_platform(request)
         sent = _Sent(request)
 
         async def operation(report: Report) -> None:
-            await self._loader.load(sent.chunks(), report, quiet=quiet)
+            await self._loader.load(sent.chunks(), report, quiet=quiet, platform=platform)
 
         # As dockerd does: whatever becomes of a load is told in its stream, whose head comes with the first line; and
         # a client that reads the head alone has its images.
@@ -177,7 +179,7 @@ class ImageRoutes:
         return await self._save(request, names)
 
     async def _save(self, request: web.Request, names: Sequence[str]) -> web.StreamResponse:
-        chosen = self._saver.select(names)
+        chosen = self._saver.select(names, _one_platform(request))
         response = web.StreamResponse(headers={"Content-Type": "application/x-tar"})
         async with aclosing(self._saver.save(chosen)) as data:
             async for chunk in data:
@@ -237,6 +239,19 @@ async def _stream(
         async for line in source:
             await out.send(line)
     return out.response
+
+
+def _one_platform(request: web.Request) -> Platform | None:
+    """The platform of a save or load, which older clients could not name. Raises ``InvalidParameter``."""
+    given = request.query.getall("platform", []) if api_version(request) >= PLATFORMS_SINCE else []
+    if len(given) > 1:
+        raise InvalidParameter("multiple platform parameters not supported")
+    if not given:
+        return None
+    platform = parse_platform_json(given[0]) or Platform()
+    if not platform.os or not platform.architecture:
+        raise InvalidParameter("both OS and Architecture must be provided")
+    return platform
 
 
 def parse_platform_json(text: str) -> Platform | None:

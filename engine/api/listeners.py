@@ -22,12 +22,12 @@ from aiohttp.web_protocol import RequestHandler
 
 from engine.api.app import Api, EngineRequest
 from engine.api.streams import TakeoverHandler
+from engine.config import tcp_address
 
 log = logging.getLogger(__name__)
 
 READ_BUFFER = 256 * 1024
 FIRST_SYSTEMD_FD = 3
-TCP_PORT, TLS_PORT = "2375", "2376"
 
 
 class EngineServer(web.Server):
@@ -98,16 +98,11 @@ class Listeners:
 
     async def _open_tcp(self, address: str, tls: ssl.SSLContext | None) -> None:
         assert self._server is not None
-        host, colon, port = address.rpartition(":")
-        if not colon or address.endswith("]"):
-            host, port = address, TCP_PORT if tls is None else TLS_PORT
-        host = host.strip("[]") or "127.0.0.1"
-        if not port.isdigit():
-            raise ValueError(f"cannot listen on tcp://{address}: {port!r} is no port")
+        host, port = tcp_address(address, tls=tls is not None)
         if tls is None and not _is_loopback(host):
             log.warning("tcp://%s is open without TLS: whoever reaches it is root on this machine", address)
         loop = asyncio.get_running_loop()
-        self._listening.append(await loop.create_server(self._server, host, int(port), ssl=tls, backlog=1024))
+        self._listening.append(await loop.create_server(self._server, host, port, ssl=tls, backlog=1024))
 
     async def _open_inherited(self) -> None:
         assert self._server is not None

@@ -21,7 +21,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from engine.errors import EngineError
+from engine.errors import EngineError, os_words
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ async def json_lines(
     except Exception as error:
         if not stream.started and not errors_in_lines:
             raise
-        message = error.message if isinstance(error, EngineError) else str(error) or type(error).__name__
+        message = error.message if isinstance(error, EngineError) else os_words(error)
         if not isinstance(error, EngineError):
             log.exception("%s %s failed while streaming", request.method, request.path)
         await stream.send({"errorDetail": {"message": message}, "error": message})

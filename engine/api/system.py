@@ -17,13 +17,16 @@ from engine.api.decode import api_version, query_filters, query_str, timestamp_n
 from engine.api.streams import json_lines, json_response
 from engine.api.usage import DiskUsageReport
 from engine.clock import now_ns, rfc3339_fixed
-from engine.config import Config
+from engine.config import Config, mask_credentials
 from engine.containers.assembly import Host
+from engine.containers.hostprobe import cdi_catalog_sync
 from engine.containers.model import Status
 from engine.containers.store import ContainerStore
 from engine.errors import InvalidParameter, NotImplementedYet, Unavailable
 from engine.events import EventBus
 from engine.images.store import ImageStore
+from engine.tasks import run_blocking
+from registry.client.proxies import Proxies
 
 NOT_IN_A_SWARM = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" '
@@ -31,7 +34,23 @@ NOT_IN_A_SWARM = (
 )
 SWARM_PATHS = ("/swarm", "/services", "/tasks", "/nodes", "/secrets", "/configs")
 METHODS = ("GET", "POST", "DELETE")
-LOG_PLUGINS = ["fluentd", "gelf", "journald", "json-file", "local", "none", "syslog"]
+# What a host should be able to limit, in the order that dockerd misses it.
+_WARNED = (
+    ("memory", "memory limit"),
+    ("swap", "swap limit"),
+    ("cpu_cfs", "cpu cfs quota"),
+    ("cpu_cfs", "cpu cfs period"),
+    ("cpu_shares", "cpu shares"),
+    ("cpuset", "cpuset"),
+)
+_OPEN_API = """[DEPRECATION NOTICE]: API is accessible on {} without {}.
+         Access to the remote API is equivalent to root access on the host. Refer
+         to the 'Docker daemon attack surface' section in the documentation for
+         more information: https://docs.docker.com/go/attack-surface/
+In future versions this will be a hard failure preventing the daemon from starting! Learn more at: \
+https://docs.docker.com/go/api-security/"""
+LOG_PLUGINS = ["fluentd", "gelf", "journald", "json-file", "local", "syslog"]
+NETWORK_PLUGINS = ["bridge", "host", "ipvlan", "macvlan", "null"]
 
 
 class SystemRoutes:
@@ -48,7 +67,7 @@ class SystemRoutes:
         usage: DiskUsageReport,
         driver: str,
     ) -> None:
-        self.config = config
+        self.config = self._cdi = config  # CDI is on or off for the life of the daemon
         self._host = host
         self._engine_id = engine_id
         self._containers = containers
@@ -130,7 +149,21 @@ class SystemRoutes:
     async def info(self, request: web.Request) -> web.StreamResponse:
         """``docker info``."""
         version = api_version(request)
-        return json_response({**self._counts(), **self._host_facts(version), **self._settings(version)})
+        cdi = await run_blocking(cdi_catalog_sync, self._cdi)
+        devices = [{"Source": "cdi", "ID": name} for name in sorted(cdi.devices)]
+        warnings = [*self._warnings(), *cdi.warnings]
+        found = {
+            **self._counts(),
+            **self._host_facts(version),
+            **self._settings(),
+            **self._versions(version),
+            "Warnings": warnings or None,
+        }
+        if version >= (1, 49):
+            found["FirewallBackend"] = {"Driver": "nftables"}
+        if version >= (1, 50):
+            found["DiscoveredDevices"] = devices
+        return json_response(found)
 
     def _counts(self) -> dict[str, Any]:
         states = [container.state.status for container in self._containers]
@@ -153,8 +186,10 @@ class SystemRoutes:
         security = [f"name=seccomp,profile={profile}"] if facts.seccomp else []
         if facts.apparmor:
             security.insert(0, "name=apparmor")
-        if facts.cgroup_version == 2:
+        if (self.config.default_cgroupns_mode or ("private" if facts.cgroup_version == 2 else "host")) == "private":
             security.append("name=cgroupns")
+        if self.config.no_new_privileges:
+            security.append("name=no-new-privileges")
         return {
             "MemoryLimit": "memory" in supports,
             "SwapLimit": "swap" in supports,
@@ -181,14 +216,21 @@ class SystemRoutes:
             "SecurityOptions": security,
         }
 
-    def _settings(self, version: tuple[int, int]) -> dict[str, Any]:
-        config = self.config
-
+    def _versions(self, version: tuple[int, int]) -> dict[str, Any]:
         def commit(found: str) -> dict[str, str]:
             return {"ID": found, "Expected": found} if version < (1, 49) else {"ID": found}
 
-        runtimes = {name: {"path": runtime.path} for name, runtime in self._host.runtimes.items()}
-        default = self._host.runtimes[self._host.default_runtime]
+        return {
+            "ServerVersion": ENGINE_VERSION,
+            "ContainerdCommit": commit("N/A"),
+            "RuncCommit": commit(self._host.runtimes[self._host.default_runtime].commit),
+            "InitCommit": commit(""),
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        config = self.config
+        pools = [{"Base": base, "Size": size} for base, size in config.default_address_pools]
+        proxies = Proxies.given(config.http_proxy, config.https_proxy, config.no_proxy)
         return {
             "Driver": self._driver,
             "DriverStatus": [
@@ -199,7 +241,7 @@ class SystemRoutes:
             ],
             "Plugins": {
                 "Volume": ["local"],
-                "Network": ["bridge", "host", "null"],
+                "Network": NETWORK_PLUGINS,
                 "Authorization": None,
                 "Log": LOG_PLUGINS,
             },
@@ -209,13 +251,12 @@ class SystemRoutes:
             "RegistryConfig": _registry_view(config),
             "GenericResources": None,
             "DockerRootDir": str(config.data_root),
-            "HttpProxy": os.environ.get("HTTP_PROXY", ""),
-            "HttpsProxy": os.environ.get("HTTPS_PROXY", ""),
-            "NoProxy": os.environ.get("NO_PROXY", ""),
+            "HttpProxy": mask_credentials(proxies.http),
+            "HttpsProxy": mask_credentials(proxies.https),
+            "NoProxy": proxies.no,
             "Labels": list(config.labels),
             "ExperimentalBuild": config.experimental,
-            "ServerVersion": ENGINE_VERSION,
-            "Runtimes": runtimes,
+            "Runtimes": {name: {"path": runtime.path} for name, runtime in self._host.runtimes.items()},
             "DefaultRuntime": self._host.default_runtime,
             "Swarm": {
                 "NodeID": "",
@@ -228,13 +269,22 @@ class SystemRoutes:
             "LiveRestoreEnabled": True,
             "Isolation": "",
             "InitBinary": Path(config.init_path or self._host.init_binary).name,
-            "ContainerdCommit": commit(""),
-            "RuncCommit": commit(default.commit),
-            "InitCommit": commit(""),
-            "DefaultAddressPools": [{"Base": base, "Size": size} for base, size in config.default_address_pools],
-            "CDISpecDirs": list(self.config.cdi_spec_dirs),
-            "Warnings": None,
+            **({"DefaultAddressPools": pools} if pools else {}),
+            "CDISpecDirs": list(self._cdi.cdi_spec_dirs) if self._cdi.has_cdi else [],
         }
+
+    def _warnings(self) -> list[str]:
+        """What an administrator should know of this host and these settings, in dockerd's words."""
+        supports = self._host.facts.supports
+        found = [words for host in self.config.hosts for words in _open_to_others(host, self.config)]
+        found += [f"WARNING: No {words} support" for feature, words in _WARNED if feature not in supports]
+        if self._host.facts.cgroup_version == 1 and "oom_kill_disable" not in supports:
+            found.append("WARNING: No oom kill disable support")
+        if not self._host.facts.ipv4_forwarding:
+            found.append("WARNING: IPv4 forwarding is disabled")
+        if self.config.seccomp_profile not in ("", "builtin"):
+            found.append("WARNING: daemon is not using the default seccomp profile")
+        return found
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Past events from ``since`` on, then new ones until ``until`` or the client leaves.
@@ -288,6 +338,16 @@ class SystemRoutes:
     async def no_cluster(self, request: web.Request) -> web.StreamResponse:
         """This engine makes and joins no swarm."""
         raise NotImplementedYet("swarm mode is not supported by this engine")
+
+
+def _open_to_others(host: str, config: Config) -> list[str]:
+    """The warning of an address where whoever reaches it is root on this machine."""
+    scheme, _, address = host.partition("://")
+    if scheme != "tcp" or config.tlsverify:
+        return []
+    if config.tls:
+        return [_OPEN_API.format(f"https://{address}", "TLS client verification")]
+    return [_OPEN_API.format(f"http://{address}", "encryption")]
 
 
 def _is_stopped(status: Status) -> bool:

@@ -20,7 +20,7 @@ from engine.containers.assembly import NAME_FILES
 from engine.containers.journalist import Journalist
 from engine.containers.model import Container
 from engine.containers.namespaces import joined_container
-from engine.errors import Forbidden, InvalidParameter, NotFound, SystemFailure
+from engine.errors import Forbidden, InvalidParameter, NotFound, SystemFailure, os_words
 from engine.snapshots.archive import Archives, PathStat
 from engine.snapshots.base import BindMount, ByteSource, Change, LayerKey, RootView, Running, Snapshotter
 from engine.tasks import KeyedLocks, run_blocking
@@ -189,14 +189,9 @@ def worded(path: str, container: str) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.EROFS and error.filename is None:
             raise Forbidden(error.strerror or str(error)) from error
-        raise SystemFailure(_sentence(error)) from error
+        raise SystemFailure(os_words(error)) from error
     except ValueError as error:
         raise SystemFailure(str(error)) from error
-
-
-def _sentence(error: OSError) -> str:
-    words = (error.strerror or str(error)).lower()
-    return f"{error.filename}: {words}" if error.filename else words
 
 
 async def _worded_chunks(chunks: AsyncIterator[bytes], path: str, container: str) -> AsyncIterator[bytes]:

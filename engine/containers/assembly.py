@@ -26,7 +26,7 @@ from engine.config import Config
 from engine.containers import cdi
 from engine.containers.accounts import Accounts
 from engine.containers.host import DeviceNode, HostFacts
-from engine.containers.hostprobe import all_devices_sync, cdi_documents_sync, device_nodes_sync
+from engine.containers.hostprobe import all_devices_sync, cdi_catalog_sync, device_nodes_sync
 from engine.containers.links import link_environment, links_of
 from engine.containers.live import Live
 from engine.containers.logsettings import log_file_name, plan_log
@@ -41,7 +41,7 @@ from engine.containers.settings import ExecSettings, HostConfig, Ulimit
 from engine.containers.sources import Sources
 from engine.containers.spec import SpecInput, build_spec, capability_sets
 from engine.containers.store import ContainerStore
-from engine.errors import Conflict, InvalidParameter, SystemFailure, not_running
+from engine.errors import Conflict, InvalidParameter, NotFound, SystemFailure, not_running, os_words
 from engine.kernel.mount import mount_sync, unmount_sync
 from engine.networks.model import Link, SandboxRequest
 from engine.networks.sandbox import Sandbox
@@ -273,9 +273,13 @@ class Assembly:
         if "bridge" not in container.networks:
             return found
         for name, alias in links_of(container.host_config):
-            other = self._store.network_owner(self._store.find(name))
-            if not other.is_running:
-                raise Conflict(f"Cannot link to a non running container: /{other.name} AS /{container.name}/{alias}")
+            try:
+                other = self._store.network_owner(self._store.find(name))
+            except NotFound:
+                other = None  # it was removed since
+            if other is None or not other.is_running:
+                gone = other.name if other else name
+                raise Conflict(f"Cannot link to a non running container: /{gone} AS /{container.name}/{alias}")
             endpoint = other.sandbox.endpoints.get("bridge") if other.sandbox else None
             if endpoint is None:
                 raise Conflict(f"Cannot link to /{other.name}, as it does not belong to the default network")
@@ -350,7 +354,7 @@ class Assembly:
 
     async def _inject_devices(self, spec: dict[str, Any], host: HostConfig) -> None:
         """The devices that CDI specifications describe. Raises ``ValueError``."""
-        catalog = cdi.catalog_of(await run_blocking(cdi_documents_sync, self._config.cdi_spec_dirs))
+        catalog = await run_blocking(cdi_catalog_sync, self._config)
         names = cdi.requested_names(host, catalog)
         nodes = [
             node for path in cdi.host_paths(names, catalog) for node in await run_blocking(_nodes_or_none_sync, path)
@@ -463,21 +467,21 @@ class Assembly:
                 self.cgroup_path(container),
             )
         except (OSError, TimeoutError) as error:
-            raise SystemFailure(str(error)) from error
+            raise SystemFailure(os_words(error)) from error
 
     async def freeze(self, container: Container) -> None:
         """Stop every process. Raises ``SystemFailure``."""
         try:
             await run_blocking(self._host.cgroups.freeze_sync, self.cgroup_path(container))
         except (OSError, TimeoutError) as error:
-            raise SystemFailure(f"Cannot pause container {container.id}: {error}") from error
+            raise SystemFailure(f"Cannot pause container {container.id}: {os_words(error)}") from error
 
     async def thaw(self, container: Container) -> None:
         """Let them go on. Raises ``SystemFailure``."""
         try:
             await run_blocking(self._host.cgroups.thaw_sync, self.cgroup_path(container))
         except (OSError, TimeoutError) as error:
-            raise SystemFailure(f"Cannot unpause container {container.id}: {error}") from error
+            raise SystemFailure(f"Cannot unpause container {container.id}: {os_words(error)}") from error
 
     async def exec_process(self, container: Container, settings: ExecSettings) -> dict[str, Any]:
         """The process object of an exec: the container's own, with what the client asked for laid over it."""

@@ -86,30 +86,66 @@ class CdiDocument(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 @dataclass(frozen=True, slots=True)
 class CdiCatalog:
-    """The devices of all files by qualified name, and what is wrong with files that could not be used."""
+    """The devices of all files by qualified name, and what is wrong with files that could not be used.
+
+    ``is_on`` is False where the administrator turned CDI off.
+    """
 
     devices: Mapping[str, tuple[CdiDocument, CdiDevice]] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    is_on: bool = True
 
 
 def catalog_of(documents: Iterable[tuple[str, Any]]) -> CdiCatalog:
     """The catalog from (path, decoded content), in the order of precedence, least first."""
     devices: dict[str, tuple[CdiDocument, CdiDevice]] = {}
+    places: dict[str, str] = {}
+    conflicts: set[str] = set()
     warnings: list[str] = []
     for path, content in documents:
         try:
             document = msgspec.convert(content, CdiDocument)
-        except msgspec.ValidationError as error:
-            warnings.append(f"CDI: Error associated with spec file {path}: {error}")
+            _check(document)
+        except ValueError as error:
+            warnings.append(_warning(path, f"failed to load CDI Spec {error}"))
             continue
         for device in document.devices:
-            devices[f"{document.kind}={device.name}"] = (document, device)
-    return CdiCatalog(devices, tuple(warnings))
+            name = f"{document.kind}={device.name}"
+            other = places.get(name)
+            if other is not None and _folder(other) == _folder(path):
+                words = f'conflicting device "{name}" (specs "{path}", "{other}")'
+                warnings += [_warning(path, words), _warning(other, words)]
+                conflicts.add(name)
+            elif other is not None:
+                conflicts.discard(name)  # of an earlier folder, and this one's wins
+            places[name], devices[name] = path, (document, device)
+    return CdiCatalog({name: found for name, found in devices.items() if name not in conflicts}, tuple(warnings))
+
+
+def _check(document: CdiDocument) -> None:
+    if not document.devices:
+        raise ValueError("invalid CDI Spec: invalid spec, no devices")
+    names = [device.name for device in document.devices]
+    for name in names:
+        if not is_qualified(f"{document.kind}={name}"):
+            raise ValueError(f'invalid CDI Spec: "{document.kind}={name}" is no name of a device')
+    if len(names) > len(set(names)):
+        raise ValueError(f'invalid CDI Spec: invalid spec, multiple device "{max(names, key=names.count)}"')
+
+
+def _warning(path: str, words: str) -> str:
+    return f"CDI: Error associated with spec file {path}: {words}"
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def requested_names(host: HostConfig, catalog: CdiCatalog) -> tuple[str, ...]:
     """The qualified names of all devices that the settings ask for. Raises ``ValueError`` in dockerd's words."""
     names = [mapping.path_on_host for mapping in host.devices or () if is_qualified(mapping.path_on_host)]
+    if names and not catalog.is_on:
+        raise ValueError(_no_driver(DeviceRequest(driver="cdi")))
     for request in host.device_requests or ():
         names += _of_request(request, catalog)
     return tuple(dict.fromkeys(names))
@@ -121,7 +157,7 @@ def is_qualified(name: str) -> bool:
 
 
 def _of_request(request: DeviceRequest, catalog: CdiCatalog) -> list[str]:
-    if request.driver == "cdi":
+    if request.driver == "cdi" and catalog.is_on:
         if request.count:
             raise ValueError("unexpected count in CDI device request")
         if request.options:
@@ -129,8 +165,7 @@ def _of_request(request: DeviceRequest, catalog: CdiCatalog) -> list[str]:
         return list(request.device_ids or ())
     vendor = _gpu_vendor(request, catalog)
     if vendor is None:
-        wanted = " ".join(f"[{' '.join(group)}]" for group in request.capabilities or ())
-        raise ValueError(f'could not select device driver "{request.driver}" with capabilities: [{wanted}]')
+        raise ValueError(_no_driver(request))
     if request.count and request.device_ids:
         raise ValueError("cannot set both Count and DeviceIDs on device request")
     if request.device_ids:
@@ -138,6 +173,11 @@ def _of_request(request: DeviceRequest, catalog: CdiCatalog) -> list[str]:
     if request.count < 0:
         return [f"{vendor}/gpu=all"]
     return [f"{vendor}/gpu={number}" for number in range(request.count)]
+
+
+def _no_driver(request: DeviceRequest) -> str:
+    wanted = " ".join(f"[{' '.join(group)}]" for group in request.capabilities or ())
+    return f'could not select device driver "{request.driver}" with capabilities: [{wanted}]'
 
 
 def _gpu_vendor(request: DeviceRequest, catalog: CdiCatalog) -> str | None:

@@ -20,7 +20,7 @@ from engine.containers.lifecycle import Lifecycle
 from engine.containers.merge import image_settings, merge_image
 from engine.containers.model import Container, Status
 from engine.containers.settings import ContainerConfig
-from engine.errors import Conflict, InvalidParameter, SystemFailure, no_such_image
+from engine.errors import Conflict, InvalidParameter, SystemFailure, no_such_image, os_words
 from engine.images.changes import apply_changes
 from engine.images.model import HistoryEntry, Image, ImageDocument, RuntimeConfig
 from engine.images.service import ImageService, new_reference
@@ -77,7 +77,7 @@ class Committer:
             info = await self._write_diff(container, diff, pause=request.pause)
             image = await self._register(request, container, config, parent, diff, info)
         except OSError as error:
-            raise SystemFailure(f"Cannot commit container {container.id}: {error}") from error
+            raise SystemFailure(f"Cannot commit container {container.id}: {os_words(error)}") from error
         except ValueError as error:
             raise SystemFailure(str(error)) from error
         finally:

@@ -320,7 +320,7 @@ def _size_limit(host: HostConfig) -> int | None:
     options = host.storage_opt or {}
     for key in options:
         if key != "size":
-            raise InvalidParameter(f"--storage-opt: unknown option {key}")
+            raise InvalidParameter(f"Unknown option {key}")
     if "size" not in options:
         return None
     match = _SIZE.fullmatch(options["size"].strip().lower())

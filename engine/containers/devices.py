@@ -78,10 +78,8 @@ def _gather(mapping: DeviceMapping, lookup: Lookup) -> list[DeviceNode]:
     target = mapping.path_in_container or on_host
     try:
         found = lookup(on_host)
-    except FileNotFoundError as error:
-        raise ValueError(_gathering(on_host, "no such file or directory")) from error
     except OSError as error:
-        raise ValueError(_gathering(on_host, error.strerror or str(error))) from error
+        raise ValueError(_gathering(on_host, (error.strerror or str(error)).lower())) from error
     if not found:
         raise ValueError(_gathering(on_host, "not a device node"))
     placed: list[DeviceNode] = []

@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from engine.config import Config
+from engine.containers.cdi import CdiCatalog, catalog_of
 from engine.containers.host import DeviceNode, HostFacts
 from engine.containers.security import ALL_CAPABILITIES
 
@@ -112,6 +114,11 @@ def cdi_documents_sync(folders: Iterable[str]) -> list[tuple[str, Any]]:
                     except (OSError, yaml.YAMLError):
                         found.append((str(path), None))
     return found
+
+
+def cdi_catalog_sync(config: Config) -> CdiCatalog:
+    """The devices that the specification files describe now, unless the administrator turned CDI off."""
+    return catalog_of(cdi_documents_sync(config.cdi_spec_dirs)) if config.has_cdi else CdiCatalog(is_on=False)
 
 
 def all_devices_sync() -> list[DeviceNode]:

@@ -29,6 +29,7 @@ from engine.errors import (
     SystemFailure,
     is_restarting,
     not_running,
+    os_words,
 )
 from engine.runtime.oci import RuntimeFailure
 from engine.tasks import KeyedLocks
@@ -308,4 +309,4 @@ def _explain(error: Exception) -> tuple[EngineError, int]:
         return error, 128
     if isinstance(error, TimeoutError):
         return SystemFailure("the container did not start in time"), 128
-    return SystemFailure(str(error)), 128
+    return SystemFailure(os_words(error)), 128

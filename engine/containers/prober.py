@@ -30,7 +30,7 @@ from engine.containers.journalist import Journalist
 from engine.containers.live import Live
 from engine.containers.model import Container, Health, HealthProbe, Status, replace_state
 from engine.containers.settings import ExecSettings
-from engine.errors import EngineError
+from engine.errors import EngineError, os_words
 from engine.names import new_id
 from engine.runtime.oci import RuntimeFailure
 from engine.runtime.shims import ExecSpec, Shim, ShimLost
@@ -123,7 +123,7 @@ class Prober:
         try:
             code, output = await self._run(container, shim, plan)
         except (EngineError, RuntimeFailure, OSError, ShimLost, LookupError) as error:
-            code, output = _PROBE_FAILED, getattr(error, "message", "") or str(error)
+            code, output = _PROBE_FAILED, getattr(error, "message", "") or os_words(error)
         return HealthProbe(start=start, end=now_ns(), exit_code=code, output=output)
 
     async def _run(self, container: Container, shim: Shim, plan: HealthPlan) -> tuple[int, str]:

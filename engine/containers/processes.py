@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from engine.containers.assembly import Assembly
 from engine.containers.journalist import Journalist
 from engine.containers.model import Status
-from engine.errors import SystemFailure, is_restarting, not_running
+from engine.errors import SystemFailure, is_restarting, not_running, os_words
 from engine.runtime.cgroups import Cgroups
 from engine.runtime.oci import run_program
 from engine.tasks import run_blocking
@@ -55,7 +55,7 @@ class Processes:
         except FileNotFoundError as error:
             raise SystemFailure('ps: exec: "ps": executable file not found in $PATH') from error
         except (OSError, TimeoutError) as error:
-            raise SystemFailure(f"ps: {error}") from error
+            raise SystemFailure(f"ps: {os_words(error)}") from error
         except ValueError as error:
             raise SystemFailure(str(error)) from error
         self._records.event(container, "top")

@@ -19,7 +19,7 @@ from engine.containers.journalist import Journalist
 from engine.containers.lifecycle import Lifecycle
 from engine.containers.live import Exit, LiveTable
 from engine.containers.model import Container, Status
-from engine.errors import Conflict, EngineError
+from engine.errors import Conflict, EngineError, os_words
 from engine.snapshots.base import Snapshotter
 from engine.tasks import KeyedLocks
 from engine.volumes.service import VolumeService
@@ -53,13 +53,15 @@ class Remover:
         self._layers_let_go = layers_let_go
         self._under_way: set[str] = set()
 
-    async def remove(self, container_id: str, *, force: bool = False, volumes: bool = False) -> None:
+    async def remove(
+        self, container_id: str, *, force: bool = False, volumes: bool = False, reference: str = ""
+    ) -> None:
         """Remove it and, with ``volumes``, its anonymous volumes. Raises ``Conflict`` when it runs and not
-        ``force``."""
+        ``force``, and when somebody else removes what a client called ``reference``."""
         container = self._records.store.require(container_id)
         _check_removable(container, force)
         if container_id in self._under_way:
-            raise Conflict(f"removal of container {container_id} is already in progress")
+            raise Conflict(f"removal of container {reference or container_id} is already in progress")
         self._under_way.add(container_id)
         try:
             await self._end(container, force)
@@ -96,8 +98,9 @@ class Remover:
         try:
             await asyncio.gather(self._snapshotter.remove(container_id), self._assembly.trash_directory(container_id))
         except OSError as error:
-            await self._records.save(model.replace_state(container, status=Status.DEAD, error=str(error)))
-            raise Conflict(f"container {container_id}: its files could not be put in the trash: {error}") from error
+            words = os_words(error)
+            await self._records.save(model.replace_state(container, status=Status.DEAD, error=words))
+            raise Conflict(f"container {container_id}: its files could not be put in the trash: {words}") from error
         await self._records.store.delete(container)
         if volumes:
             await self._remove_volumes(container)

@@ -166,7 +166,7 @@ class ContainerService:
 
     async def remove(self, reference: str, *, force: bool, volumes: bool) -> None:
         """Remove it."""
-        await self._remover.remove(self.find(reference).id, force=force, volumes=volumes)
+        await self._remover.remove(self.find(reference).id, force=force, volumes=volumes, reference=reference)
 
     async def remove_link(self, reference: str, alias: str) -> None:
         """Take one ``--link`` away. Raises ``NotFound`` when there is none of that name."""

@@ -14,7 +14,7 @@ import msgspec
 from engine.containers.model import Container
 from engine.containers.mounts import MountPoint
 from engine.containers.subpaths import subpath_sync
-from engine.errors import InvalidParameter
+from engine.errors import InvalidParameter, os_words
 from engine.kernel.mount import MountStep
 from engine.snapshots.base import LayerKey, Snapshotter
 from engine.tasks import run_blocking
@@ -81,6 +81,8 @@ def _ensure_bind_source_sync(point: MountPoint) -> None:
         raise InvalidParameter(f'invalid mount config for type "bind": bind source path does not exist: {point.source}')
     try:
         os.makedirs(point.source, mode=0o755, exist_ok=True)
+    except NotADirectoryError:
+        return  # the runtime finds the right words for a path through a file
     except OSError as error:
-        reason = f"mkdir {error.filename}: {(error.strerror or '').lower()}"
-        raise InvalidParameter(f"error while creating mount source path '{point.source}': {reason}") from error
+        words = f"error while creating mount source path '{point.source}': mkdir {os_words(error)}"
+        raise InvalidParameter(words) from error

@@ -199,11 +199,17 @@ def _is_port_range(text: str) -> bool:
     return low <= high <= 65535
 
 
+_FOREIGN_LOG_DRIVERS = frozenset(("awslogs", "etwlogs", "gcplogs", "logentries", "splunk"))
+
+
 def _check_names(
     host: HostConfig, runtimes: Collection[str], log_drivers: Collection[str], *, systemd_cgroup: bool
 ) -> None:
-    if host.log_config.type and host.log_config.type not in log_drivers:
-        raise ValueError(f"logger: no log driver named '{host.log_config.type}' is registered")
+    driver = host.log_config.type
+    if driver in _FOREIGN_LOG_DRIVERS:
+        raise ValueError(f"failed to initialize logging driver: {driver} is not offered by this engine")
+    if driver and driver not in log_drivers:
+        raise ValueError(f"logger: no log driver named '{driver}' is registered")
     if host.runtime and host.runtime not in runtimes:
         raise ValueError(f"unknown or invalid runtime name: {host.runtime}")
     if host.isolation not in ("", "default"):

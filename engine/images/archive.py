@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from engine.clock import now_ns, rfc3339
-from engine.errors import EngineError, InvalidParameter, SystemFailure
+from engine.errors import EngineError, InvalidParameter, SystemFailure, os_words
 from engine.images.changes import apply_changes
 from engine.images.content import Unpacking, one_error
 from engine.images.layout import Planned, plan_sync
@@ -24,8 +24,10 @@ from engine.images.model import (
     ImageDocument,
     LayerBlob,
     RuntimeConfig,
+    fits,
     is_step_from,
     parse_document,
+    platform_of,
 )
 from engine.images.progress import Paced, Report, status, stream
 from engine.images.service import ImageService
@@ -56,14 +58,20 @@ class ImageLoader:
         self._content = service.content
         self._default_platform = default_platform
 
-    async def load(self, body: AsyncIterator[bytes], report: Report, *, quiet: bool = False) -> list[Image]:
-        """Read an archive and register its images, reporting as dockerd does. Raises ``EngineError``."""
+    async def load(
+        self, body: AsyncIterator[bytes], report: Report, *, quiet: bool = False, platform: Platform | None = None
+    ) -> list[Image]:
+        """Read an archive and register its images (of ``platform``, if given), reporting as dockerd does.
+
+        What is here already is not changed. Raises ``EngineError``.
+        """
         directory = self._content.blobs.temp_dir() / f"load-{uuid.uuid4().hex}"
         try:
             await run_to_end("disk", directory.mkdir, 0o700)
             members = await _receive(body, directory)
-            planned = await run_to_end("disk", plan_sync, members, self._default_platform)
-            images = [await self._load_one(item, report, quiet) for item in planned]
+            planned = await run_to_end("disk", plan_sync, members, platform or self._default_platform)
+            loaded = [await self._load_one(item, report, quiet, platform) for item in planned]
+            images = [image for image in loaded if image is not None]
             await self._link(planned)
             if not any(item.names for item in planned):
                 for image in images:
@@ -86,9 +94,12 @@ class ImageLoader:
                 raise ValueError(f"image {parent.id} is not a valid parent for {image.id}")
             await self._service.store.set_parent(image.id, parent.id)
 
-    async def _load_one(self, item: Planned, report: Report, quiet: bool) -> Image:
+    async def _load_one(self, item: Planned, report: Report, quiet: bool, wanted: Platform | None) -> Image | None:
+        """The image, None where another platform is wanted."""
         config = await run_blocking(item.document_sync)
         document = parse_document(config)
+        if wanted is not None and not fits(platform_of(document), wanted):
+            return None
         diff_ids = document.rootfs.diff_ids
         if len(diff_ids) != len(item.layers):
             raise ValueError(
@@ -97,7 +108,7 @@ class ImageLoader:
         digests = [member.digest for member in item.layers]
         async with self._content.hold(diff_ids, digests):
             blobs = await self._store_layers(diff_ids, item.layers, None if quiet else report)
-            manifests = await self._store_manifest(item)
+            manifests = [] if self._service.store.get(item.id) else await self._store_manifest(item)
             names = [name for name in map(_load_name, item.names) if name is not None]
             losers = [(name, self._service.store.resolve_name(str(name))) for name in names]
             image = await self._content.register(config, blobs, manifests, names=names)
@@ -245,8 +256,7 @@ class _Received:
 
 def _failure(error: OSError) -> SystemFailure:
     """What could not be written or unpacked, in Go's order of words."""
-    place = f"{error.filename}: " if error.filename else ""
-    return SystemFailure(f"Error processing tar file: {place}{(error.strerror or str(error)).lower()}")
+    return SystemFailure(f"Error processing tar file: {os_words(error)}")
 
 
 def _load_name(text: str) -> Reference | None:

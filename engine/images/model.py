@@ -195,28 +195,28 @@ class Image:
     @property
     def platform(self) -> Platform:
         """Which machine the image is for."""
-        document = self.document
-        return Platform(architecture=document.architecture, os=document.os, variant=document.variant)
+        return platform_of(self.document)
 
     def suits(self, wanted: Platform) -> bool:
         """Whether it is for that platform, by its own document or by the index it came from; an empty part fits all."""
         known = [self.platform, *(m.platform for m in self.manifests if m.platform is not None)]
-        return any(
-            all(
-                not asked or not given or asked.lower() == given.lower()
-                for asked, given in (
-                    (wanted.os, has.os),
-                    (wanted.architecture, has.architecture),
-                    (wanted.variant, has.variant),
-                )
-            )
-            for has in known
-        )
+        return any(fits(has, wanted) for has in known)
 
     @property
     def image_manifests(self) -> tuple[Descriptor, ...]:
         """Only those of ``manifests`` that are no index."""
         return tuple(m for m in self.manifests if m.media_type in IMAGE_TYPES)
+
+
+def platform_of(document: ImageDocument) -> Platform:
+    """Which machine a configuration says that its image is for."""
+    return Platform(architecture=document.architecture, os=document.os, variant=document.variant)
+
+
+def fits(has: Platform, wanted: Platform) -> bool:
+    """Whether what is for one platform is what is wanted; an empty part fits all."""
+    parts = ((wanted.os, has.os), (wanted.architecture, has.architecture), (wanted.variant, has.variant))
+    return all(not asked or not given or asked.lower() == given.lower() for asked, given in parts)
 
 
 _NOTHING = RuntimeConfig()

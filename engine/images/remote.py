@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from engine.errors import EngineError, Forbidden, InvalidParameter, NotFound, SystemFailure, Unauthorized
+from engine.errors import EngineError, Forbidden, InvalidParameter, NotFound, SystemFailure, Unauthorized, os_words
 from engine.images.embedded import Embedded
 from registry.client.credentials import AuthConfig
 from registry.client.failures import ConnectionFailed, NoCredentials, RemoteError
@@ -175,5 +175,5 @@ def _other(error: Exception) -> Exception:
     if isinstance(error, ValueError):
         return InvalidParameter(str(error))
     if isinstance(error, OSError):
-        return SystemFailure(str(error))
+        return SystemFailure(os_words(error))
     return error

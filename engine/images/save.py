@@ -1,7 +1,8 @@
 """``save``: one archive that is docker's format and an OCI layout at once.
 
 Each blob is stored once and named by its digest, so shared layers need no links. Manifests that came with an image are
-kept byte for byte where they are OCI's. The bytes depend on the images and names alone, not on the time.
+kept byte for byte where they are OCI's. The bytes depend on the images and names alone, not on the time: members have
+the time at which their image was made.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from engine.clock import SECOND
 from engine.errors import InvalidParameter, SystemFailure, no_such_image
 from engine.images.content import ImageContent
 from engine.images.manifests import describe
 from engine.images.model import Image, LayerBlob
-from engine.images.service import ImageService
+from engine.images.service import ImageService, shown_platform
 from registry.digest import Digest
-from registry.manifest import OCI_INDEX, OCI_MANIFEST, Descriptor, Index, encode
+from registry.manifest import OCI_INDEX, OCI_MANIFEST, Descriptor, Index, Platform, encode
 from registry.reference import InvalidReference, Reference
 
 _BLOCK = 512
 _RECORD = 20 * _BLOCK
+_LATEST = 8**11 - 1  # what an archive's header has room for
 
 
 @dataclass(slots=True)
@@ -41,6 +44,8 @@ class _Contents:
     saved: frozenset[str]
     stored: dict[Digest, int] = field(default_factory=dict)
     made: dict[Digest, bytes] = field(default_factory=dict)
+    created: dict[Digest, int] = field(default_factory=dict)
+    """When the images were made that the stored blobs belong to, in seconds since 1970."""
     index: list[Descriptor] = field(default_factory=list)
     entries: list[dict[str, object]] = field(default_factory=list)
     repositories: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -53,8 +58,11 @@ class ImageSaver:
         self._service = service
         self._content: ImageContent = service.content
 
-    def select(self, names: Sequence[str]) -> list[_Saved]:
-        """The images behind ``names``; a bare repository means all its tags. ``NotFound``, ``InvalidParameter``."""
+    def select(self, names: Sequence[str], platform: Platform | None = None) -> list[_Saved]:
+        """The images behind ``names``; a bare repository means all its tags.
+
+        Raises ``NotFound``, ``InvalidParameter``, and ``SystemFailure`` for one that is not for ``platform``.
+        """
         if not names:
             raise InvalidParameter("invalid reference format")
         chosen: dict[str, _Saved] = {}
@@ -63,6 +71,10 @@ class ImageSaver:
                 saved = chosen.setdefault(image.id, _Saved(image))
                 if reference is not None and reference not in saved.names:
                     saved.names.append(reference)
+        for saved in chosen.values():
+            if platform is not None and not saved.image.suits(platform):
+                shown = shown_platform(platform)
+                raise SystemFailure(f"no suitable export target found for platform {shown}")
         return list(chosen.values())
 
     def _expand(self, name: str) -> list[tuple[Image, Reference | None]]:
@@ -103,6 +115,9 @@ class ImageSaver:
         descriptor, forms = await self._manifest(image, contents)
         contents.stored[image.digest] = image.config_size
         contents.stored.update({form.digest: form.size for form in forms})
+        made = min(max((image.created_ns or 0) // SECOND, 0), _LATEST)
+        for digest in (*(form.digest for form in forms), image.digest):
+            contents.created.setdefault(digest, made)
         contents.index += [_named(descriptor, name, image) for name in saved.names or (None,)]
         entry: dict[str, object] = {
             "Config": _path(image.digest),
@@ -141,14 +156,14 @@ class ImageSaver:
             del documents["repositories"]
         small = bytearray()
         for folder in ("blobs/", "blobs/sha256/"):
-            small += _header(folder, 0, folder=True)
+            small += _header(folder, 0, max(contents.created.values(), default=0), folder=True)
         for digest in sorted({*contents.stored, *contents.made}):
             data = contents.made.get(digest)
             if data is not None:
                 small += _header(_path(digest), len(data)) + data + _padding(len(data))
                 continue
             size = contents.stored[digest]
-            small += _header(_path(digest), size)
+            small += _header(_path(digest), size, contents.created.get(digest, 0))
             yield bytes(small)
             written += len(small) + size
             async for chunk in self._blob(digest, size):
@@ -190,9 +205,10 @@ def _padding(size: int) -> bytes:
     return bytes(-size % _BLOCK)
 
 
-def _header(name: str, size: int, *, folder: bool = False) -> bytes:
+def _header(name: str, size: int, mtime: int = 0, *, folder: bool = False) -> bytes:
     entry = tarfile.TarInfo(name)
     entry.size = size
+    entry.mtime = mtime
     entry.mode = 0o755 if folder else 0o644
     entry.type = tarfile.DIRTYPE if folder else tarfile.REGTYPE
     return entry.tobuf(tarfile.GNU_FORMAT)

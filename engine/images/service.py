@@ -310,12 +310,13 @@ def require_platform(image: Image, wanted: Platform, reference: str) -> None:
     """Raise ``NotFound`` where the image is for another platform: a client may pull the one it wants."""
     if not image.suits(wanted):
         raise NotFound(
-            f"image with reference {reference} was found but its platform ({_shown(image.platform)}) "
-            f"does not match the specified platform ({_shown(wanted)})"
+            f"image with reference {reference} was found but its platform ({shown_platform(image.platform)}) "
+            f"does not match the specified platform ({shown_platform(wanted)})"
         )
 
 
-def _shown(platform: Platform) -> str:
+def shown_platform(platform: Platform) -> str:
+    """``linux/arm/v7``."""
     return "/".join(part for part in (platform.os, platform.architecture, platform.variant) if part)
 
 

@@ -122,7 +122,7 @@ class ImageStore:
                     manifests=_merge_manifests(image.manifests, known.manifests),
                     last_tag_ns=max(image.last_tag_ns, known.last_tag_ns),
                 )
-            if any(name.digest is None for name in names):
+            if any(name.digest is None and self._references.get(str(name)) != image.id for name in names):
                 image = replace(image, last_tag_ns=now_ns)
             layers = {diff_id: merge_blobs(self._layers.get(diff_id, ()), blob) for diff_id, blob in blobs.items()}
             changes: list[Change] = [Put("image", image.id, _encode_image(image))]

@@ -16,6 +16,7 @@ from engine.images.service import ImageService
 from engine.images.transfers import Transfers
 from engine.tasks import Nursery
 from registry.client.hosts import CERTS, HostPolicy
+from registry.client.proxies import Proxies
 from registry.client.session import Transport
 from registry.digest import Digest
 from registry.manifest import Platform
@@ -72,7 +73,7 @@ class ImageTransport:
     ) -> None:
         self.platform = host_platform()
         self.policy = HostPolicy(config.registry_mirrors, config.insecure_registries, certs)
-        self.transport = Transport(self.policy)
+        self.transport = Transport(self.policy, _proxies(config))
         embedded = None
         if registry is not None:
             registry.collector.extra_roots = service.store.roots
@@ -96,14 +97,19 @@ class ImageTransport:
         self.pusher = Pusher(service, remotes, transfers, config.max_concurrent_uploads)
 
     def reload(self, config: Config) -> None:
-        """Take up changed mirrors, insecure registries and limits."""
+        """Take up changed mirrors, insecure registries, proxies and limits."""
         self.policy.reload(config.registry_mirrors, config.insecure_registries)
+        self.transport.proxies = _proxies(config)
         self.puller.max_downloads = config.max_concurrent_downloads
         self.pusher.max_uploads = config.max_concurrent_uploads
 
     async def aclose(self) -> None:
         """Close connections to registries."""
         await self.transport.aclose()
+
+
+def _proxies(config: Config) -> Proxies:
+    return Proxies.given(config.http_proxy, config.https_proxy, config.no_proxy)
 
 
 def host_platform() -> Platform:

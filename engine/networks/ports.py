@@ -12,7 +12,7 @@ import contextlib
 import errno
 import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -120,11 +120,16 @@ def ephemeral_range_sync() -> tuple[int, int]:
 
 
 class HostPorts:
-    """The ports that our containers have. Reserving costs a few system calls that never wait."""
+    """The ports that our containers have. Reserving costs a few system calls that never wait.
 
-    def __init__(self, ephemeral: tuple[int, int] | None = None) -> None:
+    ``daemons`` are the addresses and TCP ports that the daemon itself has: no container gets them.
+    """
+
+    def __init__(self, ephemeral: tuple[int, int] | None = None, daemons: Iterable[tuple[str, int]] = ()) -> None:
         self._ephemeral = ephemeral or ephemeral_range_sync()
         self._taken: dict[tuple[str, int], set[str]] = {}
+        for address, port in daemons:
+            self._taken.setdefault(("tcp", port), set()).add(address)
         self._next = self._ephemeral[0]
 
     def reserve(self, wishes: Sequence[tuple[PortWish, tuple[str, ...]]]) -> list[HeldPort]:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from engine.clock import now_ns
-from engine.config import Config
+from engine.config import Config, own_ports
 from engine.errors import Conflict, EngineError, Forbidden, InvalidParameter, NotFound, SystemFailure
 from engine.events import EventBus
 from engine.filters import Filters
@@ -100,7 +100,7 @@ class NetworkService:
             self._store,
             self._drivers,
             self._firewall,
-            host_ports or HostPorts(),
+            host_ports or HostPorts(daemons=own_ports(config)),
             has_bridge=self._has_bridge,
             host_gateways=config.host_gateway_ips,
             default_host_ip=config.ip,

@@ -6,6 +6,7 @@ runs runc or crun. It also turns their different words for one failure into the 
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import re
@@ -124,9 +125,10 @@ _CRUN: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(r"^mount [`']([^`']*)['`] to [`']([^`']*)['`]: (.+)$"),
         'error during container init: error mounting "{0}" to rootfs at "/{1}": mount {0}:/{1}: {2}',
     ),
+    (re.compile(r"^error stat'ing file [`']([^`']*)['`]: (.+)$"), "error during container init: stat {0}: {1}"),
     (re.compile(r"^chdir [`']([^`']+)['`]: (.+)$"), 'chdir to cwd ("{0}") set in config.json failed: {1}'),
 )
-_ERRNO_WORDS = ("No such file or directory", "Permission denied", "Is a directory", "Not a directory")
+_ERRNO_WORDS = tuple(os.strerror(number) for number in errno.errorcode)
 
 
 def normalise(words: str, program: str | None = None) -> str:

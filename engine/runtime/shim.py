@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from engine.errors import os_words
 from engine.runtime.channel import Channel, connect_sync
 from engine.runtime.model import (
     ExecExited,
@@ -114,7 +115,7 @@ class Shim:
             try:
                 answer = await self._ask("run")
             except OSError as error:
-                raise RuntimeFailure.of_create(str(error), self._program) from error
+                raise RuntimeFailure.of_create(os_words(error), self._program) from error
         self.init_pid = answer["init_pid"]
         self.started_at = answer["started_at"]
         return answer["init_pid"]  # type: ignore[no-any-return]
@@ -176,7 +177,7 @@ class Shim:
                 raise
             except OSError as error:
                 self._execs.pop(exec_id, None)
-                raise RuntimeFailure.of_exec(str(error), program) from error
+                raise RuntimeFailure.of_exec(os_words(error), program) from error
 
     async def exec(self, spec: ExecSpec) -> int:
         """Prepare and start at once, for an exec that nobody attaches to."""

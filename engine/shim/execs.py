@@ -223,7 +223,7 @@ class Execs:
             known.pid = invoke.read_pid(f"exec-{known.exec_id}.pid")
         except (OSError, ValueError) as error:
             self._failed(known, listener)
-            answer(wire.failure(OSError(str(error))))
+            answer(wire.failure(error if isinstance(error, OSError) else OSError(str(error))))
             return
         if listener is not None:
             self._loop.forget(listener.fileno())

@@ -389,7 +389,8 @@ def open_log(settings: dict[str, Any], on_trouble: Callable[[OSError], None]) ->
             sink = sinks.open_sink(driver, settings["sink"])
         except OSError as error:
             raise OSError(f"failed to initialize logging driver: {error}") from error
-        cache = _open_file("local", settings, on_trouble) if settings["path"] else NoLog()
+        # What the driver tells of a container beside each line is for the far side, as with dockerd.
+        cache = _open_file("local", {**settings, "attrs": {}}, on_trouble) if settings["path"] else NoLog()
         return logqueue.Remote(sink, cache, limit=limit, on_trouble=on_trouble)
     if driver != "none" and driver not in _FILE_DEFAULTS:
         raise ValueError(f"logger: no log driver named '{driver}' is registered")

@@ -184,7 +184,7 @@ class Remote(Log):
         self._worker = _Worker(BLOCKING_LIMIT if limit is None else limit, Troubles(on_trouble))
         self.descriptor = self._worker.descriptor
         self._tails = {wire.STDOUT: b"", wire.STDERR: b""}
-        self._partials: dict[int, tuple[str, int]] = {}
+        self._partials: dict[int, tuple[str, int, int]] = {}
 
     @property
     def full(self) -> bool:
@@ -209,7 +209,7 @@ class Remote(Log):
         for stream, tail in self._tails.items():
             if tail:
                 self._tails[stream] = b""
-                self._deliver(stream, b"", [tail + b"\n"])
+                self._deliver(stream, b"", [tail])
 
     def truncate(self) -> None:
         self._cache.truncate()
@@ -235,18 +235,19 @@ class Remote(Log):
         found: list[Message] = []
         if lines:
             whole = lines[:-1].split(b"\n")
-            found.append((now, stream, whole[0], self._partial(stream, last=True)))
+            found.append(self._message(now, stream, whole[0], last=True))
             found += [(now, stream, line, None) for line in whole[1:]]
         for entry in entries:
             last = entry.endswith(b"\n")
-            found.append((now, stream, entry[:-1] if last else entry, self._partial(stream, last=last)))
+            found.append(self._message(now, stream, entry[:-1] if last else entry, last=last))
         return found
 
-    def _partial(self, stream: int, *, last: bool) -> Partial | None:
+    def _message(self, now: int, stream: int, data: bytes, *, last: bool) -> Message:
+        """A line or a piece of one; pieces have the time of their line's first. What the end cuts off is a piece."""
         known = self._partials.pop(stream, None)
         if known is None and last:
-            return None
-        group, ordinal = known or (os.urandom(32).hex(), 0)
+            return now, stream, data, None
+        group, ordinal, began = known or (os.urandom(32).hex(), 0, now)
         if not last:
-            self._partials[stream] = (group, ordinal + 1)
-        return group, ordinal + 1, last
+            self._partials[stream] = (group, ordinal + 1, began)
+        return began, stream, data, (group, ordinal + 1, last)

@@ -270,7 +270,7 @@ class Monitor:
             self._phase = "failed"
             self._stdio.close()
             self._stdio.finish()
-            answer(wire.failure(OSError(str(error))))
+            answer(wire.failure(error if isinstance(error, OSError) else OSError(str(error))))
             return
         self._phase = "running"
         self._started_at = time.time_ns()

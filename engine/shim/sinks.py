@@ -80,21 +80,10 @@ class Connection:
             datagrams = socket.socket(family, kind, protocol)
             datagrams.connect(address)
             return datagrams
+        context = _context(self._tls or {}) if self.network in ("tls", "tcp+tls") else None
         stream = socket.create_connection((host, int(port)), CONNECT_SECONDS)
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        return self._secured(stream, host) if self.network in ("tls", "tcp+tls") else stream
-
-    def _secured(self, stream: socket.socket, host: str) -> socket.socket:
-        import ssl  # megabytes that only this needs
-
-        given = self._tls or {}
-        context = ssl.create_default_context(cafile=given.get("ca") or None)
-        if given.get("skip_verify"):
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if given.get("cert") and given.get("key"):
-            context.load_cert_chain(given["cert"], given["key"])
-        return context.wrap_socket(stream, server_hostname=host)
+        return stream if context is None else context.wrap_socket(stream, server_hostname=host)
 
     def _explain(self, error: OSError) -> str:
         network = "tcp" if self.network in ("tls", "tcp+tls") else self.network
@@ -102,9 +91,54 @@ class Connection:
             return f"dial {network}: lookup {self.address.rpartition(':')[0]}: no such host"
         if isinstance(error, TimeoutError):
             return f"dial {network} {self.address}: i/o timeout"
-        if error.errno is None or type(error).__module__ == "ssl":
+        if type(error).__module__ == "ssl":
+            return _tls_words(error)
+        if error.errno is None:
             return str(error)
         return f"dial {network} {self.address}: connect: {os.strerror(error.errno).lower()}"
+
+
+def _context(given: dict[str, Any]) -> Any:
+    """What to trust and to show, from files. OSError in docker's words for one that is not what it should be."""
+    import ssl  # megabytes that only this needs
+
+    try:
+        context = ssl.create_default_context(cafile=given.get("ca") or None)
+    except ssl.SSLError as error:
+        raise OSError(f'failed to append certificates from PEM file: "{given["ca"]}"') from error
+    except OSError as error:
+        words = _opening(given["ca"], error)
+        raise OSError(f'could not read CA certificate "{given["ca"]}": {words}') from error
+    if given.get("skip_verify"):
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    cert, key = given.get("cert") or "", given.get("key") or ""
+    if cert or key:
+        try:
+            for path in (cert, key):  # a path that is missing is named; ssl would not say which
+                with open(path, "rb"):
+                    pass
+            context.load_cert_chain(cert, key)
+        except ssl.SSLError as error:
+            raise OSError(f"could not load X509 key pair: {_tls_words(error)}") from error
+        except OSError as error:
+            raise OSError(f"could not load X509 key pair: {_opening(str(error.filename or ''), error)}") from error
+    return context
+
+
+def _opening(path: str, error: OSError) -> str:
+    return f"open {path}: {os.strerror(error.errno).lower()}" if error.errno else str(error)
+
+
+def _tls_words(error: OSError) -> str:
+    reason = getattr(error, "verify_message", "")
+    if reason:
+        if "signed" in reason or "unable to get" in reason:
+            reason = "certificate signed by unknown authority"
+        elif "expired" in reason or "not yet valid" in reason:
+            reason = "certificate has expired or is not yet valid"
+        return f"tls: failed to verify certificate: x509: {reason}"
+    return f"tls: {(getattr(error, 'reason', '') or str(error)).lower().replace('_', ' ')}"
 
 
 def open_sink(driver: str, settings: dict[str, Any]) -> Sink:

@@ -50,6 +50,7 @@ Files of a run folder
 
 import array
 import json
+import os
 import socket
 import struct
 from collections.abc import Iterable, Sequence
@@ -123,11 +124,16 @@ def received_descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[in
 
 def failure(error: BaseException) -> Message:
     """An exception as the fields of an answer; `exception` turns it back."""
+    if isinstance(error, OSError) and error.errno is not None:
+        path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
+        return {"error": error.strerror or os.strerror(error.errno), "errno": error.errno, "path": path}
     return {"error": str(error) or type(error).__name__, "kind": type(error).__name__}
 
 
 def exception(message: Message) -> Exception:
-    """The built-in exception that an answer's `error` and `kind` stand for."""
+    """The built-in exception that an answer's `error` and `kind`, or its `errno`, stand for."""
+    if "errno" in message:
+        return OSError(message["errno"], message["error"], message["path"])
     kinds: dict[str, type[Exception]] = {
         "ProcessLookupError": ProcessLookupError,
         "FileNotFoundError": FileNotFoundError,

@@ -88,11 +88,14 @@ class LocalFolders:
         return True
 
     def size_sync(self, name: str) -> int:
-        """Bytes on disk, files with several links counted once; what changes meanwhile is counted or not."""
+        """Bytes in files, those with several links counted once, as dockerd counts; what changes meanwhile is counted
+        or not."""
         seen: set[tuple[int, int]] = set()
         total = 0
         for status in _walk(str(self.data(name))):
-            if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+            if stat.S_ISDIR(status.st_mode):
+                continue
+            if status.st_nlink > 1:
                 key = (status.st_dev, status.st_ino)
                 if key in seen:
                     continue

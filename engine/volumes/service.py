@@ -17,7 +17,7 @@ from typing import Protocol
 import msgspec
 
 from engine.clock import now_ns
-from engine.errors import Conflict, EngineError, InvalidParameter, NotFound, SystemFailure, no_such_volume
+from engine.errors import Conflict, EngineError, InvalidParameter, NotFound, SystemFailure, no_such_volume, os_words
 from engine.events import EventBus
 from engine.filters import Filters
 from engine.names import new_id
@@ -159,7 +159,10 @@ class VolumeService:
             await run_blocking(self._folders.create_sync, name)
         except OSError as error:
             await self._store.delete(name)
-            raise SystemFailure(f"create {name}: {error}") from error
+            raise SystemFailure(
+                f"create {name}: error while creating volume root path '{self.path(name).parent}': "
+                f"mkdir {os_words(error)}"
+            ) from error
         self._events.publish("volume", "create", name, {"driver": volume.driver})
         return volume
 
@@ -209,7 +212,7 @@ class VolumeService:
         try:
             gone = await run_blocking(self._folders.discard_sync, name)
         except OSError as error:
-            raise SystemFailure(f"remove {name}: {error}") from error
+            raise SystemFailure(f"remove {name}: {os_words(error)}") from error
         await self._store.delete(name)
         if gone is not None:
             # Deleting may take long; what is cut short is finished at the next start.
@@ -269,7 +272,7 @@ class VolumeService:
                     await run_blocking(self._folders.mount_sync, name, mount_request(volume.options or {}))
                 except OSError as error:
                     raise SystemFailure(
-                        f"error while mounting volume '{path}': failed to mount local volume: {error.strerror or error}"
+                        f"error while mounting volume '{path}': failed to mount local volume: {os_words(error)}"
                     ) from error
             self._mounted.setdefault(name, set()).add(user)
         return path

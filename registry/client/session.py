@@ -8,10 +8,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import os
 import re
 import time
-import urllib.request
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +21,7 @@ import msgspec
 from registry.client.credentials import ANONYMOUS, AuthConfig
 from registry.client.failures import NoCredentials, RemoteError, connection_failed
 from registry.client.hosts import Endpoint, HostPolicy
+from registry.client.proxies import Proxies
 
 USER_AGENT = "berth"
 CONNECT_SECONDS = 15.0
@@ -62,10 +61,14 @@ def parse_challenges(headers: list[str]) -> list[Challenge]:
 
 
 class Transport:
-    """The connections of this process to registries; opened on first use, closed by `aclose`."""
+    """The connections of this process to registries; opened on first use, closed by `aclose`.
 
-    def __init__(self, policy: HostPolicy) -> None:
+    `proxies` may be replaced; without any given, the environment's are used.
+    """
+
+    def __init__(self, policy: HostPolicy, proxies: Proxies | None = None) -> None:
         self.policy = policy
+        self.proxies = proxies or Proxies.given()
         self._session: aiohttp.ClientSession | None = None
 
     def session(self) -> aiohttp.ClientSession:
@@ -94,24 +97,13 @@ class Transport:
     async def download(self, url: str) -> AsyncIterator[bytes]:
         """The body behind any URL, for `docker import URL`. `RemoteError`, `ConnectionFailed`."""
         try:
-            async with self.session().get(url, proxy=proxy_for(url)) as response:
+            async with self.session().get(url, proxy=self.proxies.of_url(url)) as response:
                 if response.status >= 400:
                     raise RemoteError("GET", url, response.status)
                 async for chunk in response.content.iter_any():
                     yield chunk
         except (aiohttp.ClientError, TimeoutError) as error:
             raise connection_failed("GET", url, error) from error
-
-
-def proxy_for(url: str) -> str | None:
-    """The proxy the environment names for `url` (`HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY`)."""
-    if not any(name in os.environ for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")):
-        return None
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if host == "localhost" or host.startswith("127.") or urllib.request.proxy_bypass_environment(parts.netloc):  # type: ignore[attr-defined]
-        return None
-    return urllib.request.getproxies_environment().get(parts.scheme)
 
 
 @dataclass(slots=True)
@@ -175,7 +167,7 @@ class RegistrySession:
         try:
             tls = await self.transport.tls(self.endpoint) if self._same_host(url) else True
             return await self.transport.session().request(
-                method, url, headers=sent, data=data, ssl=tls, proxy=proxy_for(url)
+                method, url, headers=sent, data=data, ssl=tls, proxy=self.transport.proxies.of_url(url)
             )
         except (aiohttp.ClientError, TimeoutError) as error:
             raise connection_failed(method, url, error) from error
@@ -244,7 +236,7 @@ class RegistrySession:
         try:
             tls = await self.transport.tls(self.endpoint) if url.startswith("https:") else True
             async with self.transport.session().request(
-                method, url, headers=headers, data=form, ssl=tls, proxy=proxy_for(url)
+                method, url, headers=headers, data=form, ssl=tls, proxy=self.transport.proxies.of_url(url)
             ) as response:
                 body = await response.content.read(1 << 20)
                 if response.status != 200:

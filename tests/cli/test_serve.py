@@ -71,7 +71,8 @@ def test_every_flag_of_dockerd_is_known() -> None:
     found = _keys(
         *("--ip6tables=false", "--host-gateway-ip", "192.0.2.1", "--default-network-opt", "bridge=a.b=c"),
         *("--default-network-opt", "bridge=d=e", "--userns-remap", "default", "--selinux-enabled", "-r=false"),
-        *("--cdi-spec-dir", "/x", "--containerd-plugins-namespace", "p", "--oom-score-adjust", "-500"),
+        *("--cdi-spec-dir", "/x", "--feature", "cdi=false", "--http-proxy", "http://p", "--no-proxy", "a,b"),
+        *("--containerd-plugins-namespace", "p", "--oom-score-adjust", "-500"),
     )
     assert found == {
         "ip6tables": False,
@@ -81,6 +82,9 @@ def test_every_flag_of_dockerd_is_known() -> None:
         "selinux-enabled": True,
         "restart": False,
         "cdi-spec-dirs": ["/x"],
+        "features": {"cdi": "false"},
+        "http-proxy": "http://p",
+        "no-proxy": "a,b",
         "containerd-plugin-namespace": "p",
         "oom-score-adjust": "-500",
     }
@@ -93,7 +97,7 @@ def test_every_flag_has_a_key_of_daemon_json(tmp_path: Path) -> None:
     for parameter in serve.params:
         if parameter.name not in ("config_file", "validate"):
             (key,) = flags_to_keys({parameter.name: ("a=1",) if parameter.multiple else "x"})
-            path.write_text(json.dumps({key: None}))
+            path.write_text(json.dumps({key: 1}))
             assert key in read_file(path, must_exist=True)
 
 

@@ -9,7 +9,18 @@ from typing import Any
 import pytest
 
 from engine import config as module
-from engine.config import DEFAULT_HOST, Config, ConfigError, RuntimeConfig, convert, load_config, reload_config
+from engine.config import (
+    DEFAULT_HOST,
+    Config,
+    ConfigError,
+    RuntimeConfig,
+    convert,
+    load_config,
+    mask_credentials,
+    own_ports,
+    reload_attributes,
+    reload_config,
+)
 
 
 def written(folder: Path, document: object) -> Path:
@@ -168,9 +179,7 @@ def test_what_would_change_what_containers_may_do_is_refused(tmp_path: Path, key
 
 def test_keys_without_effect_are_taken_and_remembered(tmp_path: Path) -> None:
     document = {"containerd": "/run/c.sock", "selinux-enabled": False, "userns-remap": "", "oom-score-adjust": -500}
-    assert loaded(tmp_path, document, cdi_spec_dirs=["/x"]).ignored == (
-        *("cdi-spec-dirs", "containerd", "oom-score-adjust"),
-    )
+    assert loaded(tmp_path, document, metrics_addr="x").ignored == ("containerd", "metrics-addr", "oom-score-adjust")
     with pytest.raises(ConfigError, match="don't match any configuration option: ignored"):
         loaded(tmp_path, {"ignored": ["x"]})
 
@@ -224,6 +233,98 @@ def test_a_reload_takes_over_what_may_change(tmp_path: Path) -> None:
     assert (again.debug, again.labels, again.mtu) == (True, ("x=y",), 1400)
 
 
+def test_null_is_not_given(tmp_path: Path) -> None:
+    document = {"max-concurrent-uploads": None, "labels": None, "proxies": None}
+    config = loaded(tmp_path, document, labels=["a=b"])
+    assert (config.max_concurrent_uploads, config.labels) == (5, ("a=b",))
+    assert loaded(tmp_path, {"proxies": {"http-proxy": None}}).http_proxy == ""
+
+
+def test_proxies_by_flag_or_file(tmp_path: Path) -> None:
+    proxies = {"http-proxy": "http://joe:secret@file:1", "no-proxy": "a,b"}
+    config = loaded(tmp_path, {"proxies": proxies}, https_proxy="http://flag:2")
+    assert config.http_proxy == "http://joe:secret@file:1"
+    assert (config.https_proxy, config.no_proxy) == ("http://flag:2", "a,b")
+    words = (
+        "^the following directives are specified both as a flag and in the configuration file: "
+        r"http-proxy: \(from flag: http://xxxxx:xxxxx@flag:3, from file: http://xxxxx:xxxxx@file:1\)$"
+    )
+    with pytest.raises(ConfigError, match=words):
+        loaded(tmp_path, {"proxies": proxies}, http_proxy="http://joe:other@flag:3")
+    with pytest.raises(ConfigError, match="proxies must be an object"):
+        loaded(tmp_path, {"proxies": "http://x"})
+    with pytest.raises(ConfigError, match="don't match any configuration option: ftp-proxy"):
+        loaded(tmp_path, {"proxies": {"ftp-proxy": "x"}})
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://joe:secret@proxy:3128/x", "http://xxxxx:xxxxx@proxy:3128/x"),
+        ("http://joe@proxy", "http://xxxxx:xxxxx@proxy"),
+        ("http://proxy:3128", "http://proxy:3128"),
+        ("proxy", "proxy"),
+        ("http://[x", "http://[x"),
+    ],
+)
+def test_passwords_of_proxies_are_not_shown(url: str, shown: str) -> None:
+    assert mask_credentials(url) == shown
+
+
+def test_features(tmp_path: Path) -> None:
+    assert loaded(tmp_path, {}).has_cdi
+    assert loaded(tmp_path, {"features": {"buildkit": True}}).has_cdi
+    assert not loaded(tmp_path, {"features": {"cdi": False}}).has_cdi
+    assert not loaded(tmp_path, {}, features={"cdi": "false"}).has_cdi
+    with pytest.raises(ConfigError, match="invalid value for features"):
+        loaded(tmp_path, {"features": {"cdi": "perhaps"}})
+
+
+def test_folders_of_cdi_specifications(tmp_path: Path) -> None:
+    assert loaded(tmp_path, {}).cdi_spec_dirs == ("/etc/cdi", "/var/run/cdi")
+    assert loaded(tmp_path, {"cdi-spec-dirs": ["/a", "/b"]}).cdi_spec_dirs == ("/a", "/b")
+    assert loaded(tmp_path, {}, cdi_spec_dirs=[""]).cdi_spec_dirs == ()
+    with pytest.raises(ConfigError, match="invalid value for cdi-spec-dirs"):
+        loaded(tmp_path, {"cdi-spec-dirs": "/a"})
+
+
+def test_a_reload_forgets_limits_and_proxies_that_the_file_no_longer_has(tmp_path: Path) -> None:
+    file = {"max-concurrent-uploads": 8, "labels": ["a=b"], "proxies": {"http-proxy": "http://p"}}
+    config = loaded(tmp_path, file, max_concurrent_downloads=9, https_proxy="http://q")
+    written(tmp_path, {"max-concurrent-uploads": None})
+    again = reload_config(config)
+    assert (again.max_concurrent_uploads, again.http_proxy) == (5, "")
+    assert (again.max_concurrent_downloads, again.https_proxy, again.labels) == (9, "http://q", ("a=b",))
+
+
+def test_what_the_event_of_a_reload_tells(tmp_path: Path) -> None:
+    document = {
+        "labels": ["a=b", "c=d"],
+        "registry-mirrors": ["https://m"],
+        "runtimes": {"mine": {"path": "/bin/mine"}},
+        "features": {"cdi": False, "buildkit": True},
+        "debug": True,
+    }
+    assert reload_attributes(loaded(tmp_path, document), "crun") == {
+        "debug": "true",
+        "default-cgroupns-mode": "",
+        "default-ipc-mode": "private",
+        "default-runtime": "crun",
+        "default-shm-size": "67108864",
+        "features": "map[buildkit:true cdi:false]",
+        "insecure-registries": "[]",
+        "labels": '["a=b","c=d"]',
+        "live-restore": "true",
+        "max-concurrent-downloads": "3",
+        "max-concurrent-uploads": "5",
+        "max-download-attempts": "5",
+        "registry-mirrors": '["https://m"]',
+        "runtimes": "mine:/bin/mine",
+        "shutdown-timeout": "15",
+    }
+    assert reload_attributes(Config(default_runtime="x"), "crun")["default-runtime"] == "x"
+
+
 def test_a_reload_that_cannot_be_used_changes_nothing(tmp_path: Path) -> None:
     config = loaded(tmp_path, {})
     written(tmp_path, {"log-level": "loud"})
@@ -238,3 +339,9 @@ def test_a_reload_without_the_file_keeps_everything(tmp_path: Path) -> None:
     config = loaded(tmp_path, {"debug": True})
     (tmp_path / "daemon.json").unlink()
     assert reload_config(config) == config
+
+
+def test_ports_that_the_daemon_has_itself() -> None:
+    hosts = ("unix:///x", "tcp://0.0.0.0:1", "tcp://localhost", "tcp://[::1]:3", "tcp://somewhere:4", "tcp://[::1]")
+    assert own_ports(Config(hosts=hosts)) == [("0.0.0.0", 1), ("127.0.0.1", 2375), ("::1", 3), ("::1", 2375)]
+    assert own_ports(Config(hosts=("tcp://",), tls=True)) == [("127.0.0.1", 2376)]

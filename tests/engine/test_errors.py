@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
 from engine import errors
-from engine.errors import EngineError
+from engine.errors import EngineError, os_words
 
 STATUSES = {
     "NotModified": 304,
@@ -18,6 +21,23 @@ STATUSES = {
     "NotImplementedYet": 501,
     "Unavailable": 503,
 }
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/A/b"), "/A/b: no such file or directory"),
+        (OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), b"/b"), "/b: file name too long"),
+        (OSError(errno.EXDEV, os.strerror(errno.EXDEV), "/a", None, "/b"), "/a /b: invalid cross-device link"),
+        (OSError(errno.EINVAL, "Mount of X: Invalid argument"), "Mount of X: Invalid argument"),
+        (OSError(errno.EPERM, os.strerror(errno.EPERM)), "operation not permitted"),
+        (OSError("As it is"), "As it is"),
+        (ValueError("As it is"), "As it is"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_what_the_system_said(error: Exception, words: str) -> None:
+    assert os_words(error) == words
 
 
 def test_the_set_of_kinds_is_closed() -> None:

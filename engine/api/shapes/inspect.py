@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from engine.api.shapes.containers import config_json, host_config_json
 from engine.api.shapes.summary import mount_summaries
 from engine.clock import rfc3339
@@ -90,6 +92,7 @@ def network_settings(facts: InspectFacts, default_network: str) -> dict[str, Any
 
 def inspect_view(container: Container, facts: InspectFacts) -> dict[str, Any]:
     """The whole document."""
+    container = _with_mac(container)
     was_started = container.state.started_at != 0 or container.state.error != ""
     directory = facts.directory if was_started else ""
     shown: dict[str, Any] = {
@@ -121,6 +124,16 @@ def inspect_view(container: Container, facts: InspectFacts) -> dict[str, Any]:
         shown["SizeRw"] = facts.size_rw
         shown["SizeRootFs"] = facts.size_root
     return shown
+
+
+def _with_mac(container: Container) -> Container:
+    """With the hardware address wished for on the main network, where the container as a whole was given none."""
+    mode = container.host_config.network_mode
+    main = container.networks.get("bridge" if mode == "default" else mode)
+    if container.config.mac_address or main is None:
+        return container
+    config = msgspec.structs.replace(container.config, mac_address=main.mac_address)
+    return msgspec.structs.replace(container, config=config)
 
 
 def _file(directory: str, name: str) -> str:

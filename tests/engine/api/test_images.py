@@ -125,6 +125,22 @@ async def test_prune(client: Client) -> None:
     assert await client.call("POST", "/images/prune") == (200, {"ImagesDeleted": None, "SpaceReclaimed": 0})
 
 
+async def test_save_and_load_of_a_platform(client: Client) -> None:
+    await client.make("app")
+    save = "/images/get?names=app&platform="
+    other, own = (f'{{"os":"linux","architecture":"{name}"}}' for name in ("riscv64", "amd64"))
+    assert await client.call("GET", f"{save}{other}&platform={own}") == (
+        *(400, {"message": "multiple platform parameters not supported"}),
+    )
+    words = "no suitable export target found for platform linux/riscv64"
+    assert await client.call("GET", save + other) == (500, {"message": words})
+    assert await client.call("POST", '/images/load?platform={"os":"linux"}', b"") == (
+        *(400, {"message": "both OS and Architecture must be provided"}),
+    )
+    async with client.session.get(f"/v1.47{save}{other}") as response:
+        assert response.status == 200
+
+
 async def test_save_and_load(client: Client) -> None:
     image_id = await client.make("app")
     async with client.session.get("/images/get?names=app:latest") as response:

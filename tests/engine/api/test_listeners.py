@@ -136,7 +136,7 @@ async def test_the_port_is_dockers_where_none_is_given(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     port = free_port()
-    monkeypatch.setattr(module, "TCP_PORT", str(port))
+    monkeypatch.setattr("engine.config.TCP_PORT", str(port))
     await bench.open(address)
     with socket.create_connection(("127.0.0.1", port), timeout=5):
         pass

@@ -125,6 +125,51 @@ async def test_ping(api: Served) -> None:
         assert (response.status, await response.read()) == (200, b"")
 
 
+async def test_info_shows_proxies_without_their_passwords(
+    api: Served, routes: SystemRoutes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://env:1")
+    routes.reloaded(Config(http_proxy="http://joe:secret@proxy:3128", no_proxy="a,b"))
+    _, info = await ask(api, "/info")
+    assert info["HttpProxy"] == "http://xxxxx:xxxxx@proxy:3128"
+    assert (info["HttpsProxy"], info["NoProxy"]) == ("http://env:1", "a,b")
+
+
+async def test_info_shows_what_cdi_offers(bench: ServiceBench, routes: SystemRoutes, serve: Serve) -> None:
+    folder = routes.config.data_root / "cdi"
+    folder.mkdir()
+    kind = {"cdiVersion": "0.6.0", "kind": "vendor.com/net"}
+    (folder / "a.json").write_text(json.dumps({**kind, "devices": [{"name": "b"}, {"name": "a"}]}))
+    (folder / "b.yaml").write_text("{")
+    routes._cdi = Config(cdi_spec_dirs=(str(folder),))
+    api = await serve(routes.table())
+    _, info = await ask(api, "/info")
+    assert info["CDISpecDirs"] == [str(folder)]
+    assert info["DiscoveredDevices"] == [{"Source": "cdi", "ID": f"vendor.com/net={name}"} for name in "ab"]
+    assert any(f"spec file {folder}/b.yaml: failed to load CDI Spec" in words for words in info["Warnings"])
+    assert "DiscoveredDevices" not in (await ask(api, "/v1.49/info"))[1]
+    routes._cdi = Config(cdi_spec_dirs=(str(folder),), features={"cdi": False})
+    _, info = await ask(api, "/info")
+    assert (info["CDISpecDirs"], info["DiscoveredDevices"]) == ([], [])
+
+
+async def test_info_warns(api: Served, routes: SystemRoutes) -> None:
+    routes.reloaded(Config(hosts=("unix:///x", "tcp://0.0.0.0:2375"), seccomp_profile="/p.json"))
+    _, info = await ask(api, "/info")
+    assert info["Warnings"][0].startswith(
+        "[DEPRECATION NOTICE]: API is accessible on http://0.0.0.0:2375 without encryption."
+    )
+    assert info["Warnings"][1:] == [
+        *("WARNING: No swap limit support", "WARNING: No cpu cfs quota support"),
+        *("WARNING: No cpu cfs period support", "WARNING: No cpu shares support", "WARNING: No cpuset support"),
+        "WARNING: daemon is not using the default seccomp profile",
+    ]
+    routes.reloaded(Config(hosts=("tcp://0.0.0.0:2376",), tls=True))
+    assert "https://0.0.0.0:2376 without TLS client" in (await ask(api, "/info"))[1]["Warnings"][0]
+    routes.reloaded(Config(hosts=("tcp://0.0.0.0:2376",), tls=True, tlsverify=True))
+    assert "0.0.0.0:2376" not in (await ask(api, "/info"))[1]["Warnings"][0]
+
+
 async def test_version(api: Served) -> None:
     _, version = await ask(api, "/version")
     assert (version["ApiVersion"], version["MinAPIVersion"], version["Os"]) == ("1.51", "1.24", "linux")
@@ -146,8 +191,15 @@ async def test_info(api: Served, routes: SystemRoutes) -> None:
     assert registries["Mirrors"] == ["https://mirror/"]
     assert registries["InsecureRegistryCIDRs"] == ["10.0.0.0/8", "::1/128", "127.0.0.0/8"]
     assert registries["IndexConfigs"]["old:5000"]["Secure"] is False
-    routes.reloaded(Config(data_root=routes.config.data_root, debug=True))
-    assert (await ask(api, "/info"))[1]["Debug"] is True
+    assert info["Plugins"]["Network"] == ["bridge", "host", "ipvlan", "macvlan", "null"]
+    assert info["FirewallBackend"] == {"Driver": "nftables"}
+    assert "FirewallBackend" not in (await ask(api, "/v1.48/info"))[1]
+    settings = Config(default_cgroupns_mode="host", no_new_privileges=True, debug=True)
+    routes.reloaded(settings)
+    _, info = await ask(api, "/info")
+    assert info["Debug"] is True
+    assert info["SecurityOptions"][2:] == ["name=no-new-privileges"]
+    assert "DefaultAddressPools" not in info
 
 
 async def test_past_events(api: Served, bench: ServiceBench) -> None:

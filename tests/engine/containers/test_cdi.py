@@ -53,6 +53,47 @@ def blank() -> dict[str, Any]:
     }
 
 
+def test_files_that_cannot_be_used_are_told() -> None:
+    named = {"cdiVersion": "0.6.0", "kind": "vendor.com/net"}
+    catalog = catalog_of(
+        [
+            ("/etc/cdi/bad.json", None),
+            ("/etc/cdi/empty.json", named),
+            ("/etc/cdi/kind.json", {"cdiVersion": "0.6.0", "kind": "net", "devices": [{"name": "a"}]}),
+            ("/etc/cdi/twice.json", {**named, "devices": [{"name": "a"}, {"name": "a"}]}),
+        ]
+    )
+    assert not catalog.devices
+    bad, empty, kind, twice = (warning.split(": failed to load CDI Spec ") for warning in catalog.warnings)
+    assert bad[0] == "CDI: Error associated with spec file /etc/cdi/bad.json"
+    assert empty[1] == "invalid CDI Spec: invalid spec, no devices"
+    assert kind[1] == 'invalid CDI Spec: "net=a" is no name of a device'
+    assert twice[1] == 'invalid CDI Spec: invalid spec, multiple device "a"'
+
+
+def test_two_files_of_one_folder_cannot_have_the_same_device() -> None:
+    same = [("/etc/cdi/a.json", OTHER), ("/etc/cdi/b.json", OTHER)]
+    catalog = catalog_of(same)
+    assert not catalog.devices
+    words = 'conflicting device "vendor.com/net=eth" (specs "/etc/cdi/b.json", "/etc/cdi/a.json")'
+    assert catalog.warnings == (
+        f"CDI: Error associated with spec file /etc/cdi/b.json: {words}",
+        f"CDI: Error associated with spec file /etc/cdi/a.json: {words}",
+    )
+    assert list(catalog_of([*same, ("/run/cdi/a.json", OTHER)]).devices) == ["vendor.com/net=eth"]
+
+
+def test_where_cdi_is_off_nobody_gives_its_devices() -> None:
+    off, words = CdiCatalog(is_on=False), r'^could not select device driver "cdi" with capabilities: \[\]$'
+    mapping = DeviceMapping(path_on_host="vendor.com/net=eth")
+    for host in (
+        HostConfig(devices=(mapping,)),
+        HostConfig(device_requests=(DeviceRequest(driver="cdi", device_ids=("vendor.com/net=eth",)),)),
+    ):
+        with pytest.raises(ValueError, match=words):
+            requested_names(host, off)
+
+
 def test_names() -> None:
     assert is_qualified("vendor.com/class-1=gpu.0:1")
     for name in ("/dev/a=b", "vendor.com/class", "vendor/class=", "=x", "v/c=é"):
@@ -93,7 +134,7 @@ def test_what_cannot_be_injected() -> None:
 
 def test_a_file_that_is_none_is_told_and_the_later_one_wins() -> None:
     again = {**OTHER, "devices": [{"name": "eth", "containerEdits": {"env": ["L=1"]}}]}
-    catalog = catalog_of([("/a", OTHER), ("/b", {"kind": 5}), ("/c", None), ("/d", again)])
+    catalog = catalog_of([("/x/a", OTHER), ("/b", {"kind": 5}), ("/c", None), ("/y/d", again)])
     assert [warning.split(": ")[1] for warning in catalog.warnings] == [
         "Error associated with spec file /b",
         "Error associated with spec file /c",

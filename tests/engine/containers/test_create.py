@@ -210,7 +210,7 @@ async def test_a_size_limit_reaches_the_snapshot(bench: CreateBench) -> None:
         ("ok", {"stop_signal": "NOPE"}, {}, InvalidParameter, "NOPE"),
         ("ok", {}, {"storage_opt": {"size": "inf"}}, InvalidParameter, "invalid size: 'inf'"),
         ("ok", {}, {"storage_opt": {"size": "-1"}}, InvalidParameter, "invalid size"),
-        ("ok", {}, {"storage_opt": {"colour": "red"}}, InvalidParameter, "unknown option colour"),
+        ("ok", {}, {"storage_opt": {"colour": "red"}}, InvalidParameter, "Unknown option colour"),
         ("ok", {}, {"volumes_from": ("nobody",)}, InvalidParameter, "No such container: nobody"),
         ("ok", {}, {"binds": ("relative/x:/y",)}, InvalidParameter, "relative/x"),
         (

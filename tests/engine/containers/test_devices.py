@@ -70,7 +70,7 @@ def test_device_cgroup_rules() -> None:
     [
         ("/dev/missing", "no such file or directory"),
         ("/dev/none", "not a device node"),
-        ("/dev/secret", "Permission denied"),
+        ("/dev/secret", "permission denied"),
     ],
 )
 def test_devices_that_cannot_be_found(path: str, reason: str) -> None:

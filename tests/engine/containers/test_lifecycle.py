@@ -84,7 +84,7 @@ async def test_nobody_starts_what_is_not_there(bench: Bench) -> None:
         (refused("not executable", 126), InvalidParameter, "not executable", 126),
         (refused("runtime broke", 128), SystemFailure, "runtime broke", 128),
         (Conflict("port is taken"), Conflict, "port is taken", 128),
-        (OSError(28, "No space left on device"), SystemFailure, "[Errno 28] No space left on device", 128),
+        (OSError(28, "No space left on device"), SystemFailure, "no space left on device", 128),
         (TimeoutError(), SystemFailure, "the container did not start in time", 128),
     ],
 )

@@ -61,6 +61,8 @@ async def test_missing_folders_are_made_where_the_short_form_says_so(tmp_path: P
 
 async def test_what_cannot_be_made_is_said_in_dockers_words(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    words = f"error while creating mount source path '{tmp_path}/file/x': mkdir .*: not a directory"
+    name = "x" * 300
+    words = f"error while creating mount source path '{tmp_path}/{name}': mkdir .*: file name too long"
     with pytest.raises(InvalidParameter, match=words):
-        await prepared(parse_bind(f"{tmp_path}/file/x:/x"))
+        await prepared(parse_bind(f"{tmp_path}/{name}:/x"))
+    await prepared(parse_bind(f"{tmp_path}/file/x:/x"))  # the runtime has the words for this one

@@ -86,6 +86,7 @@ def test_who_has_no_interface_of_its_own_has_no_hardware_address(mode: str) -> N
         (HostConfig(shm_size=-1), "SHM size can not be less than 0"),
         (HostConfig(annotations={"": "x"}), "invalid Annotations"),
         (HostConfig(ulimits=(Ulimit(name="nofile", soft=2, hard=1),)), "ulimit soft limit must be less than"),
+        (HostConfig(log_config=LogConfig(type="splunk")), "failed to initialize logging driver: splunk is not"),
         (HostConfig(log_config=LogConfig(type="x")), "logger: no log driver named 'x' is registered"),
         (HostConfig(runtime="x"), "unknown or invalid runtime name: x"),
         (HostConfig(isolation="hyperv"), "invalid isolation \\(hyperv\\): linux only supports 'default'"),

@@ -121,10 +121,10 @@ class Shop:
         reference = Reference.parse(name) if name else None
         return await self.loader.import_tar(chunks(tar_of(files)), lambda _: None, reference=reference, **options)  # type: ignore[arg-type]
 
-    async def load(self, data: bytes, quiet: bool = True) -> list[Line]:
+    async def load(self, data: bytes, quiet: bool = True, platform: Platform | None = None) -> list[Line]:
         """Load an archive; the lines that were reported."""
         lines: list[Line] = []
-        await self.loader.load(chunks(data), lines.append, quiet=quiet)
+        await self.loader.load(chunks(data), lines.append, quiet=quiet, platform=platform)
         return lines
 
     async def save(self, *names: str) -> bytes:

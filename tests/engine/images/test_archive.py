@@ -6,7 +6,9 @@ import bz2
 import errno
 import gzip
 import hashlib
+import io
 import lzma
+import tarfile
 from collections.abc import Callable
 
 import msgspec
@@ -15,7 +17,7 @@ import zstandard
 
 from engine.errors import EngineError, InvalidParameter, SystemFailure
 from registry.digest import Digest
-from registry.manifest import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST
+from registry.manifest import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Platform
 from registry.reference import Reference
 
 from .conftest import Shop, chunks, config_of, tar_of, untar
@@ -274,6 +276,43 @@ async def test_saved_archives_hold_both_formats(shop: Shop) -> None:
     }
     assert data == await shop.save("app:1", "app:2")
     assert len(data) % 10240 == 0
+
+
+async def test_members_are_as_old_as_their_image(shop: Shop) -> None:
+    entry = msgspec.json.decode(config_of(LAYER))
+    old = msgspec.json.encode({**entry, "created": "2001-09-09T01:46:40.9Z"})
+    ancient = msgspec.json.encode({**entry, "created": "0001-01-01T00:00:00Z"})
+    await shop.load(docker_archive(old, [LAYER], ["old:1"]))
+    await shop.load(docker_archive(ancient, [LAYER], ["ancient:1"]))
+
+    async def times(name: str) -> dict[str, int]:
+        with tarfile.open(fileobj=io.BytesIO(await shop.save(name))) as archive:
+            return {member.name: int(member.mtime) for member in archive}
+
+    found = await times("old:1")
+    blobs = [f"blobs/sha256/{Digest.of(data).encoded}" for data in (old, LAYER)]
+    assert {name for name, time in found.items() if time == 1_000_000_000} == {"blobs", "blobs/sha256", *blobs}
+    assert set((await times("ancient:1")).values()) == {0}
+
+
+async def test_a_save_or_load_of_one_platform(shop: Shop) -> None:
+    arm, amd = Platform(os="linux", architecture="arm64"), Platform(os="linux", architecture="amd64")
+    entry = msgspec.json.decode(config_of(LAYER))
+    data = docker_archive(msgspec.json.encode({**entry, "architecture": "arm64"}), [LAYER], ["app:1"])
+    assert await shop.load(data, platform=amd) == []
+    assert not shop.store.all() and not await shop.digests()
+    assert await shop.load(data, platform=arm) == [{"stream": "Loaded image: app:1\n"}]
+    assert len(shop.saver.select(["app:1"], arm)) == 1
+    with pytest.raises(SystemFailure, match="^no suitable export target found for platform linux/amd64$"):
+        shop.saver.select(["app:1"], amd)
+
+
+async def test_a_load_of_what_is_here_changes_nothing(shop: Shop) -> None:
+    data, _ = oci_archive(config_of(LAYER), gzip.compress(LAYER, mtime=0), "docker.io/library/app:1")
+    await shop.load(docker_archive(config_of(LAYER), [LAYER], ["app:1"]))
+    before = shop.service.get("app:1")
+    await shop.load(data)
+    assert shop.service.get("app:1") == before
 
 
 async def test_a_repository_means_all_its_tags(shop: Shop) -> None:

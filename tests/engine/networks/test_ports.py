@@ -37,6 +37,14 @@ def ports() -> Iterator[HostPorts]:
     yield book
 
 
+def test_the_daemons_own_ports_are_nobodys(free_port: int) -> None:
+    book = HostPorts((40000, 40999), daemons=[("127.0.0.1", free_port)])
+    words = f"Bind for 0.0.0.0:{free_port} failed: port is already allocated$"
+    with pytest.raises(PortTaken, match=words):
+        book.reserve([(PortWish("tcp", 80, "", free_port, free_port), ("0.0.0.0",))])
+    book.release(book.reserve([(PortWish("udp", 80, "", free_port, free_port), ("127.0.0.1",))]))
+
+
 def test_ports_and_ranges_are_read() -> None:
     assert parse_port("80") == [(80, "tcp")]
     assert parse_port("53/UDP") == [(53, "udp")]

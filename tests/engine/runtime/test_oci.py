@@ -49,6 +49,10 @@ from engine.runtime.oci import (
             'unable to start container process: exec: "/etc/passwd": permission denied',
         ),
         (
+            "error stat'ing file `/etc/passwd/x`: Not a directory",
+            "unable to start container process: error during container init: stat /etc/passwd/x: not a directory",
+        ),
+        (
             "chdir `/n`: No such file or directory",
             (
                 'unable to start container process: chdir to cwd ("/n") set in config.json failed: '
@@ -69,6 +73,7 @@ from engine.runtime.oci import (
             ),
             'write "50m": invalid argument',
         ),
+        ("writing file `pids.max`: Invalid argument", "writing file `pids.max`: invalid argument"),
         ("exec failed: something else", "something else"),
     ],
 )

@@ -95,6 +95,19 @@ def test_the_parts_of_a_long_line_belong_together(sink: Memory) -> None:
     assert [len(line) for line in sink.lines] == [PIECE, PIECE, 3, 5]
 
 
+def test_pieces_of_a_line_belong_together_and_the_end_leaves_one(sink: Memory) -> None:
+    log = remote(sink)
+    log.write(STDOUT, b"x" * (PIECE + 3))
+    log.write(STDOUT, b"y\nwhole\ncut off")
+    finish(log)
+    (first, second, whole, rest) = sink.messages
+    assert first[3] is not None and second[3] is not None and rest[3] is not None
+    assert (first[3][1:], second[3][1:], whole[3], rest[3][1:]) == ((1, False), (2, True), None, (1, False))
+    assert first[3][0] == second[3][0] != rest[3][0]
+    assert first[0] == second[0]  # pieces have the time of the first
+    assert rest[2] == b"cut off"
+
+
 def test_a_blocking_log_is_full_until_half_of_it_is_delivered(sink: Memory) -> None:
     log = remote(sink)
     sink.open.clear()

@@ -1,5 +1,6 @@
 """Packets, descriptors beside them, and errors that arrive as what they were."""
 
+import errno
 import os
 import socket
 
@@ -48,6 +49,13 @@ def test_a_packet_has_a_bound() -> None:
 
 def test_the_header_is_dockers() -> None:
     assert wire.header(wire.STDERR, 0x01020304) == b"\x02\0\0\0\x01\x02\x03\x04"
+
+
+def test_errors_of_the_system_cross_whole() -> None:
+    raised = NotADirectoryError(errno.ENOTDIR, "Not a directory", "/etc/passwd/x")
+    error = wire.exception(wire.failure(raised))
+    assert isinstance(error, NotADirectoryError)
+    assert (error.errno, error.strerror, error.filename) == (errno.ENOTDIR, "Not a directory", "/etc/passwd/x")
 
 
 @pytest.mark.parametrize(

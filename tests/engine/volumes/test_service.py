@@ -106,6 +106,11 @@ async def test_a_failing_disk_leaves_no_record(bench: Bench) -> None:
     with pytest.raises(SystemFailure, match="create blocked"):
         await volumes.create("blocked")
     assert not volumes.exists("blocked")
+    folder = bench.root / "volumes" / ("x" * 300)
+    words = f"error while creating volume root path '{folder}': mkdir {folder}: file name too long"
+    with pytest.raises(SystemFailure) as refusal:
+        await volumes.create(folder.name)
+    assert refusal.value.message == f"create {folder.name}: {words}"
 
 
 async def test_removal(bench: Bench) -> None:

@@ -10,7 +10,9 @@ from aiohttp import web
 
 from registry.client.credentials import AuthConfig
 from registry.client.failures import ConnectionFailed, NoCredentials, RemoteError
-from registry.client.session import parse_challenges, proxy_for
+from registry.client.hosts import Endpoint, HostPolicy
+from registry.client.proxies import Proxies
+from registry.client.session import RegistrySession, Transport, parse_challenges
 
 from .conftest import Stage
 
@@ -152,6 +154,18 @@ async def test_nobody_there(stage: Stage, unused_tcp_port: int) -> None:
 def test_proxies_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://proxy:3128")
     monkeypatch.setenv("no_proxy", "inside.example")
-    assert proxy_for("https://registry.example/v2/") == "http://proxy:3128"
-    assert proxy_for("https://inside.example/v2/") is None
-    assert proxy_for("https://127.0.0.1:5000/v2/") is None
+    proxies = Transport(HostPolicy()).proxies
+    assert (proxies.https, proxies.no) == ("http://proxy:3128", "inside.example")
+
+
+async def test_requests_go_through_the_proxy_with_its_password(stage: Stage) -> None:
+    async def proxy(request: web.Request) -> web.Response:
+        return web.Response(text="{}")
+
+    stage.handler = proxy
+    stage.transport.proxies = Proxies(http=f"http://joe:secret@{stage.host}")
+    elsewhere = Endpoint("http://registry.invalid", "registry.invalid")
+    await RegistrySession(stage.transport, elsewhere).ping()
+    assert [chunk async for chunk in stage.transport.download("http://files.invalid/x")] == [b"{}"]
+    assert [headers["Host"] for headers in stage.headers] == ["registry.invalid", "files.invalid"]
+    assert {headers["Proxy-Authorization"] for headers in stage.headers} == {"Basic am9lOnNlY3JldA=="}

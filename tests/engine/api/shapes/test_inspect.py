@@ -10,6 +10,7 @@ from engine.api.shapes.inspect import InspectFacts, health_view, inspect_view, n
 from engine.clock import SECOND, ZERO_TIME
 from engine.containers.model import Health, HealthProbe, State, Status
 from engine.containers.mounts import MountPoint
+from engine.containers.settings import EndpointSettings
 from tests.support.containers import container, ended, running
 
 
@@ -50,6 +51,25 @@ def test_the_state_has_its_facts() -> None:
     assert (view["Pid"], view["ExitCode"], view["Error"], view["OOMKilled"]) == (7, 3, "why", True)
     assert (view["StartedAt"], view["FinishedAt"]) == ("1970-01-01T00:00:01Z", ZERO_TIME)
     assert "Health" not in view
+
+
+@pytest.mark.parametrize(
+    ("mode", "own", "shown"),
+    [
+        ("default", "", "02:42:00:00:00:01"),
+        ("bridge", "", "02:42:00:00:00:01"),
+        ("mine", "", "02:42:00:00:00:02"),
+        ("mine", "02:42:00:00:00:03", "02:42:00:00:00:03"),
+        ("host", "", None),
+    ],
+)
+def test_the_main_networks_hardware_address_is_shown_as_the_containers(mode: str, own: str, shown: str | None) -> None:
+    networks = {
+        "bridge": EndpointSettings(mac_address="02:42:00:00:00:01"),
+        "mine": EndpointSettings(mac_address="02:42:00:00:00:02"),
+    }
+    record = container(networks=networks, host={"network_mode": mode}, config={"mac_address": own})
+    assert inspect_view(record, facts())["Config"].get("MacAddress") == shown
 
 
 def test_health_has_its_last_results() -> None:

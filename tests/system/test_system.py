@@ -1,0 +1,142 @@
+"""Stories about the engine as a whole: reloads, proxies, disk usage."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.daemons import Berth, free_port
+
+pytestmark = pytest.mark.system
+
+
+class Proxy:
+    """Answers whatever it is asked as a proxy with 502, and remembers what that was."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection:
+                self.asked.append(connection.recv(65536).decode())
+                connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    made = Proxy()
+    yield made
+    made.close()
+
+
+def reload(berth: Berth, document: object) -> None:
+    """Write daemon.json and wait until SIGHUP took it over."""
+    (berth.root / "daemon.json").write_text(json.dumps(document))
+    seen = berth.log.read_text().count("configuration reloaded")
+    os.kill(berth.pid, signal.SIGHUP)
+    end = time.monotonic() + 10
+    while berth.log.read_text().count("configuration reloaded") == seen:
+        assert time.monotonic() < end, berth.last_words()
+        time.sleep(0.05)
+
+
+def test_a_reload_is_an_event_with_the_settings_now_in_force(berth: Berth) -> None:
+    before = int(time.time())
+    reload(berth, {"labels": ["a=b"], "max-concurrent-downloads": 7, "debug": False})
+    span = ("--since", str(before), "--until", str(int(time.time()) + 1))
+    told = berth.docker("events", *span, "--filter", "event=reload", "--format", "{{json .}}")
+    (event,) = (json.loads(line) for line in told.stdout.splitlines())
+    attributes = event["Actor"]["Attributes"]
+    assert (event["Type"], event["Actor"]["ID"]) == ("daemon", berth.docker("info", "-f", "{{.ID}}").stdout.strip())
+    assert (attributes["labels"], attributes["max-concurrent-downloads"]) == ('["a=b"]', "7")
+    assert attributes["name"] == os.uname().nodename
+    reload(berth, {})
+
+
+def test_the_port_of_the_daemon_is_not_published() -> None:
+    port = free_port()
+    berth = Berth(options=("-H", f"127.0.0.1:{port}"), registry=False)
+    try:
+        berth.start()
+        berth.make_busybox()
+        done = berth.docker("run", "--rm", "-p", f"{port}:80", "busybox", "true")
+        assert done.returncode == 125
+        assert f"Bind for 0.0.0.0:{port} failed: port is already allocated" in done.stderr
+        (warning,) = json.loads(berth.docker("info", "-f", "{{json .Warnings}}").stdout)[:1]
+        assert f"API is accessible on http://127.0.0.1:{port} without encryption." in warning
+    finally:
+        berth.stop()
+        berth.remove()
+
+
+def test_pulls_pushes_and_logins_go_through_the_proxy(berth: Berth, busybox: str, proxy: Proxy) -> None:
+    url = f"http://joe:secret@{proxy.address}"
+    reload(berth, {"proxies": {"http-proxy": url, "https-proxy": url, "no-proxy": "direct.invalid"}})
+    try:
+        assert berth.docker("info", "-f", "{{.HTTPSProxy}} {{.NoProxy}}").stdout.strip() == (
+            f"http://xxxxx:xxxxx@{proxy.address} direct.invalid"
+        )
+        berth.docker("tag", busybox, "registry.invalid/x", check=True)
+        for command in (
+            ("pull", "registry.invalid/y"),
+            ("push", "registry.invalid/x"),
+            ("login", "-u", "me", "-p", "pw", "registry.invalid"),
+        ):
+            proxy.asked.clear()
+            assert berth.docker(*command).returncode, command
+            assert proxy.asked, command
+            password = base64.b64encode(b"joe:secret").decode()
+            assert proxy.asked[0].startswith("CONNECT registry.invalid:443 HTTP/1.1\r\n")
+            assert f"Proxy-Authorization: Basic {password}\r\n" in proxy.asked[0]
+        proxy.asked.clear()
+        assert berth.docker("pull", "direct.invalid/y").returncode
+        assert not proxy.asked
+    finally:
+        reload(berth, {})
+        berth.docker("rmi", "registry.invalid/x")
+
+
+def test_devices_that_cdi_describes_are_shown_and_given(berth: Berth, busybox: str) -> None:
+    folder = berth.root / "cdi"
+    folder.mkdir()
+    device = {"name": "one", "containerEdits": {"env": ["FROM_CDI=yes"]}}
+    document = {"cdiVersion": "0.6.0", "kind": "vendor.com/net", "devices": [device]}
+    (folder / "net.json").write_text(json.dumps(document))
+    (folder / "bad.json").write_text("{}")
+    ask = ("--device", "vendor.com/net=one", busybox, "sh", "-c", "echo $FROM_CDI")
+    for options, shown, code, words in (
+        ((), [{"Source": "cdi", "ID": "vendor.com/net=one"}], 0, "yes"),
+        (("--feature", "cdi=false"), [], 125, 'could not select device driver "cdi" with capabilities: []'),
+    ):
+        other = Berth(options=("--cdi-spec-dir", str(folder), *options), registry=False)
+        try:
+            other.start()
+            other.make_busybox()
+            info = json.loads(other.docker("info", "-f", "{{json .}}").stdout)
+            assert (info.get("DiscoveredDevices", []), bool(info["CDISpecDirs"])) == (shown, bool(shown))
+            assert any(f"{folder}/bad.json" in warning for warning in info["Warnings"] or ()) is bool(shown)
+            done = other.docker("run", "--rm", *ask)
+            assert (done.returncode, words in done.stdout + done.stderr) == (code, True), done.stderr
+        finally:
+            other.stop()
+            other.remove()
