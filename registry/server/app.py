@@ -175,6 +175,7 @@ class RegistryServer:
             lingering_time=2.0,
             auto_decompress=False,
         )
+        self.dispatcher.successor = server
         await self._listen(server, self.settings.address, context)
         await self.pulls.load()
         self._start_background(context)

@@ -8,10 +8,11 @@ from registry.manifest import MAX_MANIFEST_BYTES, parse_manifest
 from registry.proxy import PullThrough
 from registry.reference import is_tag
 from registry.server.blobs import matches_etag, parse_digest
+from registry.server.bodies import read_body
 from registry.server.notices import Notices
 from registry.server.pushrules import PushRules
 from registry.server.replies import Reply
-from registry.server.requests import Call, read_body
+from registry.server.requests import Call
 from registry.store.hot import StoredManifest
 from registry.store.repositories import Repositories
 from registry.tasks import carry_through

@@ -15,10 +15,12 @@ from registry.digest import Digest, InvalidDigest
 from registry.errors import RegistryError
 from registry.server.auth import Access
 from registry.server.blobs import parse_digest
+from registry.server.bodies import Body
+from registry.server.direct import DirectBody
 from registry.server.notices import Notices
 from registry.server.pushrules import PushRules
 from registry.server.replies import Reply
-from registry.server.requests import Body, Call
+from registry.server.requests import Call
 from registry.store.repositories import Repositories
 from registry.store.uploads import Upload, Uploads
 from registry.tasks import begin, carry_through
@@ -146,8 +148,9 @@ class UploadHandlers:
         """Take the body: one batch is written and hashed in a thread while the next arrives."""
         writing: asyncio.Future[None] | None = None
         self._receiving += 1
+        direct = call.direct = DirectBody.of(call.request)
+        body: Body | DirectBody = direct or Body(call.request)
         try:
-            body = Body(call.request)
             while batch := await body.next(max(_BATCH_LEAST, min(_BATCH_MOST, _BATCH_BUDGET // self._receiving))):
                 if writing is not None:
                     await writing
@@ -164,6 +167,8 @@ class UploadHandlers:
             self._receiving -= 1
             if writing is not None and not writing.done():
                 await asyncio.wait([writing])
+            if direct is not None:
+                await direct.close()
 
     def _progress(self, call: Call, status: int, upload_id: str, offset: int) -> Reply:
         return Reply(status, self._position_headers(call, upload_id, offset))

@@ -201,7 +201,7 @@ class Upload:
         self.session = session
         self.offset = offset
 
-    async def write(self, chunks: Sequence[bytes]) -> None:
+    async def write(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Append; bytes and running hash advance together."""
         if self._appender is None:
             try:

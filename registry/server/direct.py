@@ -1,0 +1,193 @@
+"""Large bodies of plain connections, read from the socket by threads into aligned memory.
+
+The protocol's parser would copy every byte twice on the loop, and a third copy would be needed before it can go around
+the page cache to the disk. Here the transport is paused, a duplicate of its socket is read until the body's last byte
+is in, and then a fresh protocol takes the connection over, because the old one's parser still waits for the body. TLS,
+short and chunked bodies take the ordinary way (`bodies.Body`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import socket
+from collections.abc import Callable
+
+from aiohttp import ClientPayloadError
+from aiohttp.web_protocol import RequestPayloadError
+from aiohttp.web_request import BaseRequest
+
+from registry.server.bodies import BODY_PAUSE_SECONDS, BODY_STALL_SECONDS, send_continue
+from registry.server.sockets import readable
+from registry.tasks import begin, run_blocking
+
+_WORTH_BYTES = 1024 * 1024
+_PAGE = mmap.PAGESIZE
+# Waking up for less is not worth a visit to a thread; what comes slower is taken after `BODY_PAUSE_SECONDS`.
+_WAKE_BYTES = 256 * 1024
+
+
+class DirectBody:
+    """The body of one request. `next` fills two buffers in turn: a batch is valid until the one after the next."""
+
+    def __init__(self, request: BaseRequest, transport: asyncio.Transport, descriptor: int, length: int) -> None:
+        self._request = request
+        self._transport = transport
+        self._socket = socket.socket(fileno=os.dup(descriptor))
+        self._left = length
+        self._wake = 0
+        self._early: list[bytes] = []
+        self._buffers: list[memoryview] = []
+        self._running: asyncio.Future[int] | None = None
+        self._broken: Exception | None = None
+
+    @classmethod
+    def of(cls, request: BaseRequest) -> DirectBody | None:
+        """The body, if it is worth it and the connection allows it."""
+        length = request.content_length
+        transport = request.transport
+        if length is None or length < _WORTH_BYTES or transport is None or request.content.is_eof():
+            return None
+        if transport.get_extra_info("sslcontext") is not None:
+            return None
+        pseudo = transport.get_extra_info("socket")
+        if pseudo is None or pseudo.family not in (socket.AF_INET, socket.AF_INET6):
+            return None
+        return cls(request, transport, pseudo.fileno(), length)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every byte of the body was handed out."""
+        return self._left == 0
+
+    async def next(self, batch_bytes: int) -> list[memoryview]:
+        """The next batch of about `batch_bytes`, empty at the end; ConnectionResetError when the body broke off.
+
+        What arrived before the break is handed out first, so that an upload can be resumed behind it.
+        """
+        if not self._buffers:
+            self._begin()
+        if self._broken is not None:
+            raise ConnectionResetError("the body ended early") from self._broken
+        if not self._left:
+            return []
+        self._buffers.reverse()
+        wanted = min(max(batch_bytes, _WORTH_BYTES // 8), self._left, len(self._buffers[0]))
+        view = self._buffers[0][:wanted]
+        filled = self._take_early(view)
+        try:
+            while filled < wanted:
+                filled += await self._fill(view[filled:], patient=not filled)
+        except _Pause:
+            pass  # what a slow client has sent so far goes to disk, where it survives us
+        except OSError as error:
+            self._broken = error
+            if not filled:
+                raise ConnectionResetError("the body ended early") from error
+        self._left -= filled
+        return [view[:filled]]
+
+    def _begin(self) -> None:
+        """Stop the protocol's reading. What it has taken of the body already comes first."""
+        send_continue(self._request)
+        content = self._request.content
+        try:
+            while data := content.read_nowait(-1):
+                self._early.append(data)
+        except (ClientPayloadError, RequestPayloadError) as error:
+            raise ConnectionResetError("the body ended early") from error
+        self._transport.pause_reading()
+        size = min(self._left // 4, 2 * _WORTH_BYTES) // _PAGE * _PAGE
+        self._buffers = [memoryview(mmap.mmap(-1, size)) for _ in range(2)]
+
+    def _take_early(self, view: memoryview) -> int:
+        filled = 0
+        while self._early and filled < len(view):
+            data = self._early.pop(0)
+            count = min(len(data), len(view) - filled)
+            view[filled : filled + count] = data[:count]
+            filled += count
+            if count < len(data):
+                self._early.insert(0, data[count:])
+        return filled
+
+    async def _fill(self, view: memoryview, patient: bool) -> int:
+        """Wait for bytes and take what is there; `_Pause` when none come and something is there to be handed on."""
+        self._running = begin(run_blocking(_receive_sync, self._socket, view))
+        count = await asyncio.shield(self._running)
+        if count:
+            return count
+        wake = min(len(view), _WAKE_BYTES)
+        if wake != self._wake:
+            self._wake = wake
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wake)
+        try:
+            async with asyncio.timeout(BODY_PAUSE_SECONDS):
+                await readable(self._socket.fileno())
+        except TimeoutError:
+            return await self._fill_slowly(view, patient)
+        return 0
+
+    async def _fill_slowly(self, view: memoryview, patient: bool) -> int:
+        self._wake = 1
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        try:
+            async with asyncio.timeout(BODY_STALL_SECONDS if patient else 0.01):
+                await readable(self._socket.fileno())
+        except TimeoutError:
+            if patient:
+                raise
+            raise _Pause from None
+        return 0
+
+    async def close(self) -> None:
+        """Let go of the socket. An incomplete body's rest is the protocol's again, which reads and drops it."""
+        if self._running is not None and not self._running.done():
+            await asyncio.wait([self._running])
+        if self._wake:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        self._socket.close()
+        self._buffers.clear()
+        if self._left and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+
+class _Pause(Exception):
+    """The client makes a pause."""
+
+
+def _receive_sync(sock: socket.socket, view: memoryview) -> int:
+    """As much as is there now; ConnectionResetError at the end of the stream."""
+    filled = 0
+    while filled < len(view):
+        try:
+            count = sock.recv_into(view[filled:], 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            break
+        if not count:
+            if filled:
+                break  # the next call finds the end again
+            raise ConnectionResetError("the client has gone")
+        filled += count
+    return filled
+
+
+def hand_over(request: BaseRequest, successor: Callable[[], asyncio.Protocol], keep_alive: bool) -> None:
+    """Give the connection to a fresh protocol, after the answer was written; or end it.
+
+    The old protocol is told that its connection is lost, without the transport to close: it ends its task and counts
+    no more.
+    """
+    protocol, transport = request.protocol, request.transport
+    if transport is None or transport.is_closing():
+        return
+    if not keep_alive:
+        protocol.force_close()
+        return
+    protocol.transport = None
+    protocol.connection_lost(None)
+    fresh = successor()
+    transport.set_protocol(fresh)
+    fresh.connection_made(transport)
+    transport.resume_reading()
