@@ -12,10 +12,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import IO, TypeVar
 from urllib.parse import urlsplit
 
 from registry.client.credentials import AuthConfig
@@ -58,10 +60,35 @@ class Download:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.path: str | None = None
         self.finished = False
         self.failure: BaseException | None = None
+        self._path: str | None = None
+        self._spool: IO[bytes] | None = None
+        self._opened = asyncio.Event()
         self._progress = asyncio.Event()
+
+    async def begin(self, path: Path | None) -> None:
+        """The bytes can be read at `path`; without one a nameless local file is kept until the end."""
+        if path is not None:
+            self._path = os.fspath(path)
+        else:
+            self._spool = await run_blocking(tempfile.TemporaryFile, "wb", buffering=0)
+        self._opened.set()
+
+    async def open(self) -> int:
+        """A descriptor for `read`; FileNotFoundError when the download is over."""
+        await self._opened.wait()
+        if self._path is not None:
+            return await run_blocking(os.open, self._path, os.O_RDONLY | os.O_CLOEXEC)
+        if self._spool is None:
+            raise FileNotFoundError("the download is over")
+        return os.dup(self._spool.fileno())
+
+    async def note(self, data: bytes) -> None:
+        """More bytes have arrived."""
+        if self._spool is not None:
+            await run_blocking(_write_sync, self._spool, data)
+        self.advance()
 
     def advance(self) -> None:
         """There is more to read, or the end was reached."""
@@ -72,6 +99,10 @@ class Download:
         """No more comes."""
         self.failure = failure
         self.finished = True
+        spool, self._spool = self._spool, None
+        if spool is not None:
+            spool.close()
+        self._opened.set()
         self.advance()
 
     async def read(self, descriptor: int) -> AsyncIterator[bytes]:
@@ -97,6 +128,28 @@ class Download:
             await self._progress.wait()
         if self.failure is not None:
             raise self.failure
+
+
+class _Tee:
+    """Writes to the store, and tells the download what came."""
+
+    def __init__(self, writer: BlobWriter, download: Download) -> None:
+        self._writer = writer
+        self._download = download
+
+    @property
+    def size(self) -> int:
+        return self._writer.size
+
+    async def write(self, data: bytes) -> None:
+        await self._writer.write(data)
+        await self._download.note(data)
+
+
+def _write_sync(file: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
 
 
 class PullThrough:
@@ -276,26 +329,29 @@ class PullThrough:
                 download = await self._begin(repository, digest, route, size)
         elif await self.blob_size(digest, route) != download.size:
             raise BlobUnknown(digest)
-        if download.path is None:
-            await download.wait()
+        try:
+            descriptor = await download.open()
+        except FileNotFoundError:
+            await self._ended(download, digest, route)
             await self._repositories.link_blob(repository, digest)
             return download.size, None
-        try:
-            descriptor = await run_blocking(os.open, download.path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            await download.wait()
-            return download.size, None
         return download.size, download.read(descriptor)
+
+    async def _ended(self, download: Download, digest: Digest, route: Route) -> None:
+        try:
+            await download.wait()
+        except Exception as error:
+            raise UpstreamFailed(f"{route.upstream.url}: blob {digest}: {error}") from error
 
     async def _begin(self, repository: str, digest: Digest, route: Route, size: int) -> Download:
         download = self._downloads[digest] = Download(size)
         try:
             writer = await self._blobs.writer(digest.algorithm)
-        except BaseException:
+            await download.begin(writer.local_path)
+        except BaseException as error:
             self._downloads.pop(digest, None)
+            download.finish(error)
             raise
-        local = writer.local_path
-        download.path = os.fspath(local) if local is not None else None
         self._background.start(self._download(repository, digest, route, download, writer), f"download {digest}")
         return download
 
@@ -305,7 +361,7 @@ class PullThrough:
         descriptor = Descriptor(digest=str(digest), size=download.size)
         try:
             async with self._repositories.leases.hold(digest), writer:
-                await self._source(route).fetch(descriptor, writer, lambda _: download.advance())
+                await self._source(route).fetch(descriptor, _Tee(writer, download), _ignore)
                 await writer.commit(digest)
                 await self._repositories.link_blob(repository, digest)
         except asyncio.CancelledError:
@@ -325,3 +381,7 @@ class PullThrough:
             return sorted(await self._source(route).tags())
         except (RemoteError, ConnectionFailed, NoCredentials, OSError):
             return await self._repositories.tags(repository)
+
+
+def _ignore(_: int) -> None:
+    """Progress is told by the bytes themselves."""
