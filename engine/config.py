@@ -67,6 +67,8 @@ class Config:
     default_address_pools: tuple[tuple[str, int], ...] = ()
     # registries
     registry_addr: str = "127.0.0.1:5000"
+    # What the embedded registry is told beyond its address; registry/configfile.py knows the keys.
+    registry: Mapping[str, Any] = field(default_factory=dict)
     registry_mirrors: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
     max_concurrent_downloads: int = 3
@@ -108,7 +110,7 @@ class Config:
 # Keys of dockerd that are accepted and have no effect here, with the reason logged at start.
 IGNORED = {
     "features": "there are no optional features",
-    "metrics-addr": "metrics are served by the registry's debug address",
+    "metrics-addr": "metrics are served at the debug address of the registry (registry.http.debug.addr)",
     "userns-remap": "user namespace remapping is not offered",
     "proxies": "proxies are taken from the environment",
     "default-runtime-args": "give them in runtimes",
@@ -243,7 +245,14 @@ def _ulimits(value: Any) -> Mapping[str, tuple[int, int]]:
     return found
 
 
+def _object(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError
+    return value
+
+
 _CONVERTERS = {
+    "registry": _object,
     "runtimes": _runtimes,
     "default-address-pools": _pools,
     "default-ulimits": _ulimits,

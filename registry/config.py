@@ -122,6 +122,8 @@ class Settings:
     token_auth: TokenAuth | None = None
     grants: tuple[Grant, ...] = ()
     grants_file: Path | None = None
+    # The file is where `berth registry grant` would put one; as long as there is none, there are no rules.
+    grants_file_optional: bool = False
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     immutable_tags: tuple[str, ...] = ()
     quotas: dict[str, int] = field(default_factory=dict)

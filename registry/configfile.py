@@ -26,7 +26,7 @@ from registry.config import (
     Webhook,
     split_address,
 )
-from registry.configkeys import KNOWN_KEYS, NOT_CONFIGURATION, OPEN, UNSUPPORTED
+from registry.configkeys import EMBEDDED_KEYS, KNOWN_KEYS, NOT_CONFIGURATION, OPEN, UNSUPPORTED
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -58,10 +58,31 @@ def load_settings(path: Path | None, environment: Mapping[str, str], base: Setti
     _check_keys(document, KNOWN_KEYS, "")
     if path is not None:
         # A file of registry:2's means what it means there: plain HTTP, no users, no deletion unless it says so.
-        base = replace(base, own_tls_folder=None, htpasswd=None, delete_enabled=False, access_log=True, address=":5000")
+        base = replace(
+            base,
+            own_tls_folder=None,
+            htpasswd=None,
+            grants_file=None,
+            delete_enabled=False,
+            access_log=True,
+            address=":5000",
+        )
         if "storage" not in document:
             raise ConfigError("storage: no storage driver is configured")
     return _Reader(document).settings(base, str(path or ""))
+
+
+def embedded_settings(document: Mapping[str, Any], base: Settings) -> Settings:
+    """Settings of an engine's registry: `base`, changed by the `registry` object of its daemon.json."""
+    ours = KNOWN_KEYS["berth"]
+    sections = {name: value for name, value in document.items() if name not in ours}
+    sections["berth"] = {name: value for name, value in document.items() if name in ours}
+    try:
+        _check_keys(dict(document), EMBEDDED_KEYS, "")
+        return _Reader(sections).settings(base, "daemon.json")
+    except ConfigError as error:
+        # The reader knows our section by its name in config.yml.
+        raise ConfigError(f"registry: {str(error).removeprefix('berth.')}") from error
 
 
 def apply_environment(document: dict[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -417,7 +438,7 @@ class _Reader:
                 read_grant(entry, f"berth.grants[{i}]") for i, entry in enumerate(self._get("berth.grants") or ())
             )
         if self._has("berth.grantsfile"):
-            changes["grants_file"] = Path(self.text("berth.grantsfile"))
+            changes.update(grants_file=Path(self.text("berth.grantsfile")), grants_file_optional=False)
         if self._has("berth.quotas"):
             quotas = self._get("berth.quotas") or {}
             changes["quotas"] = {

@@ -128,6 +128,15 @@ KNOWN_KEYS: Final[dict[str, Any]] = {
     },
 }
 
+# The `registry` object of an engine's daemon.json: our section's keys stand at its top, beside registry:2's sections.
+# Where an engine's registry listens and what it keeps its content in are the engine's own settings.
+EMBEDDED_KEYS: Final[dict[str, Any]] = {
+    **{name: keys for name, keys in KNOWN_KEYS["berth"].items() if name != "tls"},
+    **{name: KNOWN_KEYS[name] for name in ("auth", "notifications", "health", "validation", "catalog", "tags")},
+    "http": {name: keys for name, keys in KNOWN_KEYS["http"].items() if name not in ("addr", "net")},
+    "storage": {name: KNOWN_KEYS["storage"][name] for name in ("delete", "maintenance")},
+}
+
 # Known, but berth does not do it: saying so beats ignoring it. Caches and Redis are left out on purpose: berth needs
 # none.
 UNSUPPORTED: Final[dict[str, str]] = {

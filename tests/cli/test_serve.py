@@ -48,6 +48,7 @@ def test_flags_become_the_keys_of_daemon_json() -> None:
         ("{", "invalid JSON"),
         ('{"mtu": "x"}', "mtu"),
         ("[]", "one JSON object"),
+        ('{"registry": {"grant": []}}', "registry: unknown configuration key: grant"),
     ],
 )
 def test_a_bad_configuration_is_refused_with_its_name(tmp_path: Path, document: str, words: str) -> None:
@@ -60,6 +61,6 @@ def test_a_bad_configuration_is_refused_with_its_name(tmp_path: Path, document: 
 
 def test_a_good_configuration_is_said_to_be_good(tmp_path: Path) -> None:
     path = tmp_path / "daemon.json"
-    path.write_text('{"data-root": "/x", "log-level": "debug"}')
+    path.write_text('{"data-root": "/x", "log-level": "debug", "registry": {"immutable": ["**:v*"]}}')
     result = CliRunner().invoke(berth, ["serve", "--config-file", str(path), "--validate"])
     assert (result.exit_code, result.output) == (0, "configuration OK\n")

@@ -183,3 +183,9 @@ def test_a_reload_without_the_file_keeps_everything(tmp_path: Path) -> None:
     config = loaded(tmp_path, {"debug": True})
     (tmp_path / "daemon.json").unlink()
     assert reload_config(config) == config
+
+
+def test_the_registry_is_told_by_one_object(tmp_path: Path) -> None:
+    assert loaded(tmp_path, {"registry": {"immutable": ["**:v*"]}}).registry == {"immutable": ["**:v*"]}
+    with pytest.raises(ConfigError, match="invalid value for registry"):
+        loaded(tmp_path, {"registry": ["immutable"]})
