@@ -150,6 +150,7 @@ class Settings:
     upstreams: tuple[Upstream, ...] = ()
     proxy_only: bool = False
     webhooks: tuple[Webhook, ...] = ()
+    event_references: bool = False
     log_level: str = "info"
     log_format: str = "text"
     access_log: bool = False

@@ -405,7 +405,8 @@ class _Reader:
                     ignored_actions=reader.texts("ignore.actions"),
                 )
             )
-        return {"webhooks": tuple(hooks)} if hooks else {}
+        references = self.flag("notifications.events.includereferences", base.event_references)
+        return {"webhooks": tuple(hooks) or base.webhooks, "event_references": references}
 
     def _proxy(self, base: Settings) -> dict[str, Any]:
         url = self.text("proxy.remoteurl")

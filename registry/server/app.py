@@ -101,6 +101,7 @@ class RegistryServer:
         self.notices.listen(self._note_pull)
         if settings.webhooks:
             self.notices.listen(self.webhooks.note, needs_origin=True)
+            self.notices.tells_references = settings.event_references
         if settings.metrics:
             self.notices.listen(self.metrics.note)
             self.dispatcher.observers.append(self.metrics.observe)
@@ -282,7 +283,7 @@ class RegistryServer:
                 await self.tls.refresh(context)
 
     def _note_pull(self, notice: Notice) -> None:
-        if notice.action == "pull" and notice.is_manifest:
+        if notice.action == "pull" and notice.is_manifest and not notice.is_look:
             self.pulls.note(notice.repository, notice.tag or notice.digest)
 
 

@@ -31,10 +31,11 @@ from registry.errors import (
 )
 from registry.proxy import PullThrough, UpstreamFailed
 from registry.reference import is_repository_path
-from registry.server.auth import Access, Unauthorized
+from registry.server.auth import Access, Unauthorized, audit
 from registry.server.direct import DirectBody, hand_over
 from registry.server.health import Health
 from registry.server.manifests import is_manifest_reference
+from registry.server.pushrules import Refused
 from registry.server.replies import GoneReply, Reply, as_response, json_reply
 from registry.server.requests import Call, base_url
 from registry.store.uploads import UploadBusy, UploadUnknown
@@ -171,6 +172,8 @@ class Dispatcher:
             reply = GoneReply()
         except Exception as error:  # noqa: BLE001 - written down like any other, with the caller's name
             reply = self._error_reply(error, request)
+            if isinstance(error, Refused):
+                audit.warning("refused user=%r repository=%s: %s", identity.name, call.repository, error)
         reply.user = identity.name
         if call.direct is not None:
             self._end_body(call.direct, request, reply)
@@ -183,8 +186,10 @@ class Dispatcher:
         identity = call.identity
         if call.repository:
             self._access.require(identity, call.repository, _ACTIONS[call.method])
+        elif call.kind == "catalog":
+            self._access.require_catalog(identity)
         elif identity.is_anonymous and not self._access.is_open:
-            raise Unauthorized(scope="registry:catalog:*" if call.kind == "catalog" else "")
+            raise Unauthorized()
         if call.method in _WRITES:
             self._check_writable(call.method, call.repository)
 

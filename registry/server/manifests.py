@@ -38,8 +38,7 @@ class ManifestHandlers:
         if ":" in call.reference:
             parse_digest(call.reference)
         stored = await self._find(call.repository, call.reference)
-        if call.method == "GET":
-            self._notices.manifest("pull", call, stored)
+        self._notices.manifest("pull", call, stored)
         if matches_etag(call.header("If-None-Match"), stored.digest):
             return Reply(304, manifest_headers(stored))
         return Reply(200, manifest_headers(stored), stored.data, len(stored.data))
@@ -88,8 +87,10 @@ class ManifestHandlers:
         await self._rules.check_delete(call.repository, call.reference)
         if ":" in call.reference:
             digest = parse_digest(call.reference)
-            await self._repositories.delete_manifest(call.repository, digest)
+            dropped = await self._repositories.delete_manifest(call.repository, digest)
             self._notices.deleted(call, digest=digest)
+            for tag in dropped:
+                self._notices.deleted(call, tag=tag)
         else:
             await self._repositories.delete_tag(call.repository, call.reference)
             self._notices.deleted(call, tag=call.reference)

@@ -44,7 +44,7 @@ class Metrics:
 
     def note(self, notice: Notice) -> None:
         """Count one event."""
-        self._events[notice.action] += 1
+        self._events[notice.action] += not notice.is_look
 
     def text(self) -> bytes:
         """Everything, in the format Prometheus scrapes."""

@@ -17,6 +17,10 @@ from registry.store.repositories import Repositories
 _USAGE_SECONDS = 300.0
 
 
+class Refused(RegistryError):
+    """A rule of the administrator's forbids what the caller's rights would allow."""
+
+
 class PushRules:
     """Checks before content is accepted or removed."""
 
@@ -47,7 +51,7 @@ class PushRules:
         except ManifestUnknown:
             return
         if current != Digest.of(manifest.data, current.algorithm):
-            raise RegistryError(errors.DENIED, {"tag": tag}, message=f"the tag {tag} is immutable")
+            raise Refused(errors.DENIED, {"tag": tag}, message=f"the tag {tag} is immutable")
 
     async def check_delete(self, repository: str, reference: str) -> None:
         """Refuse to delete an immutable tag, or a manifest that one names."""
@@ -55,11 +59,11 @@ class PushRules:
             return
         if ":" not in reference:
             if self.is_immutable(repository, reference):
-                raise RegistryError(errors.DENIED, {"tag": reference}, message=f"the tag {reference} is immutable")
+                raise Refused(errors.DENIED, {"tag": reference}, message=f"the tag {reference} is immutable")
             return
         for tag in await self._repositories.tags(repository) or ():
             if self.is_immutable(repository, tag) and await self._repositories.resolve(repository, tag) == reference:
-                raise RegistryError(errors.DENIED, {"tag": tag}, message=f"the immutable tag {tag} names this manifest")
+                raise Refused(errors.DENIED, {"tag": tag}, message=f"the immutable tag {tag} names this manifest")
 
     def _check_addresses(self, manifest: Manifest) -> None:
         """Layers with `urls`: http or https without fragment, and within the configured lists where there are any."""
@@ -82,7 +86,7 @@ class PushRules:
             if digest is not None and digest in sizes:
                 continue
             if sum(sizes.values()) + added_bytes > limit:
-                raise RegistryError(errors.QUOTA_EXCEEDED, {"prefix": prefix, "limit": limit})
+                raise Refused(errors.QUOTA_EXCEEDED, {"prefix": prefix, "limit": limit})
 
     def note_blob(self, repository: str, digest: Digest, size: int) -> None:
         """A blob was added: it counts from now on."""

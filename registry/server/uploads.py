@@ -76,15 +76,14 @@ class UploadHandlers:
         if source is not None:
             if not self._access.authorize(call.identity, source, "pull"):
                 return None
-            stored = await self._repositories.mount(source, call.repository, digest)
+            found = await self._repositories.mount(source, call.repository, digest)
         else:
             # Without a source the blob may come from this very repository only: anything else would tell, and hand
             # out, what the caller may not read.
             found = await self._repositories.blob(call.repository, digest)
-            stored = found[0] if found is not None else None
-        if stored is None:
+        if found is None:
             return None
-        self._notices.blob("mount", call, digest, from_repository=source or "")
+        self._notices.blob("mount", call, digest, found[1], from_repository=source or "")
         return self._created(call, digest)
 
     async def status(self, call: Call) -> Reply:

@@ -152,6 +152,8 @@ def event_of(notice: Notice, source: dict[str, str]) -> dict[str, Any]:
         target["url"] = f"{notice.origin.base_url}/v2/{notice.repository}/{kind}/{notice.digest}"
     if notice.tag:
         target["tag"] = notice.tag
+    if notice.references:
+        target["references"] = notice.references
     origin = notice.origin
     return {
         "id": str(uuid.uuid4()),
