@@ -7,6 +7,7 @@ settings say so.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import ssl
 import sys
@@ -32,6 +33,7 @@ from registry.server.pushrules import PushRules
 from registry.server.referrers import ReferrerHandlers, ReferrerIndex
 from registry.server.replies import Reply, as_response, json_reply
 from registry.server.requests import Call
+from registry.server.secure import Handshake
 from registry.server.tags import ListHandlers
 from registry.server.tls import TlsKeeper
 from registry.server.tokens import TokenService
@@ -197,8 +199,11 @@ class RegistryServer:
 
     async def _listen(self, server: web.Server, address: str, context: ssl.SSLContext | None) -> None:
         host, port = split_address(address)
+        factory: Callable[[], asyncio.Protocol] = server
+        if context is not None:
+            factory = functools.partial(Handshake, server, context, self._background)
         listener = await asyncio.get_running_loop().create_server(
-            server, host or None, port, ssl=context, backlog=1024, reuse_address=True
+            factory, host or None, port, backlog=1024, reuse_address=True
         )
         self._servers.append(server)
         self._listeners.append(listener)

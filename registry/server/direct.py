@@ -1,9 +1,9 @@
-"""Large bodies of plain connections, read from the socket by threads into aligned memory.
+"""Large bodies, read from the socket (and decrypted) by threads into aligned memory.
 
 The protocol's parser would copy every byte twice on the loop, and a third copy would be needed before it can go around
 the page cache to the disk. Here the transport is paused, a duplicate of its socket is read until the body's last byte
-is in, and then a fresh protocol takes the connection over, because the old one's parser still waits for the body. TLS,
-short and chunked bodies take the ordinary way (`bodies.Body`).
+is in, and then a fresh protocol takes the connection over, because the old one's parser still waits for the body. Short
+and chunked bodies take the ordinary way (`bodies.Body`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from aiohttp.web_request import BaseRequest
 
 from registry.server.bodies import BODY_PAUSE_SECONDS, BODY_STALL_SECONDS, send_continue
+from registry.server.secure import OpenObject
 from registry.server.sockets import readable
 from registry.tasks import begin, run_blocking
 
@@ -31,9 +32,12 @@ _WAKE_BYTES = 256 * 1024
 class DirectBody:
     """The body of one request. `next` fills two buffers in turn: a batch is valid until the one after the next."""
 
-    def __init__(self, request: BaseRequest, transport: asyncio.Transport, descriptor: int, length: int) -> None:
+    def __init__(
+        self, request: BaseRequest, raw: asyncio.Transport, cipher: OpenObject | None, descriptor: int, length: int
+    ) -> None:
         self._request = request
-        self._transport = transport
+        self._raw = raw
+        self._cipher = cipher
         self._socket = socket.socket(fileno=os.dup(descriptor))
         self._left = length
         self._wake = 0
@@ -41,6 +45,8 @@ class DirectBody:
         self._buffers: list[memoryview] = []
         self._running: asyncio.Future[int] | None = None
         self._broken: Exception | None = None
+        # Whether the protocol had the body whole before it could be stopped: then it lives on.
+        self._is_whole = False
 
     @classmethod
     def of(cls, request: BaseRequest) -> DirectBody | None:
@@ -49,12 +55,15 @@ class DirectBody:
         transport = request.transport
         if length is None or length < _WORTH_BYTES or transport is None or request.content.is_eof():
             return None
-        if transport.get_extra_info("sslcontext") is not None:
-            return None
         pseudo = transport.get_extra_info("socket")
         if pseudo is None or pseudo.family not in (socket.AF_INET, socket.AF_INET6):
             return None
-        return cls(request, transport, pseudo.fileno(), length)
+        if transport.get_extra_info("sslcontext") is None:
+            return cls(request, transport, None, pseudo.fileno(), length)
+        cipher = transport.get_extra_info("ssl_object")
+        if not isinstance(cipher, OpenObject):
+            return None
+        return cls(request, cipher.raw, cipher, pseudo.fileno(), length)
 
     @property
     def is_complete(self) -> bool:
@@ -67,7 +76,7 @@ class DirectBody:
         What arrived before the break is handed out first, so that an upload can be resumed behind it.
         """
         if not self._buffers:
-            self._begin()
+            await self._begin()
         if self._broken is not None:
             raise ConnectionResetError("the body ended early") from self._broken
         if not self._left:
@@ -88,17 +97,28 @@ class DirectBody:
         self._left -= filled
         return [view[:filled]]
 
-    def _begin(self) -> None:
+    async def _begin(self) -> None:
         """Stop the protocol's reading. What it has taken of the body already comes first."""
         send_continue(self._request)
-        content = self._request.content
-        try:
-            while data := content.read_nowait(-1):
+        quiet, enough = 0, 1 if self._cipher is None else 3
+        while quiet < enough:
+            if self._raw.is_closing():
+                raise ConnectionResetError("the client has gone")
+            self._raw.pause_reading()
+            try:
+                data = self._request.content.read_nowait(-1)
+            except (ClientPayloadError, RequestPayloadError) as error:
+                raise ConnectionResetError("the body ended early") from error
+            if data:
                 self._early.append(data)
-        except (ClientPayloadError, RequestPayloadError) as error:
-            raise ConnectionResetError("the body ended early") from error
-        self._transport.pause_reading()
-        size = min(self._left // 4, 2 * _WORTH_BYTES) // _PAGE * _PAGE
+                quiet = 0
+                continue
+            quiet += 1
+            if quiet < enough:
+                # Emptying the protocol's buffer makes the cipher hand out what it holds, a round later.
+                await asyncio.sleep(0)
+        self._is_whole = self._request.content.is_eof()
+        size = max(min(self._left // 4, 2 * _WORTH_BYTES) // _PAGE, 1) * _PAGE
         self._buffers = [memoryview(mmap.mmap(-1, size)) for _ in range(2)]
 
     def _take_early(self, view: memoryview) -> int:
@@ -114,11 +134,15 @@ class DirectBody:
 
     async def _fill(self, view: memoryview, patient: bool) -> int:
         """Wait for bytes and take what is there; `_Pause` when none come and something is there to be handed on."""
-        self._running = begin(run_blocking(_receive_sync, self._socket, view))
+        receive = _receive_sync if self._cipher is None else self._cipher.receive_sync
+        self._running = begin(run_blocking(receive, self._socket, view))
         count = await asyncio.shield(self._running)
         if count:
             return count
         wake = min(len(view), _WAKE_BYTES)
+        if self._cipher is not None:
+            # A part of a record is in its memory already, and will not come again.
+            wake = max(wake - self._cipher.incoming.pending, 1)
         if wake != self._wake:
             self._wake = wake
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wake)
@@ -149,8 +173,35 @@ class DirectBody:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
         self._socket.close()
         self._buffers.clear()
-        if self._left and not self._transport.is_closing():
-            self._transport.resume_reading()
+        if self._left and not self._raw.is_closing():
+            self._raw.resume_reading()
+
+    def hand_over(self, successor: Callable[[], asyncio.Protocol], keep_alive: bool) -> None:
+        """Give the connection to a fresh protocol, after the answer was written; or end it.
+
+        The old protocol is told that its connection is lost, without the transport to close: it ends its task and
+        counts no more.
+        """
+        protocol, transport = self._request.protocol, self._request.transport
+        if transport is None or transport.is_closing():
+            return
+        if self._is_whole:
+            self._raw.resume_reading()
+            return
+        if not keep_alive:
+            protocol.force_close()
+            if self._cipher is not None:
+                self._raw.resume_reading()  # the client's goodbye has to be read
+            return
+        protocol.transport = None
+        protocol.connection_lost(None)
+        fresh = successor()
+        transport.set_protocol(fresh)
+        fresh.connection_made(transport)
+        rest = self._cipher.rest() if self._cipher is not None else b""
+        if rest:
+            fresh.data_received(rest)
+        self._raw.resume_reading()
 
 
 class _Pause(Exception):
@@ -171,23 +222,3 @@ def _receive_sync(sock: socket.socket, view: memoryview) -> int:
             raise ConnectionResetError("the client has gone")
         filled += count
     return filled
-
-
-def hand_over(request: BaseRequest, successor: Callable[[], asyncio.Protocol], keep_alive: bool) -> None:
-    """Give the connection to a fresh protocol, after the answer was written; or end it.
-
-    The old protocol is told that its connection is lost, without the transport to close: it ends its task and counts
-    no more.
-    """
-    protocol, transport = request.protocol, request.transport
-    if transport is None or transport.is_closing():
-        return
-    if not keep_alive:
-        protocol.force_close()
-        return
-    protocol.transport = None
-    protocol.connection_lost(None)
-    fresh = successor()
-    transport.set_protocol(fresh)
-    fresh.connection_made(transport)
-    transport.resume_reading()

@@ -32,7 +32,7 @@ from registry.errors import (
 from registry.proxy import PullThrough, UpstreamFailed
 from registry.reference import is_repository_path
 from registry.server.auth import Access, Unauthorized, audit
-from registry.server.direct import DirectBody, hand_over
+from registry.server.direct import DirectBody
 from registry.server.health import Health
 from registry.server.manifests import is_manifest_reference
 from registry.server.pushrules import Refused
@@ -176,7 +176,7 @@ class Dispatcher:
                 audit.warning("refused user=%r repository=%s: %s", identity.name, call.repository, error)
         reply.user = identity.name
         if call.direct is not None:
-            self._end_body(call.direct, request, reply)
+            self._end_body(call.direct, reply)
         return reply
 
     def _authorize(self, call: Call) -> None:
@@ -193,10 +193,10 @@ class Dispatcher:
         if call.method in _WRITES:
             self._check_writable(call.method, call.repository)
 
-    def _end_body(self, body: DirectBody, request: BaseRequest, reply: Reply) -> None:
+    def _end_body(self, body: DirectBody, reply: Reply) -> None:
         """A body that went around the protocol leaves a parser behind that still waits for it."""
         if body.is_complete:
-            reply.after = functools.partial(hand_over, request, self.successor)
+            reply.after = functools.partial(body.hand_over, self.successor)
         else:
             reply.keep_alive = False
 

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from registry.config import Settings, TlsFiles
+from registry.server.secure import new_context
 from registry.tasks import run_blocking
 
 log = logging.getLogger("berth.registry.tls")
@@ -125,7 +126,7 @@ class TlsKeeper:
         files = self.files
         if files is None:
             return None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context = new_context()
         context.minimum_version = _MINIMUM[files.minimum]
         context.load_cert_chain(files.certificate, files.key)
         context.set_alpn_protocols(["http/1.1"])

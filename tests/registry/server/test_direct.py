@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import ssl
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import pytest_asyncio
 
 from registry.digest import Digest
 from registry.server import bodies, direct
@@ -23,7 +27,11 @@ class Wire:
 
     @classmethod
     async def to(cls, client: Client) -> Wire:
-        return cls(*await asyncio.open_connection(client.host, client.port))
+        context: ssl.SSLContext | None = None
+        if client.base.startswith("https"):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return cls(*await asyncio.open_connection(client.host, client.port, ssl=context))
 
     def send(self, method: str, path: str, body: bytes = b"", length: int | None = None, headers: str = "") -> None:
         size = len(body) if length is None else length
@@ -45,7 +53,13 @@ class Wire:
 
     async def close(self) -> None:
         self.writer.close()
-        await self.writer.wait_closed()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
+
+
+@pytest_asyncio.fixture(params=["plain", "tls"])
+async def client(start: Start, request: pytest.FixtureRequest, tmp_path: Path) -> Client:
+    return await start(own_tls_folder=tmp_path / "tls" if request.param == "tls" else None)
 
 
 @pytest.mark.parametrize("size", [MIB, 3 * MIB + 17, 9 * MIB])
@@ -60,7 +74,7 @@ async def test_the_connection_goes_on_after_a_large_body(client: Client, size: i
         digest = Digest.of(data)
         wire.send("PUT", f"{path}?digest={digest}")
         assert (await wire.answer())[0] == 201
-        assert (await client.call("GET", f"/v2/a/blobs/{digest}")).body == data
+        assert (await client.call("GET", f"/v2/a/blobs/{digest}", ssl=False)).body == data
     await wire.close()
 
 
@@ -139,12 +153,11 @@ async def test_a_slow_large_body_is_on_disk_while_it_comes(client: Client, monke
 
 @pytest.mark.parametrize("length", [2 * MIB, 100_000])
 async def test_a_client_that_falls_silent_is_dropped(
-    start: Start, monkeypatch: pytest.MonkeyPatch, length: int
+    client: Client, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
     for module in (bodies, direct):
         monkeypatch.setattr(module, "BODY_PAUSE_SECONDS", 0.05)
         monkeypatch.setattr(module, "BODY_STALL_SECONDS", 0.2)
-    client = await start()
     wire, other = await Wire.to(client), await Wire.to(client)
     path = await wire.open_upload()
     wire.send("PATCH", path, b"x" * 5000, length=length)
