@@ -24,6 +24,9 @@ from registry.server.sockets import readable
 from registry.tasks import begin, run_blocking
 
 _WORTH_BYTES = 1024 * 1024
+# Each of a body's two buffers: enough to be worth a visit to a thread, little enough for fifty bodies at once.
+_LEAST_BYTES = 256 * 1024
+_MOST_BYTES = 2 * 1024 * 1024
 _PAGE = mmap.PAGESIZE
 # Waking up for less is not worth a visit to a thread; what comes slower is taken after `BODY_PAUSE_SECONDS`.
 _WAKE_BYTES = 256 * 1024
@@ -82,9 +85,10 @@ class DirectBody:
         if not self._left:
             return []
         self._buffers.reverse()
-        wanted = min(max(batch_bytes, _WORTH_BYTES // 8), self._left, len(self._buffers[0]))
+        # Whole pages: what is left over of one would make every later write a copied one.
+        wanted = min(batch_bytes // _PAGE * _PAGE, self._left, len(self._buffers[0]))
         view = self._buffers[0][:wanted]
-        filled = self._take_early(view)
+        filled = 0
         try:
             while filled < wanted:
                 filled += await self._fill(view[filled:], patient=not filled)
@@ -118,10 +122,22 @@ class DirectBody:
                 # Emptying the protocol's buffer makes the cipher hand out what it holds, a round later.
                 await asyncio.sleep(0)
         self._is_whole = self._request.content.is_eof()
-        size = max(min(self._left // 4, 2 * _WORTH_BYTES) // _PAGE, 1) * _PAGE
+        size = min(max(self._left // 16, _LEAST_BYTES), _MOST_BYTES) // _PAGE * _PAGE
         self._buffers = [memoryview(mmap.mmap(-1, size)) for _ in range(2)]
 
-    def _take_early(self, view: memoryview) -> int:
+    def _receive_sync(self, view: memoryview) -> int:
+        filled = self._take_early_sync(view) if self._early else 0
+        if filled == len(view):
+            return filled
+        receive = _receive_sync if self._cipher is None else self._cipher.receive_sync
+        try:
+            return filled + receive(self._socket, view[filled:])
+        except ConnectionResetError:
+            if filled:
+                return filled  # the next call finds the end again
+            raise
+
+    def _take_early_sync(self, view: memoryview) -> int:
         filled = 0
         while self._early and filled < len(view):
             data = self._early.pop(0)
@@ -134,8 +150,7 @@ class DirectBody:
 
     async def _fill(self, view: memoryview, patient: bool) -> int:
         """Wait for bytes and take what is there; `_Pause` when none come and something is there to be handed on."""
-        receive = _receive_sync if self._cipher is None else self._cipher.receive_sync
-        self._running = begin(run_blocking(receive, self._socket, view))
+        self._running = begin(run_blocking(self._receive_sync, view))
         count = await asyncio.shield(self._running)
         if count:
             return count

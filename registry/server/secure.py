@@ -8,6 +8,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import threading
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -16,7 +17,9 @@ from registry.tasks import Background, begin
 log = logging.getLogger("berth.registry.tls")
 
 _HANDSHAKE_SECONDS = 30.0
-_READ_BYTES = 256 * 1024
+# What is encrypted passes through memory of the cipher that never shrinks, one for each connection.
+_READ_BYTES = 128 * 1024
+_local = threading.local()
 
 
 class OpenObject(ssl.SSLObject):
@@ -31,7 +34,7 @@ class OpenObject(ssl.SSLObject):
         Only for a thread that has cipher and socket to itself: `raw` is paused and nothing is written.
         """
         filled = 0
-        scratch = memoryview(bytearray(min(len(view) + 1024, _READ_BYTES)))
+        scratch = _scratch()
         while filled < len(view):
             try:
                 count = cast(int, self.read(len(view) - filled, cast(Any, view[filled:])))
@@ -63,6 +66,13 @@ class OpenObject(ssl.SSLObject):
         except ssl.SSLError:
             pass  # half a record, most likely: the transport goes on with it
         return b"".join(pieces)
+
+
+def _scratch() -> memoryview:
+    view: memoryview | None = getattr(_local, "view", None)
+    if view is None:
+        view = _local.view = memoryview(bytearray(_READ_BYTES))
+    return view
 
 
 def _ended(filled: int) -> int:
