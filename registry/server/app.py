@@ -18,6 +18,7 @@ from aiohttp.web_request import BaseRequest
 
 from registry.client.hosts import HostPolicy
 from registry.client.session import Transport
+from registry.clock import SteadyClock
 from registry.config import Settings, split_address
 from registry.proxy import PullThrough
 from registry.server.auth import Access, is_loopback
@@ -52,6 +53,8 @@ from registry.tasks import Background, run_blocking
 log = logging.getLogger("berth.registry")
 
 _SERVICE = "berth registry"
+# A connection without a request, or with half of one's head, is closed after this.
+IDLE_SECONDS = 75.0
 _READ_BUFFER = 64 * 1024
 _ABANDONED_AFTER_SECONDS = 86400.0
 _UPKEEP_SECONDS = 60.0
@@ -79,12 +82,18 @@ class RegistryServer:
         self.blobs = blobs or BlobStore(self.driver)
         self.leases = leases or Leases()
         self.repositories = Repositories(self.blobs, self.leases)
-        self.uploads = Uploads(self.blobs, self.repositories)
+        clock = SteadyClock()
+        self.uploads = Uploads(self.blobs, self.repositories, clock)
         self.pulls = PullTimes(self.driver)
         self.proxy = PullThrough(settings, self.blobs, self.repositories) if settings.upstreams else None
         expiry = self.proxy.retention() if self.proxy is not None else ()
         self.collector = Collector(
-            self.blobs, self.repositories, self.leases, retention=(*settings.retention, *expiry), pulls=self.pulls
+            self.blobs,
+            self.repositories,
+            self.leases,
+            retention=(*settings.retention, *expiry),
+            pulls=self.pulls,
+            clock=clock,
         )
         self.access = Access(settings)
         self.rules = PushRules(settings, self.repositories)
@@ -174,7 +183,7 @@ class RegistryServer:
             self.dispatcher.handle,
             access_log=None,
             read_bufsize=_READ_BUFFER,
-            keepalive_timeout=75.0,
+            keepalive_timeout=IDLE_SECONDS,
             lingering_time=2.0,
             auto_decompress=False,
         )

@@ -21,7 +21,7 @@ from aiohttp.web_request import BaseRequest
 from registry.server.bodies import BODY_PAUSE_SECONDS, BODY_STALL_SECONDS, send_continue
 from registry.server.secure import OpenObject
 from registry.server.sockets import readable
-from registry.tasks import begin, run_blocking
+from registry.tasks import begin_blocking
 
 _WORTH_BYTES = 1024 * 1024
 # Each of a body's two buffers: enough to be worth a visit to a thread, little enough for fifty bodies at once.
@@ -150,7 +150,7 @@ class DirectBody:
 
     async def _fill(self, view: memoryview, patient: bool) -> int:
         """Wait for bytes and take what is there; `_Pause` when none come and something is there to be handed on."""
-        self._running = begin(run_blocking(self._receive_sync, view))
+        self._running = begin_blocking(self._receive_sync, view)
         count = await asyncio.shield(self._running)
         if count:
             return count

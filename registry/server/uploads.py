@@ -27,7 +27,7 @@ from registry.tasks import begin, carry_through
 
 # What all uploads together may hold in memory, twice (one part arrives while the other is written), and each one's
 # share.
-_BATCH_BUDGET = 8 * 1024 * 1024
+_BATCH_BUDGET = 12 * 1024 * 1024
 _BATCH_LEAST = 128 * 1024
 _BATCH_MOST = 2 * 1024 * 1024
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/(?:\d+|\*))?")

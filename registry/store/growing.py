@@ -14,9 +14,10 @@ import mmap
 import os
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 from registry.digest import Hasher
-from registry.tasks import begin, run_blocking
+from registry.tasks import begin_blocking, run_blocking
 
 Chunk = bytes | memoryview
 
@@ -36,7 +37,7 @@ class GrowingFile:
         self._written = size
         self._tail = b""
         self._direct: bool | None = None
-        self._running: asyncio.Future[object] | None = None
+        self._running: asyncio.Future[Any] | None = None
 
     @classmethod
     def open_sync(cls, path: str, create: bool) -> GrowingFile:
@@ -63,12 +64,10 @@ class GrowingFile:
         """Append all chunks and hash them, off the loop; large ones are hashed by one thread and written by another."""
         size = sum(map(len, chunks))
         if hasher is not None and size >= _TWO_THREADS_WORTH_BYTES:
-            both = asyncio.gather(
-                run_blocking(_hash_sync, chunks, hasher), run_blocking(self._write_sync, chunks, None)
-            )
-            self._running = begin(both)
+            hashing = begin_blocking(_hash_sync, chunks, hasher)
+            self._running = asyncio.gather(hashing, begin_blocking(self._write_sync, chunks, None))
         else:
-            self._running = begin(run_blocking(self._write_sync, chunks, hasher))
+            self._running = begin_blocking(self._write_sync, chunks, hasher)
         await asyncio.shield(self._running)
         self._running = None
 

@@ -4,10 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 from registry.config import Webhook
 from registry.digest import Digest
+from registry.server import webhooks
 
 from .conftest import Start
 
@@ -108,3 +110,18 @@ async def test_every_kind_of_event_is_registry2s(start: Start) -> None:
     # A look is no pull: neither counted nor a reason to keep the tag.
     assert b'events_total{action="pull"}' not in client.server.metrics.text()
     assert client.server.pulls.last("a", "v1") == 0.0
+
+
+async def test_events_stay_in_order_when_the_clock_is_set_back(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = Listener()
+    async with listening(listener) as url:
+        port = int(url.split(":")[2].split("/")[0])
+    client = await start(webhooks=(Webhook("h", url, backoff_seconds=0.01, threshold=1000),))
+    queue = client.server.webhooks.queues[0]
+    for number, moment in enumerate((2_000, 1_000, 1_000)):
+        monkeypatch.setattr(webhooks.time, "time_ns", lambda moment=moment: moment)
+        await client.push_blob(f"r{number}", b"x")
+        await queue.write_down()
+    async with listening(listener, port):
+        await listener.until(3)
+    assert [event["target"]["repository"] for event in listener.events] == ["r0", "r1", "r2"]
