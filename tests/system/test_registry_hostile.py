@@ -156,16 +156,20 @@ async def test_a_full_disk_is_told_and_its_space_comes_back(tmp_path: Path) -> N
         try:
             async with aiohttp.ClientSession() as session:
                 assert await push(session, server.base, "a", os.urandom(900_000)) == 201
-                async with session.post(f"{server.base}/v2/a/blobs/uploads/") as answer:
-                    url = answer.headers["Location"]
-                try:
-                    async with session.patch(url, data=_endless(8_000_000)) as answer:
-                        assert answer.status in (500, 507)
-                except aiohttp.ClientError:
-                    pass  # the answer came while the body was still being sent
-                async with asyncio.timeout(10):
-                    while shutil.disk_usage(root).free < 2_500_000:
-                        await asyncio.sleep(0.05)
+                for body in (_endless(8_000_000), os.urandom(8_000_000)):  # in chunks, and around the protocol
+                    async with session.post(f"{server.base}/v2/a/blobs/uploads/") as answer:
+                        url = answer.headers["Location"]
+                    try:
+                        async with session.patch(url, data=body) as answer:
+                            assert answer.status in (500, 507)
+                    except aiohttp.ClientError:
+                        pass  # the answer came while the body was still being sent
+                    async with session.get(url) as answer:
+                        assert answer.status == 404, "an upload that found no room is gone"
+                    async with asyncio.timeout(10):
+                        while shutil.disk_usage(root).free < 2_500_000:
+                            await asyncio.sleep(0.05)
+                    assert len(list(root.glob("docker/registry/v2/blobs/**/data"))) == 1
                 assert await push(session, server.base, "a", os.urandom(900_000)) == 201
         finally:
             server.stop()

@@ -46,10 +46,11 @@ async def test_half_a_head_is_not_waited_for(start: Start, monkeypatch: pytest.M
     ],
 )
 async def test_no_header_gets_into_an_answer(client: Client, header: bytes) -> None:
-    request = b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\n" + header + b"\r\nContent-Length: 0\r\n\r\n"
-    head = await raw(client, request + b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+    request = b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\n" + header + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    head = await raw(client, request)
     lines = head.split(b"\r\n")
-    assert lines[0].split()[1] in (b"202", b"400")
+    # A control character makes no header at all; everything else is quoted or replaced.
+    assert lines[0].split()[1] == (b"400" if b"\x0b" in header else b"202")
     assert not [line for line in lines if line.lower().startswith(b"set-cookie")]
     for line in lines:
         if line.lower().startswith(b"location:"):
