@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import resource
@@ -156,7 +157,8 @@ async def test_a_full_disk_is_told_and_its_space_comes_back(tmp_path: Path) -> N
         try:
             async with aiohttp.ClientSession() as session:
                 assert await push(session, server.base, "a", os.urandom(900_000)) == 201
-                for body in (_endless(8_000_000), os.urandom(8_000_000)):  # in chunks, and around the protocol
+                # In chunks, and around the protocol.
+                for body in (_endless(8_000_000), io.BytesIO(os.urandom(8_000_000))):
                     async with session.post(f"{server.base}/v2/a/blobs/uploads/") as answer:
                         url = answer.headers["Location"]
                     try:
