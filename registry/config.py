@@ -136,6 +136,8 @@ class Settings:
     sparse_indexes: bool = True
     url_allow: tuple[str, ...] = ()
     url_deny: tuple[str, ...] = ()
+    # What clients of matching repositories are told with every manifest (`Warning` header), by pattern.
+    warnings: dict[str, str] = field(default_factory=dict)
     # Upkeep
     purge_uploads: bool = True
     purge_dry_run: bool = False

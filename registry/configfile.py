@@ -31,6 +31,7 @@ from registry.configkeys import EMBEDDED_KEYS, KNOWN_KEYS, NOT_CONFIGURATION, OP
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_LONGEST_WARNING = 200
 _ACTIONS = frozenset({"pull", "push", "delete"})
 # Where a variable is named after registry:2's field and not after its key.
 _SPELLINGS = {"eventconfig": "events", "filecheckers": "file", "httpcheckers": "http", "tcpcheckers": "tcp"}
@@ -445,6 +446,11 @@ class _Reader:
             changes["quotas"] = {
                 str(prefix): parse_size(size, f"berth.quotas.{prefix}") for prefix, size in quotas.items()
             }
+        if self._has("berth.warnings"):
+            warnings = self._get("berth.warnings") or {}
+            changes["warnings"] = {
+                str(pattern): read_warning(text, f"berth.warnings.{pattern}") for pattern, text in warnings.items()
+            }
         changes["upstreams"] = self._upstreams() or base.upstreams
         if self._get("proxy.remoteurl"):
             changes.pop("upstreams")
@@ -497,6 +503,13 @@ def read_grant(entry: Any, where: str) -> Grant:
     if not actions or actions - _ACTIONS:
         raise ConfigError(f"{where}.actions: any of pull, push, delete")
     return Grant(who, repositories, actions)
+
+
+def read_warning(text: Any, where: str) -> str:
+    """A text that fits into a `Warning` header."""
+    if not isinstance(text, str) or not text.isascii() or not text.isprintable() or len(text) > _LONGEST_WARNING:
+        raise ConfigError(f"{where}: must be printable ASCII text of at most {_LONGEST_WARNING} characters")
+    return text
 
 
 def texts_of(value: Any, where: str) -> tuple[str, ...]:

@@ -122,6 +122,7 @@ KNOWN_KEYS: Final[dict[str, Any]] = {
         "grantsfile": None,
         "immutable": None,
         "quotas": OPEN,
+        "warnings": OPEN,
         "gc": {"interval": None, "grace": None, "untagged": None},
         "retention": [dict.fromkeys("repositories keeplast keepyounger keeppulled keeptags".split())],
         "upstreams": [dict.fromkeys("url prefix namespaces username password ttl".split())],

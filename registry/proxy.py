@@ -163,6 +163,8 @@ class PullThrough:
         self._transport = Transport(HostPolicy())
         self._sources: dict[tuple[str, str], RemoteSource] = {}
         self._checked: dict[tuple[str, str], float] = {}
+        # Tags that were served from the cache when they were asked for last, because the upstream could not be asked.
+        self._stale: set[tuple[str, str]] = set()
         self._flights: dict[tuple[str, str], asyncio.Future[StoredManifest]] = {}
         self._downloads: dict[str, Download] = {}
         self._background = Background()
@@ -210,6 +212,10 @@ class PullThrough:
         """Whether pushes are refused: the name belongs to an upstream."""
         route = self.route(repository)
         return route is not None and (bool(route.upstream.prefix) or self._settings.proxy_only)
+
+    def is_stale(self, repository: str, reference: str) -> bool:
+        """Whether a tag was last served without its upstream's word."""
+        return (repository, reference) in self._stale
 
     async def manifest(self, repository: str, reference: str, route: Route) -> StoredManifest:
         """The manifest, fetched or refreshed where needed. `ManifestUnknown`, `UpstreamFailed`."""
@@ -262,13 +268,14 @@ class PullThrough:
         source = self._source(route)
         try:
             if local is not None and await self._current_digest(source, reference) == local.digest:
-                self._checked[(repository, reference)] = time.monotonic()
+                self._note_fresh(repository, reference)
                 return local
             remote = await source.manifest(reference)
         except (RemoteError, ConnectionFailed, NoCredentials, DigestMismatch, OSError) as error:
             if isinstance(error, RemoteError) and error.status == 404:
                 raise ManifestUnknown(repository, reference) from error
             if local is not None:
+                self._stale.add((repository, reference))
                 log.warning(
                     "upstream %s: %s; %s:%s serves from cache", route.upstream.url, error, repository, reference
                 )
@@ -277,8 +284,12 @@ class PullThrough:
                 raise ManifestUnknown(repository, reference) from error
             raise UpstreamFailed(f"{route.upstream.url}: {error}") from error
         await self._repositories.put_manifest(repository, reference, remote.data, remote.media_type, check=False)
-        self._checked[(repository, reference)] = time.monotonic()
+        self._note_fresh(repository, reference)
         return await self._repositories.manifest(repository, reference)
+
+    def _note_fresh(self, repository: str, reference: str) -> None:
+        self._checked[(repository, reference)] = time.monotonic()
+        self._stale.discard((repository, reference))
 
     async def _current_digest(self, source: RemoteSource, tag: str) -> str | None:
         """What the tag names upstream now, asked with HEAD, which registries do not count as a pull."""

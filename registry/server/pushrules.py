@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import time
 from urllib.parse import urlsplit
@@ -43,6 +44,7 @@ class PushRules:
             if self.is_immutable(repository, tag):
                 await self._check_unchanged(repository, tag, manifest)
         self._check_addresses(manifest)
+        _check_data(manifest)
         await self.check_quota(repository, len(manifest.data))
 
     async def _check_unchanged(self, repository: str, tag: str, manifest: Manifest) -> None:
@@ -107,6 +109,21 @@ class PushRules:
                         sizes[digest] = await self._repositories.blobs.stat(digest) or 0
         self._usage[prefix] = (time.monotonic(), sizes)
         return sizes
+
+
+def _check_data(manifest: Manifest) -> None:
+    """Content that stands in a descriptor itself (`data`) must be what the descriptor says: clients may use it as such,
+    without ever asking for the blob."""
+    for item in manifest.references():
+        if item.data is None:
+            continue
+        try:
+            data = base64.b64decode(item.data, validate=True)
+        except ValueError:
+            data = b""
+        digest = item.checked_digest()
+        if len(data) != item.size or Digest.of(data, digest.algorithm) != digest:
+            raise RegistryError(errors.MANIFEST_INVALID, {"digest": item.digest}, message="embedded data is not valid")
 
 
 def _is_below(repository: str, prefix: str) -> bool:

@@ -128,6 +128,7 @@ def test_unknown_variables_are_passed_over_with_a_warning(caplog: pytest.LogCapt
         ("version: 0.1\nstorage: {filesystem: {}}\nlog: {level: loud}", "log.level"),
         ("version: 0.1\nstorage: {filesystem: {}}\nberth: {grants: [{who: a}]}", "berth.grants[0]"),
         ("version: 0.1\nstorage: {filesystem: {}}\nberth: {quotas: {a: lots}}", "berth.quotas.a"),
+        ('version: 0.1\nstorage: {filesystem: {}}\nberth: {warnings: {"a/**": "two\\nlines"}}', "berth.warnings.a/**"),
         ("- a list", "mapping"),
         ("{", "cannot read"),
     ],
@@ -170,6 +171,7 @@ def test_an_engines_registry_is_told_by_one_object(tmp_path: Path) -> None:
         "grants": [{"who": "@devs", "repositories": ["team/**"], "actions": ["pull", "push"]}],
         "immutable": ["team/**:v*"],
         "quotas": {"team": "2GiB"},
+        "warnings": {"old/**": "moved"},
         "gc": {"interval": "12h", "untagged": True},
         "retention": [{"repositories": ["ci/**"], "keeplast": 3}],
         "upstreams": [{"prefix": "docker.io", "url": "https://registry-1.docker.io", "namespaces": ["docker.io"]}],
@@ -183,6 +185,7 @@ def test_an_engines_registry_is_told_by_one_object(tmp_path: Path) -> None:
     assert settings.grants[0].actions == {"pull", "push"}
     assert settings.immutable_tags == ("team/**:v*",)
     assert settings.quotas == {"team": 2 * 1024**3}
+    assert settings.warnings == {"old/**": "moved"}
     assert (settings.collect_interval_seconds, settings.collect_untagged) == (43200.0, True)
     assert settings.retention[0].keep_last == 3
     assert settings.upstreams[0].prefix == "docker.io"

@@ -35,9 +35,13 @@ async def test_content_comes_through_and_stays(upstream: Client, cache: Client) 
     assert (await cache.call("HEAD", f"/v2/up/lib/app/blobs/{layer}")).headers["Content-Length"] == "500000"
     assert (await cache.call("GET", f"/v2/up/lib/app/blobs/{layer}")).body == b"layer" * 100_000
     assert (await cache.call("GET", "/v2/up/lib/app/tags/list")).json["tags"] == ["v1"]
+    answer_before = await cache.call("GET", "/v2/up/lib/app/manifests/v1")
     await upstream.server.stop()
     cache.server.proxy._checked.clear()  # type: ignore[union-attr]
+    assert "Warning" not in answer_before.headers
     assert await layer_of(cache, "up/lib/app") == layer
+    answer = await cache.call("GET", "/v2/up/lib/app/manifests/v1")
+    assert answer.headers["Warning"].startswith('299 - "the upstream cannot be asked')
     answer = await cache.call("GET", f"/v2/up/lib/app/blobs/{layer}", headers={"Range": "bytes=0-4"})
     assert (answer.status, answer.body) == (206, b"layer")
     assert (await cache.call("GET", "/v2/up/lib/app/tags/list")).json["tags"] == ["v1"]
