@@ -15,6 +15,9 @@ class TlsFiles:
     key: Path
     client_cas: tuple[Path, ...] = ()
     minimum: str = "tls1.2"
+    # OpenSSL's names for TLS 1.2 and before; empty: OpenSSL's own choice.
+    ciphers: str = ""
+    client_optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,8 @@ class S3:
     path_style: bool = True
     chunk_bytes: int = 10 * 1024 * 1024
     redirect: bool = True
+    encrypt: bool = False
+    key_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

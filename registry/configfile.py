@@ -26,12 +26,14 @@ from registry.config import (
     Webhook,
     split_address,
 )
-from registry.configkeys import EMBEDDED_KEYS, KNOWN_KEYS, NOT_CONFIGURATION, OPEN, UNSUPPORTED
+from registry.configkeys import EMBEDDED_KEYS, HARMLESS, KNOWN_KEYS, NOT_CONFIGURATION, OPEN, UNSUPPORTED
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _LONGEST_WARNING = 200
+_CLIENT_REQUIRED, _CLIENT_OPTIONAL = "require-and-verify-client-cert", "verify-client-cert-if-given"
+_GO_CIPHER = re.compile(r"TLS_(ECDHE_RSA|ECDHE_ECDSA|RSA)_WITH_(AES_\d+_GCM|AES_\d+_CBC|CHACHA20_POLY1305)_(SHA\d*)")
 _ACTIONS = frozenset({"pull", "push", "delete"})
 # Where a variable is named after registry:2's field and not after its key.
 _SPELLINGS = {"eventconfig": "events", "filecheckers": "file", "httpcheckers": "http", "tcpcheckers": "tcp"}
@@ -161,7 +163,7 @@ def _check_keys(document: Any, known: Any, where: str) -> None:
         path = f"{where}.{key}" if where else str(key)
         if key not in known:
             raise ConfigError(f"unknown configuration key: {path}")
-        if path in UNSUPPORTED and value not in (None, {}, [], False):
+        if path in UNSUPPORTED and value not in (None, {}, [], False, *HARMLESS.get(path, ())):
             raise ConfigError(f"{path}: {UNSUPPORTED[path]}")
         if known[key] is not None:
             _check_keys(value, known[key], path)
@@ -277,7 +279,12 @@ class _Reader:
         if minimum not in ("tls1.0", "tls1.1", "tls1.2", "tls1.3"):
             raise ConfigError(f"http.tls.minimumtls: unknown version {minimum}")
         authorities = tuple(Path(item) for item in self.texts("http.tls.clientcas"))
-        return {"tls": TlsFiles(Path(certificate), Path(key), authorities, minimum), "own_tls_folder": None}
+        client = self.text("http.tls.clientauth", _CLIENT_REQUIRED)
+        if client not in (_CLIENT_REQUIRED, _CLIENT_OPTIONAL):
+            raise ConfigError(f"http.tls.clientauth: {_CLIENT_REQUIRED} or {_CLIENT_OPTIONAL}, not {client}")
+        ciphers = ":".join(openssl_cipher(name) for name in self.texts("http.tls.ciphersuites"))
+        files = TlsFiles(Path(certificate), Path(key), authorities, minimum, ciphers, client == _CLIENT_OPTIONAL)
+        return {"tls": files, "own_tls_folder": None}
 
     def _storage(self, base: Settings) -> dict[str, Any]:
         section = self._get("storage") or {}
@@ -317,6 +324,8 @@ class _Reader:
             path_style=self.flag("storage.s3.forcepathstyle", bool(self.text("storage.s3.regionendpoint"))),
             chunk_bytes=max(self.number("storage.s3.chunksize", 10 * 1024 * 1024), 5 * 1024 * 1024),
             redirect=not self.flag("storage.redirect.disable", False),
+            encrypt=self.flag("storage.s3.encrypt", False),
+            key_id=self.text("storage.s3.keyid"),
         )
 
     def _auth(self, base: Settings) -> dict[str, Any]:
@@ -503,6 +512,19 @@ def read_grant(entry: Any, where: str) -> Grant:
     if not actions or actions - _ACTIONS:
         raise ConfigError(f"{where}.actions: any of pull, push, delete")
     return Grant(who, repositories, actions)
+
+
+def openssl_cipher(name: str) -> str:
+    """OpenSSL's name of a cipher suite that Go calls `TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256`."""
+    matched = _GO_CIPHER.fullmatch(name)
+    if matched is None:
+        raise ConfigError(f"http.tls.ciphersuites: {name} is no cipher suite of TLS 1.2 that is supported")
+    exchange, cipher, digest = matched.groups()
+    parts = [] if exchange == "RSA" else [exchange.replace("_", "-")]
+    if cipher.startswith("CHACHA20"):
+        return "-".join((*parts, "CHACHA20-POLY1305"))
+    parts.append(cipher.replace("AES_", "AES").removesuffix("_CBC").replace("_", "-"))
+    return "-".join((*parts, digest))
 
 
 def read_warning(text: Any, where: str) -> str:

@@ -146,6 +146,11 @@ UNSUPPORTED: Final[dict[str, str]] = {
     "storage.swift": "this storage driver is not supported; filesystem and s3 are",
     "storage.oss": "this storage driver is not supported; filesystem and s3 are",
     "storage.inmemory": "this storage driver is not supported; filesystem and s3 are",
+    **dict.fromkeys(
+        [f"storage.s3.{name}" for name in "storageclass objectacl accelerate usedualstack usefipsendpoint".split()],
+        "this option of S3 is not supported",
+    ),
+    "storage.s3.redirectendpoint": "addresses are signed for the endpoint itself",
     "auth.silly": "this kind of authentication is a test stub and not supported",
     "middleware": "middleware is not supported",
     "http.tls.letsencrypt": "certificates from Let's Encrypt are left to other programs; berth takes up renewed files",
@@ -154,6 +159,12 @@ UNSUPPORTED: Final[dict[str, str]] = {
     "policy.repository": "repository classes are not supported",
     "health.http": "http checks are not supported",
     "health.tcp": "tcp checks are not supported",
+}
+
+# Values of keys in `UNSUPPORTED` that say what is the case anyway.
+HARMLESS: Final[dict[str, tuple[str, ...]]] = {
+    "storage.s3.storageclass": ("STANDARD",),
+    "storage.s3.objectacl": ("private",),
 }
 
 # Variables of registry:2's world that carry the prefix and are no configuration.

@@ -57,6 +57,10 @@ class S3Driver:
             if "://" not in endpoint:
                 endpoint = ("https://" if settings.secure else "http://") + endpoint
             arguments["endpoint"] = endpoint
+        if settings.encrypt:
+            arguments["server_side_encryption"] = "aws:kms" if settings.key_id else "AES256"
+            if settings.key_id:
+                arguments["sse_kms_key_id"] = settings.key_id
         if settings.access_key:
             arguments["access_key_id"] = settings.access_key
             arguments["secret_access_key"] = settings.secret_key

@@ -1,10 +1,18 @@
+import ssl
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from registry.config import Settings, split_address
-from registry.configfile import ConfigError, embedded_settings, load_settings, parse_duration, parse_size
+from registry.configfile import (
+    ConfigError,
+    embedded_settings,
+    load_settings,
+    openssl_cipher,
+    parse_duration,
+    parse_size,
+)
 
 BASE = Settings(root=Path("/base"), own_tls_folder=Path("/base/tls"), htpasswd=Path("/base/users"))
 
@@ -129,6 +137,15 @@ def test_unknown_variables_are_passed_over_with_a_warning(caplog: pytest.LogCapt
         ("version: 0.1\nstorage: {filesystem: {}}\nberth: {grants: [{who: a}]}", "berth.grants[0]"),
         ("version: 0.1\nstorage: {filesystem: {}}\nberth: {quotas: {a: lots}}", "berth.quotas.a"),
         ('version: 0.1\nstorage: {filesystem: {}}\nberth: {warnings: {"a/**": "two\\nlines"}}', "berth.warnings.a/**"),
+        ("version: 0.1\nstorage: {s3: {bucket: b, storageclass: GLACIER}}", "storage.s3.storageclass"),
+        (
+            "version: 0.1\nstorage: {filesystem: {}}\nhttp: {tls: {certificate: /c, key: /k, clientauth: none}}",
+            "clientauth",
+        ),
+        (
+            "version: 0.1\nstorage: {filesystem: {}}\nhttp: {tls: {certificate: /c, key: /k, ciphersuites: [RC4]}}",
+            "http.tls.ciphersuites: RC4",
+        ),
         ("- a list", "mapping"),
         ("{", "cannot read"),
     ],
@@ -214,3 +231,20 @@ def test_what_an_engines_registry_does_not_know_is_named(
     with pytest.raises(ConfigError) as caught:
         embedded_settings(document, Settings(root=tmp_path))
     assert str(caught.value).startswith(words)
+
+
+def test_settings_of_tls_and_s3_are_honoured(tmp_path: Path) -> None:
+    tls = (
+        "certificate: /c, key: /k, clientcas: [/ca], clientauth: verify-client-cert-if-given,"
+        " ciphersuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256]"
+    )
+    s3 = "bucket: b, encrypt: true, keyid: k, storageclass: STANDARD, objectacl: private"
+    settings = load(tmp_path, f"version: 0.1\nstorage: {{s3: {{{s3}}}}}\nhttp: {{tls: {{{tls}}}}}")
+    assert settings.tls is not None and settings.s3 is not None
+    assert settings.tls.ciphers == "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305"
+    assert settings.tls.client_optional
+    assert (settings.s3.encrypt, settings.s3.key_id) == (True, "k")
+    names = ("TLS_RSA_WITH_AES_256_CBC_SHA", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_ciphers(":".join(map(openssl_cipher, names)))
+    assert {"AES256-SHA", "ECDHE-RSA-AES256-GCM-SHA384"} <= {cipher["name"] for cipher in context.get_ciphers()}
