@@ -209,17 +209,18 @@ async def test_two_processes_on_one_folder(tmp_path: Path) -> None:
         two.stop()
 
 
-async def test_uploads_in_progress_finish_while_the_server_drains(server: Server) -> None:
-    data = os.urandom(400_000)
+@pytest.mark.parametrize("size", [400_000, 4_000_000])
+async def test_uploads_in_progress_finish_while_the_server_drains(server: Server, size: int) -> None:
+    data = os.urandom(size)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     digest = Digest.of(data)
     head = f"POST /v2/a/blobs/uploads/?digest={digest} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
-    writer.write(head.encode() + data[:200_000])
+    writer.write(head.encode() + data[: size // 2])
     await writer.drain()
     await asyncio.sleep(0.3)
     server.process.terminate()
     await asyncio.sleep(0.3)
-    writer.write(data[200_000:])
+    writer.write(data[size // 2 :])
     async with asyncio.timeout(10):
         assert (await reader.readline()).startswith(b"HTTP/1.1 201 ")
     writer.close()

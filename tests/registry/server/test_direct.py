@@ -89,6 +89,19 @@ async def test_what_is_sent_behind_a_large_body_is_the_next_request(client: Clie
     await wire.close()
 
 
+async def test_a_client_that_asks_first_is_told_to_go_on(client: Client) -> None:
+    wire = await Wire.to(client)
+    data = os.urandom(2 * MIB)
+    path = await wire.open_upload()
+    wire.send("PATCH", path, length=len(data), headers="Expect: 100-continue\r\n")
+    assert (await wire.answer())[0] == 100
+    wire.writer.write(data)
+    assert (await wire.answer())[0] == 202
+    wire.send("PUT", f"{path}?digest={Digest.of(data)}")
+    assert (await wire.answer())[0] == 201
+    await wire.close()
+
+
 async def test_a_connection_that_is_to_be_closed_is_closed(client: Client) -> None:
     wire = await Wire.to(client)
     data = os.urandom(2 * MIB)
