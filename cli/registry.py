@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sys
 from dataclasses import replace
@@ -60,6 +61,8 @@ async def _serve(settings: Settings) -> None:
 
     server = RegistryServer(settings)
     await server.start()
+    # What was imported and built lives as long as the process: the garbage collector need not look at it ever again.
+    gc.freeze()
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -28,7 +28,14 @@ def _default_root() -> Path:
 def default_settings(root: Path) -> Settings:
     """What `berth registry serve` does without a configuration file: loopback, TLS of its own, users beside the
     data."""
-    return Settings(root=root, own_tls_folder=root / "berth" / "tls", htpasswd=root / "berth" / "htpasswd")
+    own = root / "berth"
+    return Settings(
+        root=root,
+        own_tls_folder=own / "tls",
+        htpasswd=own / "htpasswd",
+        grants_file=own / "grants.yml",
+        grants_file_optional=True,
+    )
 
 
 def settings_for(config: str | None, root: str | None) -> Settings:

@@ -212,10 +212,15 @@ def serve(config_file: Path | None, validate: bool, **options: Any) -> None:
         config = load_config(flags_to_keys(options), config_file=config_file)
     except ConfigError as error:
         return fail(str(error))
+    from engine.daemon import registry_settings, run
+
     if validate:
+        try:
+            registry_settings(config)
+        except ValueError as error:
+            return fail(str(error))
         print("configuration OK")
         return None
-    from engine.daemon import run
 
     run(config)
     return None

@@ -83,6 +83,8 @@ class Config:
     """Options of every new network, by its driver."""
     # registries
     registry_addr: str = "127.0.0.1:5000"
+    # What the embedded registry is told beyond its address; registry/configfile.py knows the keys.
+    registry: Mapping[str, Any] = field(default_factory=dict)
     registry_mirrors: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
     max_concurrent_downloads: int = 3
@@ -154,7 +156,7 @@ IGNORED = {
     "firewall-backend": "the firewall is nftables",
     "ip-forward-no-drop": "the policy of the host's own chains is never changed",
     "log-format": "the daemon's log is text",
-    "metrics-addr": "metrics are served by the registry's debug address",
+    "metrics-addr": "metrics are served at the debug address of the registry (registry.http.debug.addr)",
     "network-control-plane-mtu": "there is no swarm",
     "network-diagnostic-port": "there is no swarm",
     "node-generic-resources": "there is no swarm",
@@ -407,12 +409,19 @@ def _ulimits(value: Any) -> Mapping[str, tuple[int, int]]:
     return found
 
 
+def _object(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError
+    return value
+
+
 _CONVERTERS = {
     "hosts": _hosts,
     "host-gateway-ips": _addresses,
     "default-network-opts": _network_options,
     "cdi-spec-dirs": _folders,
     "features": _features,
+    "registry": _object,
     "runtimes": _runtimes,
     "default-address-pools": _pools,
     "default-ulimits": _ulimits,

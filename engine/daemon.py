@@ -87,6 +87,7 @@ from engine.tasks import KeyedLocks, Nursery, close_pools, run_blocking
 from engine.volumes.service import VolumeService
 from engine.volumes.store import VolumeStore
 from registry.config import Settings
+from registry.configfile import embedded_settings
 from registry.server.app import RegistryServer
 
 log = logging.getLogger(__name__)
@@ -201,7 +202,7 @@ class Daemon:
         trash = Trash(config.data_root / "trash", workers, nursery)
         layers = Layers(config.data_root, workers, trash, nursery)
         snapshotter = await open_snapshots(config.data_root, workers, trash, layers, config.storage_driver)
-        registry = RegistryServer(_registry_settings(config))
+        registry = RegistryServer(registry_settings(config))
         image_store = ImageStore(journal)
         image_store.restore()
         content = ImageContent(image_store, registry.blobs, layers, registry.leases, nursery=nursery)
@@ -408,19 +409,22 @@ def _defaults(config: Config, host: Host) -> DaemonDefaults:
     )
 
 
-def _registry_settings(config: Config) -> Settings:
-    """The embedded registry's folder is a registry:2 folder; what is ours alone lies beside it."""
+def registry_settings(config: Config) -> Settings:
+    """The embedded registry's folder is a registry:2 folder; what is ours alone lies beside it. Raises ConfigError."""
     root = config.data_root / "registry"
     own = root / "berth"
-    return Settings(
+    base = Settings(
         root=root,
         address=config.registry_addr,
         own_tls_folder=own / "tls",
         htpasswd=own / "htpasswd",
+        grants_file=own / "grants.yml",
+        grants_file_optional=True,
         log_level=config.log_level,
         # Only this process knows which blobs its images need: `berth registry gc` refuses this folder.
         collect_interval_seconds=COLLECT_INTERVAL_SECONDS,
     )
+    return embedded_settings(config.registry, base)
 
 
 def _tls(config: Config) -> ssl.SSLContext | None:

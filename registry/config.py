@@ -15,6 +15,9 @@ class TlsFiles:
     key: Path
     client_cas: tuple[Path, ...] = ()
     minimum: str = "tls1.2"
+    # OpenSSL's names for TLS 1.2 and before; empty: OpenSSL's own choice.
+    ciphers: str = ""
+    client_optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,8 @@ class S3:
     path_style: bool = True
     chunk_bytes: int = 10 * 1024 * 1024
     redirect: bool = True
+    encrypt: bool = False
+    key_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,8 @@ class Settings:
     token_auth: TokenAuth | None = None
     grants: tuple[Grant, ...] = ()
     grants_file: Path | None = None
+    # The file is where `berth registry grant` would put one; as long as there is none, there are no rules.
+    grants_file_optional: bool = False
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     immutable_tags: tuple[str, ...] = ()
     quotas: dict[str, int] = field(default_factory=dict)
@@ -134,6 +141,8 @@ class Settings:
     sparse_indexes: bool = True
     url_allow: tuple[str, ...] = ()
     url_deny: tuple[str, ...] = ()
+    # What clients of matching repositories are told with every manifest (`Warning` header), by pattern.
+    warnings: dict[str, str] = field(default_factory=dict)
     # Upkeep
     purge_uploads: bool = True
     purge_dry_run: bool = False
@@ -148,6 +157,7 @@ class Settings:
     upstreams: tuple[Upstream, ...] = ()
     proxy_only: bool = False
     webhooks: tuple[Webhook, ...] = ()
+    event_references: bool = False
     log_level: str = "info"
     log_format: str = "text"
     access_log: bool = False

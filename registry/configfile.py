@@ -26,11 +26,14 @@ from registry.config import (
     Webhook,
     split_address,
 )
-from registry.configkeys import KNOWN_KEYS, NOT_CONFIGURATION, OPEN, UNSUPPORTED
+from registry.configkeys import EMBEDDED_KEYS, HARMLESS, KNOWN_KEYS, NOT_CONFIGURATION, OPEN, UNSUPPORTED
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_LONGEST_WARNING = 200
+_CLIENT_REQUIRED, _CLIENT_OPTIONAL = "require-and-verify-client-cert", "verify-client-cert-if-given"
+_GO_CIPHER = re.compile(r"TLS_(ECDHE_RSA|ECDHE_ECDSA|RSA)_WITH_(AES_\d+_GCM|AES_\d+_CBC|CHACHA20_POLY1305)_(SHA\d*)")
 _ACTIONS = frozenset({"pull", "push", "delete"})
 # Where a variable is named after registry:2's field and not after its key.
 _SPELLINGS = {"eventconfig": "events", "filecheckers": "file", "httpcheckers": "http", "tcpcheckers": "tcp"}
@@ -58,10 +61,31 @@ def load_settings(path: Path | None, environment: Mapping[str, str], base: Setti
     _check_keys(document, KNOWN_KEYS, "")
     if path is not None:
         # A file of registry:2's means what it means there: plain HTTP, no users, no deletion unless it says so.
-        base = replace(base, own_tls_folder=None, htpasswd=None, delete_enabled=False, access_log=True, address=":5000")
+        base = replace(
+            base,
+            own_tls_folder=None,
+            htpasswd=None,
+            grants_file=None,
+            delete_enabled=False,
+            access_log=True,
+            address=":5000",
+        )
         if "storage" not in document:
             raise ConfigError("storage: no storage driver is configured")
     return _Reader(document).settings(base, str(path or ""))
+
+
+def embedded_settings(document: Mapping[str, Any], base: Settings) -> Settings:
+    """Settings of an engine's registry: `base`, changed by the `registry` object of its daemon.json."""
+    ours = KNOWN_KEYS["berth"]
+    sections = {name: value for name, value in document.items() if name not in ours}
+    sections["berth"] = {name: value for name, value in document.items() if name in ours}
+    try:
+        _check_keys(dict(document), EMBEDDED_KEYS, "")
+        return _Reader(sections).settings(base, "daemon.json")
+    except ConfigError as error:
+        # The reader knows our section by its name in config.yml.
+        raise ConfigError(f"registry: {str(error).removeprefix('berth.')}") from error
 
 
 def apply_environment(document: dict[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -139,7 +163,7 @@ def _check_keys(document: Any, known: Any, where: str) -> None:
         path = f"{where}.{key}" if where else str(key)
         if key not in known:
             raise ConfigError(f"unknown configuration key: {path}")
-        if path in UNSUPPORTED and value not in (None, {}, [], False):
+        if path in UNSUPPORTED and value not in (None, {}, [], False, *HARMLESS.get(path, ())):
             raise ConfigError(f"{path}: {UNSUPPORTED[path]}")
         if known[key] is not None:
             _check_keys(value, known[key], path)
@@ -255,7 +279,12 @@ class _Reader:
         if minimum not in ("tls1.0", "tls1.1", "tls1.2", "tls1.3"):
             raise ConfigError(f"http.tls.minimumtls: unknown version {minimum}")
         authorities = tuple(Path(item) for item in self.texts("http.tls.clientcas"))
-        return {"tls": TlsFiles(Path(certificate), Path(key), authorities, minimum), "own_tls_folder": None}
+        client = self.text("http.tls.clientauth", _CLIENT_REQUIRED)
+        if client not in (_CLIENT_REQUIRED, _CLIENT_OPTIONAL):
+            raise ConfigError(f"http.tls.clientauth: {_CLIENT_REQUIRED} or {_CLIENT_OPTIONAL}, not {client}")
+        ciphers = ":".join(openssl_cipher(name) for name in self.texts("http.tls.ciphersuites"))
+        files = TlsFiles(Path(certificate), Path(key), authorities, minimum, ciphers, client == _CLIENT_OPTIONAL)
+        return {"tls": files, "own_tls_folder": None}
 
     def _storage(self, base: Settings) -> dict[str, Any]:
         section = self._get("storage") or {}
@@ -295,6 +324,8 @@ class _Reader:
             path_style=self.flag("storage.s3.forcepathstyle", bool(self.text("storage.s3.regionendpoint"))),
             chunk_bytes=max(self.number("storage.s3.chunksize", 10 * 1024 * 1024), 5 * 1024 * 1024),
             redirect=not self.flag("storage.redirect.disable", False),
+            encrypt=self.flag("storage.s3.encrypt", False),
+            key_id=self.text("storage.s3.keyid"),
         )
 
     def _auth(self, base: Settings) -> dict[str, Any]:
@@ -384,7 +415,8 @@ class _Reader:
                     ignored_actions=reader.texts("ignore.actions"),
                 )
             )
-        return {"webhooks": tuple(hooks)} if hooks else {}
+        references = self.flag("notifications.events.includereferences", base.event_references)
+        return {"webhooks": tuple(hooks) or base.webhooks, "event_references": references}
 
     def _proxy(self, base: Settings) -> dict[str, Any]:
         url = self.text("proxy.remoteurl")
@@ -417,11 +449,16 @@ class _Reader:
                 read_grant(entry, f"berth.grants[{i}]") for i, entry in enumerate(self._get("berth.grants") or ())
             )
         if self._has("berth.grantsfile"):
-            changes["grants_file"] = Path(self.text("berth.grantsfile"))
+            changes.update(grants_file=Path(self.text("berth.grantsfile")), grants_file_optional=False)
         if self._has("berth.quotas"):
             quotas = self._get("berth.quotas") or {}
             changes["quotas"] = {
                 str(prefix): parse_size(size, f"berth.quotas.{prefix}") for prefix, size in quotas.items()
+            }
+        if self._has("berth.warnings"):
+            warnings = self._get("berth.warnings") or {}
+            changes["warnings"] = {
+                str(pattern): read_warning(text, f"berth.warnings.{pattern}") for pattern, text in warnings.items()
             }
         changes["upstreams"] = self._upstreams() or base.upstreams
         if self._get("proxy.remoteurl"):
@@ -475,6 +512,26 @@ def read_grant(entry: Any, where: str) -> Grant:
     if not actions or actions - _ACTIONS:
         raise ConfigError(f"{where}.actions: any of pull, push, delete")
     return Grant(who, repositories, actions)
+
+
+def openssl_cipher(name: str) -> str:
+    """OpenSSL's name of a cipher suite that Go calls `TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256`."""
+    matched = _GO_CIPHER.fullmatch(name)
+    if matched is None:
+        raise ConfigError(f"http.tls.ciphersuites: {name} is no cipher suite of TLS 1.2 that is supported")
+    exchange, cipher, digest = matched.groups()
+    parts = [] if exchange == "RSA" else [exchange.replace("_", "-")]
+    if cipher.startswith("CHACHA20"):
+        return "-".join((*parts, "CHACHA20-POLY1305"))
+    parts.append(cipher.replace("AES_", "AES").removesuffix("_CBC").replace("_", "-"))
+    return "-".join((*parts, digest))
+
+
+def read_warning(text: Any, where: str) -> str:
+    """A text that fits into a `Warning` header."""
+    if not isinstance(text, str) or not text.isascii() or not text.isprintable() or len(text) > _LONGEST_WARNING:
+        raise ConfigError(f"{where}: must be printable ASCII text of at most {_LONGEST_WARNING} characters")
+    return text
 
 
 def texts_of(value: Any, where: str) -> tuple[str, ...]:

@@ -122,10 +122,20 @@ KNOWN_KEYS: Final[dict[str, Any]] = {
         "grantsfile": None,
         "immutable": None,
         "quotas": OPEN,
+        "warnings": OPEN,
         "gc": {"interval": None, "grace": None, "untagged": None},
         "retention": [dict.fromkeys("repositories keeplast keepyounger keeppulled keeptags".split())],
         "upstreams": [dict.fromkeys("url prefix namespaces username password ttl".split())],
     },
+}
+
+# The `registry` object of an engine's daemon.json: our section's keys stand at its top, beside registry:2's sections.
+# Where an engine's registry listens and what it keeps its content in are the engine's own settings.
+EMBEDDED_KEYS: Final[dict[str, Any]] = {
+    **{name: keys for name, keys in KNOWN_KEYS["berth"].items() if name != "tls"},
+    **{name: KNOWN_KEYS[name] for name in ("auth", "notifications", "health", "validation", "catalog", "tags")},
+    "http": {name: keys for name, keys in KNOWN_KEYS["http"].items() if name not in ("addr", "net")},
+    "storage": {name: KNOWN_KEYS["storage"][name] for name in ("delete", "maintenance")},
 }
 
 # Known, but berth does not do it: saying so beats ignoring it. Caches and Redis are left out on purpose: berth needs
@@ -136,6 +146,11 @@ UNSUPPORTED: Final[dict[str, str]] = {
     "storage.swift": "this storage driver is not supported; filesystem and s3 are",
     "storage.oss": "this storage driver is not supported; filesystem and s3 are",
     "storage.inmemory": "this storage driver is not supported; filesystem and s3 are",
+    **dict.fromkeys(
+        [f"storage.s3.{name}" for name in "storageclass objectacl accelerate usedualstack usefipsendpoint".split()],
+        "this option of S3 is not supported",
+    ),
+    "storage.s3.redirectendpoint": "addresses are signed for the endpoint itself",
     "auth.silly": "this kind of authentication is a test stub and not supported",
     "middleware": "middleware is not supported",
     "http.tls.letsencrypt": "certificates from Let's Encrypt are left to other programs; berth takes up renewed files",
@@ -144,6 +159,12 @@ UNSUPPORTED: Final[dict[str, str]] = {
     "policy.repository": "repository classes are not supported",
     "health.http": "http checks are not supported",
     "health.tcp": "tcp checks are not supported",
+}
+
+# Values of keys in `UNSUPPORTED` that say what is the case anyway.
+HARMLESS: Final[dict[str, tuple[str, ...]]] = {
+    "storage.s3.storageclass": ("STANDARD",),
+    "storage.s3.objectacl": ("private",),
 }
 
 # Variables of registry:2's world that carry the prefix and are no configuration.

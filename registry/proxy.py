@@ -12,10 +12,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import IO, TypeVar
 from urllib.parse import urlsplit
 
 from registry.client.credentials import AuthConfig
@@ -58,10 +60,35 @@ class Download:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.path: str | None = None
         self.finished = False
         self.failure: BaseException | None = None
+        self._path: str | None = None
+        self._spool: IO[bytes] | None = None
+        self._opened = asyncio.Event()
         self._progress = asyncio.Event()
+
+    async def begin(self, path: Path | None) -> None:
+        """The bytes can be read at `path`; without one a nameless local file is kept until the end."""
+        if path is not None:
+            self._path = os.fspath(path)
+        else:
+            self._spool = await run_blocking(tempfile.TemporaryFile, "wb", buffering=0)
+        self._opened.set()
+
+    async def open(self) -> int:
+        """A descriptor for `read`; FileNotFoundError when the download is over."""
+        await self._opened.wait()
+        if self._path is not None:
+            return await run_blocking(os.open, self._path, os.O_RDONLY | os.O_CLOEXEC)
+        if self._spool is None:
+            raise FileNotFoundError("the download is over")
+        return os.dup(self._spool.fileno())
+
+    async def note(self, data: bytes) -> None:
+        """More bytes have arrived."""
+        if self._spool is not None:
+            await run_blocking(_write_sync, self._spool, data)
+        self.advance()
 
     def advance(self) -> None:
         """There is more to read, or the end was reached."""
@@ -72,6 +99,10 @@ class Download:
         """No more comes."""
         self.failure = failure
         self.finished = True
+        spool, self._spool = self._spool, None
+        if spool is not None:
+            spool.close()
+        self._opened.set()
         self.advance()
 
     async def read(self, descriptor: int) -> AsyncIterator[bytes]:
@@ -99,6 +130,28 @@ class Download:
             raise self.failure
 
 
+class _Tee:
+    """Writes to the store, and tells the download what came."""
+
+    def __init__(self, writer: BlobWriter, download: Download) -> None:
+        self._writer = writer
+        self._download = download
+
+    @property
+    def size(self) -> int:
+        return self._writer.size
+
+    async def write(self, data: bytes) -> None:
+        await self._writer.write(data)
+        await self._download.note(data)
+
+
+def _write_sync(file: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
 class PullThrough:
     """Finds upstreams for names, and brings in what is asked for."""
 
@@ -110,6 +163,8 @@ class PullThrough:
         self._transport = Transport(HostPolicy())
         self._sources: dict[tuple[str, str], RemoteSource] = {}
         self._checked: dict[tuple[str, str], float] = {}
+        # Tags that were served from the cache when they were asked for last, because the upstream could not be asked.
+        self._stale: set[tuple[str, str]] = set()
         self._flights: dict[tuple[str, str], asyncio.Future[StoredManifest]] = {}
         self._downloads: dict[str, Download] = {}
         self._background = Background()
@@ -157,6 +212,10 @@ class PullThrough:
         """Whether pushes are refused: the name belongs to an upstream."""
         route = self.route(repository)
         return route is not None and (bool(route.upstream.prefix) or self._settings.proxy_only)
+
+    def is_stale(self, repository: str, reference: str) -> bool:
+        """Whether a tag was last served without its upstream's word."""
+        return (repository, reference) in self._stale
 
     async def manifest(self, repository: str, reference: str, route: Route) -> StoredManifest:
         """The manifest, fetched or refreshed where needed. `ManifestUnknown`, `UpstreamFailed`."""
@@ -209,13 +268,14 @@ class PullThrough:
         source = self._source(route)
         try:
             if local is not None and await self._current_digest(source, reference) == local.digest:
-                self._checked[(repository, reference)] = time.monotonic()
+                self._note_fresh(repository, reference)
                 return local
             remote = await source.manifest(reference)
         except (RemoteError, ConnectionFailed, NoCredentials, DigestMismatch, OSError) as error:
             if isinstance(error, RemoteError) and error.status == 404:
                 raise ManifestUnknown(repository, reference) from error
             if local is not None:
+                self._stale.add((repository, reference))
                 log.warning(
                     "upstream %s: %s; %s:%s serves from cache", route.upstream.url, error, repository, reference
                 )
@@ -224,8 +284,12 @@ class PullThrough:
                 raise ManifestUnknown(repository, reference) from error
             raise UpstreamFailed(f"{route.upstream.url}: {error}") from error
         await self._repositories.put_manifest(repository, reference, remote.data, remote.media_type, check=False)
-        self._checked[(repository, reference)] = time.monotonic()
+        self._note_fresh(repository, reference)
         return await self._repositories.manifest(repository, reference)
+
+    def _note_fresh(self, repository: str, reference: str) -> None:
+        self._checked[(repository, reference)] = time.monotonic()
+        self._stale.discard((repository, reference))
 
     async def _current_digest(self, source: RemoteSource, tag: str) -> str | None:
         """What the tag names upstream now, asked with HEAD, which registries do not count as a pull."""
@@ -276,26 +340,29 @@ class PullThrough:
                 download = await self._begin(repository, digest, route, size)
         elif await self.blob_size(digest, route) != download.size:
             raise BlobUnknown(digest)
-        if download.path is None:
-            await download.wait()
+        try:
+            descriptor = await download.open()
+        except FileNotFoundError:
+            await self._ended(download, digest, route)
             await self._repositories.link_blob(repository, digest)
             return download.size, None
-        try:
-            descriptor = await run_blocking(os.open, download.path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            await download.wait()
-            return download.size, None
         return download.size, download.read(descriptor)
+
+    async def _ended(self, download: Download, digest: Digest, route: Route) -> None:
+        try:
+            await download.wait()
+        except Exception as error:
+            raise UpstreamFailed(f"{route.upstream.url}: blob {digest}: {error}") from error
 
     async def _begin(self, repository: str, digest: Digest, route: Route, size: int) -> Download:
         download = self._downloads[digest] = Download(size)
         try:
             writer = await self._blobs.writer(digest.algorithm)
-        except BaseException:
+            await download.begin(writer.local_path)
+        except BaseException as error:
             self._downloads.pop(digest, None)
+            download.finish(error)
             raise
-        local = writer.local_path
-        download.path = os.fspath(local) if local is not None else None
         self._background.start(self._download(repository, digest, route, download, writer), f"download {digest}")
         return download
 
@@ -305,7 +372,7 @@ class PullThrough:
         descriptor = Descriptor(digest=str(digest), size=download.size)
         try:
             async with self._repositories.leases.hold(digest), writer:
-                await self._source(route).fetch(descriptor, writer, lambda _: download.advance())
+                await self._source(route).fetch(descriptor, _Tee(writer, download), _ignore)
                 await writer.commit(digest)
                 await self._repositories.link_blob(repository, digest)
         except asyncio.CancelledError:
@@ -325,3 +392,7 @@ class PullThrough:
             return sorted(await self._source(route).tags())
         except (RemoteError, ConnectionFailed, NoCredentials, OSError):
             return await self._repositories.tags(repository)
+
+
+def _ignore(_: int) -> None:
+    """Progress is told by the bytes themselves."""

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -16,7 +17,6 @@ from registry.client.session import RegistrySession
 from registry.digest import Digest
 from registry.errors import DigestMismatch
 from registry.manifest import ACCEPTED, MAX_MANIFEST_BYTES, SCHEMA1_TYPES, Descriptor
-from registry.store.blobs import BlobWriter
 
 _BACKOFF_SECONDS = 0.5
 # Of one page: registries that know no pages send all.
@@ -34,6 +34,14 @@ class RemoteManifest:
 
 class _Tags(msgspec.Struct):
     tags: list[str] | None = None
+
+
+class Sink(Protocol):
+    """Where a blob's bytes go."""
+
+    @property
+    def size(self) -> int: ...
+    async def write(self, data: bytes) -> None: ...
 
 
 class RemoteSource:
@@ -72,7 +80,7 @@ class RemoteSource:
             url = following[1] if following else None
         return found
 
-    async def fetch(self, descriptor: Descriptor, writer: BlobWriter, progress: Callable[[int], None]) -> None:
+    async def fetch(self, descriptor: Descriptor, writer: Sink, progress: Callable[[int], None]) -> None:
         """Write a blob's bytes to `writer`, going on where a broken connection ended. The caller commits.
 
         Tries again as long as bytes arrive, and `attempts` times when none do.
@@ -90,7 +98,7 @@ class RemoteSource:
                     raise
             await asyncio.sleep(_BACKOFF_SECONDS * 2**failures)
 
-    async def _fetch_rest(self, descriptor: Descriptor, writer: BlobWriter, progress: Callable[[int], None]) -> None:
+    async def _fetch_rest(self, descriptor: Descriptor, writer: Sink, progress: Callable[[int], None]) -> None:
         start = writer.size
         if start and start == descriptor.size:
             return

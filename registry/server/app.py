@@ -7,6 +7,7 @@ settings say so.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import ssl
 import sys
@@ -17,6 +18,7 @@ from aiohttp.web_request import BaseRequest
 
 from registry.client.hosts import HostPolicy
 from registry.client.session import Transport
+from registry.clock import SteadyClock
 from registry.config import Settings, split_address
 from registry.proxy import PullThrough
 from registry.server.auth import Access, is_loopback
@@ -32,6 +34,7 @@ from registry.server.pushrules import PushRules
 from registry.server.referrers import ReferrerHandlers, ReferrerIndex
 from registry.server.replies import Reply, as_response, json_reply
 from registry.server.requests import Call
+from registry.server.secure import Handshake
 from registry.server.tags import ListHandlers
 from registry.server.tls import TlsKeeper
 from registry.server.tokens import TokenService
@@ -50,6 +53,8 @@ from registry.tasks import Background, run_blocking
 log = logging.getLogger("berth.registry")
 
 _SERVICE = "berth registry"
+# A connection without a request, or with half of one's head, is closed after this.
+IDLE_SECONDS = 75.0
 _READ_BUFFER = 64 * 1024
 _ABANDONED_AFTER_SECONDS = 86400.0
 _UPKEEP_SECONDS = 60.0
@@ -77,12 +82,18 @@ class RegistryServer:
         self.blobs = blobs or BlobStore(self.driver)
         self.leases = leases or Leases()
         self.repositories = Repositories(self.blobs, self.leases)
-        self.uploads = Uploads(self.blobs, self.repositories)
+        clock = SteadyClock()
+        self.uploads = Uploads(self.blobs, self.repositories, clock)
         self.pulls = PullTimes(self.driver)
         self.proxy = PullThrough(settings, self.blobs, self.repositories) if settings.upstreams else None
         expiry = self.proxy.retention() if self.proxy is not None else ()
         self.collector = Collector(
-            self.blobs, self.repositories, self.leases, retention=(*settings.retention, *expiry), pulls=self.pulls
+            self.blobs,
+            self.repositories,
+            self.leases,
+            retention=(*settings.retention, *expiry),
+            pulls=self.pulls,
+            clock=clock,
         )
         self.access = Access(settings)
         self.rules = PushRules(settings, self.repositories)
@@ -101,6 +112,7 @@ class RegistryServer:
         self.notices.listen(self._note_pull)
         if settings.webhooks:
             self.notices.listen(self.webhooks.note, needs_origin=True)
+            self.notices.tells_references = settings.event_references
         if settings.metrics:
             self.notices.listen(self.metrics.note)
             self.dispatcher.observers.append(self.metrics.observe)
@@ -171,10 +183,11 @@ class RegistryServer:
             self.dispatcher.handle,
             access_log=None,
             read_bufsize=_READ_BUFFER,
-            keepalive_timeout=75.0,
+            keepalive_timeout=IDLE_SECONDS,
             lingering_time=2.0,
             auto_decompress=False,
         )
+        self.dispatcher.successor = server
         await self._listen(server, self.settings.address, context)
         await self.pulls.load()
         self._start_background(context)
@@ -195,8 +208,11 @@ class RegistryServer:
 
     async def _listen(self, server: web.Server, address: str, context: ssl.SSLContext | None) -> None:
         host, port = split_address(address)
+        factory: Callable[[], asyncio.Protocol] = server
+        if context is not None:
+            factory = functools.partial(Handshake, server, context, self._background)
         listener = await asyncio.get_running_loop().create_server(
-            server, host or None, port, ssl=context, backlog=1024, reuse_address=True
+            factory, host or None, port, backlog=1024, reuse_address=True
         )
         self._servers.append(server)
         self._listeners.append(listener)
@@ -281,7 +297,7 @@ class RegistryServer:
                 await self.tls.refresh(context)
 
     def _note_pull(self, notice: Notice) -> None:
-        if notice.action == "pull" and notice.is_manifest:
+        if notice.action == "pull" and notice.is_manifest and not notice.is_look:
             self.pulls.note(notice.repository, notice.tag or notice.digest)
 
 

@@ -34,6 +34,7 @@ audit = logging.getLogger("berth.registry.audit")
 
 _REMEMBER_SECONDS = 300.0
 _REMEMBERED = 1024
+_CATALOG = ("registry", "catalog", "*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,7 @@ class Access:
         if not matches or stored is None:
             audit.warning("login refused user=%r", username)
             return None
+        audit.info("login allowed user=%r", username)
         identity = Identity(username)
         self._passwords[key] = (time.monotonic() + _REMEMBER_SECONDS, stored, identity)
         if len(self._passwords) > _REMEMBERED:
@@ -226,8 +228,7 @@ class Access:
         refused = [action for action in actions if not self.authorize(identity, repository, action)]
         who = identity.name or "anonymous"
         if not refused:
-            if actions != ("pull",):
-                audit.info("allowed user=%r repository=%s actions=%s", who, repository, ",".join(actions))
+            audit.info("allowed user=%r repository=%s actions=%s", who, repository, ",".join(actions))
             return
         audit.warning("refused user=%r repository=%s actions=%s", who, repository, ",".join(refused))
         detail = [{"Type": "repository", "Class": "", "Name": repository, "Action": action} for action in refused]
@@ -235,6 +236,27 @@ class Access:
             reason = "" if identity.is_anonymous else "insufficient_scope"
             raise Unauthorized(detail, f"repository:{repository}:{','.join(actions)}", reason)
         raise RegistryError(errors.DENIED, detail)
+
+    def require_catalog(self, identity: Identity) -> None:
+        """401 unless the caller is known, by a token: one that is for the list of repositories."""
+        if self.is_open:
+            return
+        who = identity.name or "anonymous"
+        if not identity.is_anonymous and (identity.access is None or _CATALOG in identity.access):
+            audit.info("allowed user=%r catalog", who)
+            return
+        audit.warning("refused user=%r catalog", who)
+        reason = "" if identity.is_anonymous else "insufficient_scope"
+        raise Unauthorized(scope=":".join(_CATALOG), reason=reason)
+
+    def lists(self, identity: Identity, repository: str) -> bool:
+        """Whether the catalog shows a repository to a caller: those that may be pulled from.
+
+        A token for the catalog names no repositories. Behind ours stand the grants; a foreign one is for all.
+        """
+        if self.is_open or identity.access is None:
+            return self.authorize(identity, repository, "pull")
+        return self._settings.token_auth is not None or self.grants.allows(identity.name, repository, "pull")
 
     def challenge(self, base: str, error: Unauthorized) -> str:
         """The `WWW-Authenticate` header that tells a client how to come back; `base` is where it thinks we are."""

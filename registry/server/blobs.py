@@ -87,6 +87,7 @@ class BlobHandlers:
         digest = parse_digest(call.reference)
         if not await self._repositories.unlink_blob(call.repository, digest):
             raise RegistryError(errors.BLOB_UNKNOWN, str(digest))
+        self._notices.deleted(call, digest=digest)
         return Reply(202, {"Docker-Content-Digest": str(digest)})
 
 

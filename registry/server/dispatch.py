@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import itertools
 import logging
 import secrets
@@ -30,10 +31,12 @@ from registry.errors import (
 )
 from registry.proxy import PullThrough, UpstreamFailed
 from registry.reference import is_repository_path
-from registry.server.auth import Access, Unauthorized
+from registry.server.auth import Access, Unauthorized, audit
+from registry.server.direct import DirectBody
 from registry.server.health import Health
 from registry.server.manifests import is_manifest_reference
-from registry.server.replies import Reply, as_response, json_reply
+from registry.server.pushrules import Refused
+from registry.server.replies import GoneReply, Reply, as_response, json_reply
 from registry.server.requests import Call, base_url
 from registry.store.uploads import UploadBusy, UploadUnknown
 
@@ -84,6 +87,8 @@ class Dispatcher:
         self._prefix = settings.prefix.rstrip("/")
         self._standing = {**API_VERSION, **settings.headers}
         self.observers: list[Observer] = []
+        # What makes a protocol for a connection; the server's own, set before it listens.
+        self.successor: Callable[[], asyncio.Protocol] = asyncio.Protocol
         self._in_flight = 0
         self._idle: asyncio.Event | None = None
 
@@ -125,8 +130,8 @@ class Dispatcher:
                 return kind, _not_found(path)
             kind, repository, reference = route
             reply = await self._api(request, kind, repository, reference, query)
-        except (asyncio.CancelledError, ConnectionError):
-            raise
+        except ConnectionError:
+            reply = GoneReply()
         except Exception as error:  # noqa: BLE001 - the one place where everything unexpected becomes a 500
             reply = self._error_reply(error, request)
         reply.headers.update(self._standing)
@@ -160,18 +165,40 @@ class Dispatcher:
             identity,
             f"{_REQUESTS}{next(_numbers):012x}",
         )
-        if self._proxy is not None and repository:
-            # Rights are asked for the name content has here, also when the client used the upstream's name.
-            call.repository = repository = self._proxy.local_name(repository, call.argument("ns") or "")
-        if repository:
-            self._access.require(identity, repository, _ACTIONS[method])
-        elif identity.is_anonymous and not self._access.is_open:
-            raise Unauthorized(scope="registry:catalog:*" if kind == "catalog" else "")
-        if method in _WRITES:
-            self._check_writable(method, repository)
-        reply = await handler(call)
+        try:
+            self._authorize(call)
+            reply = await handler(call)
+        except ConnectionError:
+            reply = GoneReply()
+        except Exception as error:  # noqa: BLE001 - written down like any other, with the caller's name
+            reply = self._error_reply(error, request)
+            if isinstance(error, Refused):
+                audit.warning("refused user=%r repository=%s: %s", identity.name, call.repository, error)
         reply.user = identity.name
+        if call.direct is not None:
+            self._end_body(call.direct, reply)
         return reply
+
+    def _authorize(self, call: Call) -> None:
+        if self._proxy is not None and call.repository:
+            # Rights are asked for the name content has here, also when the client used the upstream's name.
+            call.repository = self._proxy.local_name(call.repository, call.argument("ns") or "")
+        identity = call.identity
+        if call.repository:
+            self._access.require(identity, call.repository, _ACTIONS[call.method])
+        elif call.kind == "catalog":
+            self._access.require_catalog(identity)
+        elif identity.is_anonymous and not self._access.is_open:
+            raise Unauthorized()
+        if call.method in _WRITES:
+            self._check_writable(call.method, call.repository)
+
+    def _end_body(self, body: DirectBody, reply: Reply) -> None:
+        """A body that went around the protocol leaves a parser behind that still waits for it."""
+        if body.is_complete:
+            reply.after = functools.partial(body.hand_over, self.successor)
+        else:
+            reply.keep_alive = False
 
     def _preflight(self, request: BaseRequest, methods: str) -> Reply:
         """OPTIONS needs no credentials: browsers ask it before they may send any. Configured headers win."""

@@ -27,6 +27,7 @@ class Grants:
     def __init__(self, settings: Settings) -> None:
         self._fixed = settings.grants
         self._path = settings.grants_file
+        self._is_optional = settings.grants_file_optional
         self._configured_groups = {name: frozenset(users) for name, users in settings.groups.items()}
         self._from_file: tuple[Grant, ...] = ()
         self._file_groups: dict[str, frozenset[str]] = {}
@@ -53,6 +54,8 @@ class Grants:
             grants = tuple(read_grant(entry, f"{path}: grants[{i}]") for i, entry in enumerate(entries))
             groups = {str(k): frozenset(map(str, v)) for k, v in (document.get("groups") or {}).items()}
         except (OSError, yaml.YAMLError, ConfigError, AttributeError, TypeError) as error:
+            if isinstance(error, FileNotFoundError) and self._is_optional and self._mark is None:
+                return
             # The rules in force stay: half an edited file must neither open nor close the registry.
             log.error("cannot use the grants in %s: %s", path, error)
             return
@@ -61,7 +64,9 @@ class Grants:
     @property
     def is_empty(self) -> bool:
         """Whether there are no rules at all."""
-        return not self._fixed and not self._from_file and self._path is None
+        if self._fixed or self._from_file:
+            return False
+        return self._path is None or (self._is_optional and self._mark is None)
 
     def allows(self, user: str, repository: str, action: str) -> bool:
         """Whether some grant lets `user` (empty: anonymous) do `action` in `repository`."""

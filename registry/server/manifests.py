@@ -5,13 +5,15 @@ from __future__ import annotations
 from registry import errors
 from registry.errors import RegistryError
 from registry.manifest import MAX_MANIFEST_BYTES, parse_manifest
+from registry.patterns import matches
 from registry.proxy import PullThrough
 from registry.reference import is_tag
 from registry.server.blobs import matches_etag, parse_digest
+from registry.server.bodies import read_body
 from registry.server.notices import Notices
 from registry.server.pushrules import PushRules
 from registry.server.replies import Reply
-from registry.server.requests import Call, read_body
+from registry.server.requests import Call
 from registry.store.hot import StoredManifest
 from registry.store.repositories import Repositories
 from registry.tasks import carry_through
@@ -37,11 +39,21 @@ class ManifestHandlers:
         if ":" in call.reference:
             parse_digest(call.reference)
         stored = await self._find(call.repository, call.reference)
-        if call.method == "GET":
-            self._notices.manifest("pull", call, stored)
+        self._notices.manifest("pull", call, stored)
+        headers = manifest_headers(stored)
+        self._warn(call, headers)
         if matches_etag(call.header("If-None-Match"), stored.digest):
-            return Reply(304, manifest_headers(stored))
-        return Reply(200, manifest_headers(stored), stored.data, len(stored.data))
+            return Reply(304, headers)
+        return Reply(200, headers, stored.data, len(stored.data))
+
+    def _warn(self, call: Call, headers: dict[str, str]) -> None:
+        """Tell the client what the administrator, or the state of an upstream, wants it to know (OCI, "Warnings")."""
+        texts = [text for pattern, text in call.settings.warnings.items() if matches(pattern, call.repository)]
+        if self._proxy is not None and self._proxy.is_stale(call.repository, call.reference):
+            texts.append("the upstream cannot be asked; this is what it had when it was asked last")
+        if texts:
+            quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
+            headers["Warning"] = ", ".join(f'299 - "{text}"' for text in quoted)
 
     async def _find(self, repository: str, reference: str) -> StoredManifest:
         route = self._proxy.route(repository) if self._proxy is not None else None
@@ -78,6 +90,7 @@ class ManifestHandlers:
         headers = {"Location": call.manifest_url(str(digest)), "Docker-Content-Digest": str(digest)}
         if manifest.subject is not None:
             headers["OCI-Subject"] = manifest.subject.digest
+        self._warn(call, headers)
         if tags:
             headers["OCI-Tag"] = ", ".join(tags)
         return Reply(201, headers)
@@ -87,8 +100,10 @@ class ManifestHandlers:
         await self._rules.check_delete(call.repository, call.reference)
         if ":" in call.reference:
             digest = parse_digest(call.reference)
-            await self._repositories.delete_manifest(call.repository, digest)
+            dropped = await self._repositories.delete_manifest(call.repository, digest)
             self._notices.deleted(call, digest=digest)
+            for tag in dropped:
+                self._notices.deleted(call, tag=tag)
         else:
             await self._repositories.delete_tag(call.repository, call.reference)
             self._notices.deleted(call, tag=call.reference)

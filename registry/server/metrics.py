@@ -44,7 +44,8 @@ class Metrics:
 
     def note(self, notice: Notice) -> None:
         """Count one event."""
-        self._events[notice.action] += 1
+        if not notice.is_look:
+            self._events[notice.action] += 1
 
     def text(self) -> bytes:
         """Everything, in the format Prometheus scrapes."""

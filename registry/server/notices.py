@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from aiohttp.web_request import BaseRequest
+
 from registry.digest import Digest
+from registry.manifest import Descriptor, parse_manifest
 from registry.server.requests import Call
 from registry.store.hot import StoredManifest
 
@@ -41,6 +44,9 @@ class Notice:
     actor: str = ""
     origin: Origin = _NOWHERE
     is_manifest: bool = False
+    # A HEAD: registry:2 tells webhooks of it as of a pull, but nothing was pulled.
+    is_look: bool = False
+    references: tuple[Descriptor, ...] = ()
 
 
 class Notices:
@@ -49,6 +55,8 @@ class Notices:
     def __init__(self) -> None:
         self._listeners: list[Callable[[Notice], None]] = []
         self._tells_origin = False
+        # Whether notices of manifests say what these refer to; set where somebody wants to know.
+        self.tells_references = False
 
     def listen(self, listener: Callable[[Notice], None], needs_origin: bool = False) -> None:
         """Add a listener. Where a notice came from is only found out when somebody needs it."""
@@ -74,10 +82,20 @@ class Notices:
     def manifest(self, action: str, call: Call, stored: StoredManifest) -> None:
         """A manifest was pushed or pulled."""
         if self._listeners:
-            tag = "" if ":" in call.reference else call.reference
-            who, origin, size = call.identity.name, self._origin(call), len(stored.data)
             self.tell(
-                Notice(action, call.repository, str(stored.digest), stored.media_type, size, tag, "", who, origin, True)
+                Notice(
+                    action,
+                    call.repository,
+                    str(stored.digest),
+                    stored.media_type,
+                    len(stored.data),
+                    tag="" if ":" in call.reference else call.reference,
+                    actor=call.identity.name,
+                    origin=self._origin(call),
+                    is_manifest=True,
+                    is_look=call.method == "HEAD",
+                    references=parse_manifest(stored.data).references() if self.tells_references else (),
+                )
             )
 
     def pushed(self, repository: str, reference: str, digest: Digest, data: bytes, media_type: str) -> None:
@@ -97,9 +115,18 @@ def origin_of(call: Call) -> Origin:
     headers = call.request.headers
     return Origin(
         call.request_id,
-        call.request.remote or "",
+        _address(call.request),
         headers.get("Host", ""),
         call.method,
         headers.get("User-Agent", ""),
         call.url(""),
     )
+
+
+def _address(request: BaseRequest) -> str:
+    """Address and port of the client, as registry:2 writes them."""
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    if not isinstance(peer, tuple):
+        return request.remote or ""
+    host, port = peer[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

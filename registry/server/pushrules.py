@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import time
 from urllib.parse import urlsplit
@@ -15,6 +16,10 @@ from registry.patterns import matches
 from registry.store.repositories import Repositories
 
 _USAGE_SECONDS = 300.0
+
+
+class Refused(RegistryError):
+    """A rule of the administrator's forbids what the caller's rights would allow."""
 
 
 class PushRules:
@@ -39,6 +44,7 @@ class PushRules:
             if self.is_immutable(repository, tag):
                 await self._check_unchanged(repository, tag, manifest)
         self._check_addresses(manifest)
+        _check_data(manifest)
         await self.check_quota(repository, len(manifest.data))
 
     async def _check_unchanged(self, repository: str, tag: str, manifest: Manifest) -> None:
@@ -47,7 +53,7 @@ class PushRules:
         except ManifestUnknown:
             return
         if current != Digest.of(manifest.data, current.algorithm):
-            raise RegistryError(errors.DENIED, {"tag": tag}, message=f"the tag {tag} is immutable")
+            raise Refused(errors.DENIED, {"tag": tag}, message=f"the tag {tag} is immutable")
 
     async def check_delete(self, repository: str, reference: str) -> None:
         """Refuse to delete an immutable tag, or a manifest that one names."""
@@ -55,11 +61,11 @@ class PushRules:
             return
         if ":" not in reference:
             if self.is_immutable(repository, reference):
-                raise RegistryError(errors.DENIED, {"tag": reference}, message=f"the tag {reference} is immutable")
+                raise Refused(errors.DENIED, {"tag": reference}, message=f"the tag {reference} is immutable")
             return
         for tag in await self._repositories.tags(repository) or ():
             if self.is_immutable(repository, tag) and await self._repositories.resolve(repository, tag) == reference:
-                raise RegistryError(errors.DENIED, {"tag": tag}, message=f"the immutable tag {tag} names this manifest")
+                raise Refused(errors.DENIED, {"tag": tag}, message=f"the immutable tag {tag} names this manifest")
 
     def _check_addresses(self, manifest: Manifest) -> None:
         """Layers with `urls`: http or https without fragment, and within the configured lists where there are any."""
@@ -82,7 +88,7 @@ class PushRules:
             if digest is not None and digest in sizes:
                 continue
             if sum(sizes.values()) + added_bytes > limit:
-                raise RegistryError(errors.QUOTA_EXCEEDED, {"prefix": prefix, "limit": limit})
+                raise Refused(errors.QUOTA_EXCEEDED, {"prefix": prefix, "limit": limit})
 
     def note_blob(self, repository: str, digest: Digest, size: int) -> None:
         """A blob was added: it counts from now on."""
@@ -103,6 +109,21 @@ class PushRules:
                         sizes[digest] = await self._repositories.blobs.stat(digest) or 0
         self._usage[prefix] = (time.monotonic(), sizes)
         return sizes
+
+
+def _check_data(manifest: Manifest) -> None:
+    """Content that stands in a descriptor itself (`data`) must be what the descriptor says: clients may use it as such,
+    without ever asking for the blob."""
+    for item in manifest.references():
+        if item.data is None:
+            continue
+        try:
+            data = base64.b64decode(item.data, validate=True)
+        except ValueError:
+            data = b""
+        digest = item.checked_digest()
+        if len(data) != item.size or Digest.of(data, digest.algorithm) != digest:
+            raise RegistryError(errors.MANIFEST_INVALID, {"digest": item.digest}, message="embedded data is not valid")
 
 
 def _is_below(repository: str, prefix: str) -> bool:

@@ -7,10 +7,9 @@ itself and sends head and body in one write. `FileReply` adds sendfile where the
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -18,6 +17,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
+from registry.server.sockets import writable
 from registry.tasks import begin, run_blocking
 
 _LINES = {status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus}
@@ -30,7 +30,7 @@ SEND_STALL_SECONDS = 120.0
 class Reply:
     """A complete answer. It has what aiohttp's protocol asks of a response: prepare, write_eof, keep_alive."""
 
-    __slots__ = ("body", "body_length", "content_length", "headers", "keep_alive", "status", "user")
+    __slots__ = ("after", "body", "body_length", "content_length", "headers", "keep_alive", "status", "user")
 
     def __init__(
         self,
@@ -46,6 +46,8 @@ class Reply:
         self.body_length = 0
         self.keep_alive = True
         self.user = ""
+        # Done when everything was sent, with whether the connection stays.
+        self.after: Callable[[bool], None] | None = None
 
     def head(self, request: BaseRequest) -> bytes:
         """Status line and headers."""
@@ -73,6 +75,22 @@ class Reply:
 
     async def write_eof(self) -> None:
         """Nothing is left to send."""
+        if self.after is not None:
+            self.after(self.keep_alive)
+
+
+class GoneReply(Reply):
+    """No answer: the client left, or fell silent, in the middle of its body. Logged under nginx's 499."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(499)
+        self.keep_alive = False
+
+    async def prepare(self, request: BaseRequest) -> None:
+        """Have the connection closed."""
+        raise ConnectionResetError("the client has gone")
 
 
 class FileReply(Reply):
@@ -199,7 +217,7 @@ async def _flushed(request: BaseRequest, transport: asyncio.Transport) -> None:
 async def _sendfile(connection: int, file: int, offset: int, length: int) -> int:
     """Send a file on a socket the kernel's way; the bytes sent. A thread copies, the loop waits for the client.
 
-    The socket is duplicated: the loop refuses to watch a descriptor it has a transport on.
+    The socket is duplicated, as `sockets.py` demands.
     """
     descriptor = os.dup(connection)
     sent = 0
@@ -211,7 +229,7 @@ async def _sendfile(connection: int, file: int, offset: int, length: int) -> int
             sent += count
             if sent < length:
                 async with asyncio.timeout(SEND_STALL_SECONDS):
-                    await _writable(descriptor)
+                    await writable(descriptor)
     finally:
         os.close(descriptor)
     return sent
@@ -229,22 +247,6 @@ def _sendfile_sync(descriptor: int, file: int, offset: int, length: int) -> int:
             return total or -1
         total += count
     return total
-
-
-async def _writable(descriptor: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-
-    def wake() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    loop.add_writer(descriptor, wake)
-    try:
-        await ready
-    finally:
-        with contextlib.suppress(ValueError):
-            loop.remove_writer(descriptor)
 
 
 def as_response(reply: Reply) -> web.StreamResponse:

@@ -69,7 +69,7 @@ class ListHandlers:
         position = start
         while position < len(self._catalog) and len(page) < size:
             name = self._catalog[position]
-            if self._access.authorize(call.identity, name, "pull"):
+            if self._access.lists(call.identity, name):
                 page.append(name)
             position += 1
         headers = _link("/v2/_catalog", page, size) if position < len(self._catalog) and page else {}

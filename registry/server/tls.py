@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from registry.config import Settings, TlsFiles
+from registry.server.secure import new_context
 from registry.tasks import run_blocking
 
 log = logging.getLogger("berth.registry.tls")
@@ -125,13 +126,15 @@ class TlsKeeper:
         files = self.files
         if files is None:
             return None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context = new_context()
         context.minimum_version = _MINIMUM[files.minimum]
         context.load_cert_chain(files.certificate, files.key)
         context.set_alpn_protocols(["http/1.1"])
+        if files.ciphers:
+            context.set_ciphers(files.ciphers)
         for authority in files.client_cas:
             context.load_verify_locations(authority)
-            context.verify_mode = ssl.CERT_REQUIRED
+            context.verify_mode = ssl.CERT_OPTIONAL if files.client_optional else ssl.CERT_REQUIRED
         self._mark = self._files_mark(files)
         return context
 
@@ -151,6 +154,8 @@ class TlsKeeper:
             if mark == self._mark:
                 return False
             context.load_cert_chain(files.certificate, files.key)
+            for authority in files.client_cas:
+                context.load_verify_locations(authority)  # new ones come in; one that was removed goes at a restart
         except (OSError, ssl.SSLError) as error:
             # Half-replaced files, most likely: the old certificate serves on, the next look takes the new one.
             log.warning("cannot load the TLS certificate again: %s", error)
@@ -160,7 +165,7 @@ class TlsKeeper:
 
     @staticmethod
     def _files_mark(files: TlsFiles) -> tuple[int, ...]:
-        return (files.certificate.stat().st_mtime_ns, files.key.stat().st_mtime_ns)
+        return tuple(path.stat().st_mtime_ns for path in (files.certificate, files.key, *files.client_cas))
 
 
 def server_names(host: str) -> list[str]:

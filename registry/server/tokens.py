@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from registry.reference import is_repository_path
-from registry.server.auth import ANONYMOUS, Access, Identity, Unauthorized, parse_basic
+from registry.server.auth import ANONYMOUS, Access, Identity, Unauthorized, audit, parse_basic
+from registry.server.bodies import read_body
 from registry.server.jwt import InvalidToken, Verifier, sign, thumbprint
 from registry.server.replies import Reply, json_reply
-from registry.server.requests import read_body
 from registry.store import paths
 from registry.store.driver import StorageDriver
 from registry.tasks import run_blocking
@@ -157,6 +157,7 @@ class TokenService:
                 allowed = ["*"]
             else:
                 allowed = []
+            audit.info("token user=%r for %s:%s actions=%s", identity.name, kind, name, ",".join(allowed) or "none")
             granted.append({"type": kind, "name": name, "actions": allowed})
         return granted
 

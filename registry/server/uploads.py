@@ -15,17 +15,19 @@ from registry.digest import Digest, InvalidDigest
 from registry.errors import RegistryError
 from registry.server.auth import Access
 from registry.server.blobs import parse_digest
+from registry.server.bodies import Body
+from registry.server.direct import DirectBody
 from registry.server.notices import Notices
 from registry.server.pushrules import PushRules
 from registry.server.replies import Reply
-from registry.server.requests import Body, Call
+from registry.server.requests import Call
 from registry.store.repositories import Repositories
 from registry.store.uploads import Upload, Uploads
 from registry.tasks import begin, carry_through
 
 # What all uploads together may hold in memory, twice (one part arrives while the other is written), and each one's
 # share.
-_BATCH_BUDGET = 8 * 1024 * 1024
+_BATCH_BUDGET = 12 * 1024 * 1024
 _BATCH_LEAST = 128 * 1024
 _BATCH_MOST = 2 * 1024 * 1024
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/(?:\d+|\*))?")
@@ -74,15 +76,14 @@ class UploadHandlers:
         if source is not None:
             if not self._access.authorize(call.identity, source, "pull"):
                 return None
-            stored = await self._repositories.mount(source, call.repository, digest)
+            found = await self._repositories.mount(source, call.repository, digest)
         else:
             # Without a source the blob may come from this very repository only: anything else would tell, and hand
             # out, what the caller may not read.
             found = await self._repositories.blob(call.repository, digest)
-            stored = found[0] if found is not None else None
-        if stored is None:
+        if found is None:
             return None
-        self._notices.blob("mount", call, digest, from_repository=source or "")
+        self._notices.blob("mount", call, digest, found[1], from_repository=source or "")
         return self._created(call, digest)
 
     async def status(self, call: Call) -> Reply:
@@ -146,8 +147,9 @@ class UploadHandlers:
         """Take the body: one batch is written and hashed in a thread while the next arrives."""
         writing: asyncio.Future[None] | None = None
         self._receiving += 1
+        direct = call.direct = DirectBody.of(call.request)
+        body: Body | DirectBody = direct or Body(call.request)
         try:
-            body = Body(call.request)
             while batch := await body.next(max(_BATCH_LEAST, min(_BATCH_MOST, _BATCH_BUDGET // self._receiving))):
                 if writing is not None:
                     await writing
@@ -164,6 +166,8 @@ class UploadHandlers:
             self._receiving -= 1
             if writing is not None and not writing.done():
                 await asyncio.wait([writing])
+            if direct is not None:
+                await direct.close()
 
     def _progress(self, call: Call, status: int, upload_id: str, offset: int) -> Reply:
         return Reply(status, self._position_headers(call, upload_id, offset))

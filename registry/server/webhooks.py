@@ -45,6 +45,8 @@ class WebhookQueue:
         self._folder = paths.state(f"notices/{hashlib.sha256(hook.url.encode()).hexdigest()[:16]}")
         self._fresh: list[dict[str, Any]] = []
         self._wake = asyncio.Event()
+        # The number of the newest file: the time, but never less than the one before, whatever happens to the clock.
+        self._newest = 0
         self.delivered = self.failed = self.dropped = 0
 
     def note(self, notice: Notice) -> None:
@@ -60,6 +62,8 @@ class WebhookQueue:
 
     async def run(self) -> None:
         """Deliver for ever."""
+        waiting = await self._driver.names(self._folder)
+        self._newest = max([int(name.partition(".")[0]) for name in waiting if name[:1].isdigit()], default=0)
         while True:
             for name in await self._driver.names(self._folder):
                 await self._deliver_file(f"{self._folder}/{name}")
@@ -73,7 +77,8 @@ class WebhookQueue:
         """Put what is only in memory on disk."""
         if self._fresh:
             events, self._fresh = self._fresh, []
-            await self._driver.write(f"{self._folder}/{time.time_ns():020d}.json", msgspec.json.encode(events))
+            self._newest = max(self._newest + 1, time.time_ns())
+            await self._driver.write(f"{self._folder}/{self._newest:020d}.json", msgspec.json.encode(events))
 
     async def _deliver_file(self, path: str) -> None:
         try:
@@ -152,6 +157,8 @@ def event_of(notice: Notice, source: dict[str, str]) -> dict[str, Any]:
         target["url"] = f"{notice.origin.base_url}/v2/{notice.repository}/{kind}/{notice.digest}"
     if notice.tag:
         target["tag"] = notice.tag
+    if notice.references:
+        target["references"] = notice.references
     origin = notice.origin
     return {
         "id": str(uuid.uuid4()),

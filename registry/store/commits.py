@@ -5,13 +5,15 @@ A sync costs the same for one file as for many, and one thread that does all of 
 While one batch is written the next gathers; a request that fails does so alone.
 
 The order within a batch: write each file beside its target, sync all, rename in order, sync the folders. So no name
-ever shows unfinished content, and nobody is told of success before it would survive a crash.
+ever shows unfinished content, and nobody is told of success before it would survive a crash. Links that say the same
+and can never change are one file with several names, which is synced once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import itertools
 import os
@@ -92,33 +94,52 @@ def _holds(path: str, data: bytes) -> bool:
 
 def write_files_sync(files: Files) -> None:
     """One batch. Whatever fails, no unfinished file stays."""
-    unfinished: list[tuple[int, str]] = []
+    descriptors: list[int] = []
+    unfinished: list[str] = []
+    originals: dict[bytes, str] = {}
+    # Twice the same link would be two names of one file, and a rename between those does nothing.
+    files = [*dict.fromkeys(files)]
     try:
         for target, data in files:
+            is_fixed = _is_fixed(target, data)
+            copy = _link_beside(originals[data], target) if is_fixed and data in originals else None
+            if copy is not None:
+                unfinished.append(copy)
+                continue
             descriptor, temporary = _create_beside(target)
-            unfinished.append((descriptor, temporary))
+            descriptors.append(descriptor)
+            unfinished.append(temporary)
+            if is_fixed:
+                originals[data] = temporary
             view = memoryview(data)
             while view:
                 view = view[os.write(descriptor, view) :]
             # Begin writing back, so that the first sync below finds the others under way and commits them along.
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        for descriptor, _ in unfinished:
+        for descriptor in descriptors:
             os.fdatasync(descriptor)
-        for (_, temporary), (target, _) in zip(unfinished, files, strict=True):
+        for temporary, (target, _) in zip(unfinished, files, strict=True):
             os.rename(temporary, target)
     except BaseException:
-        for _, temporary in unfinished:
+        for temporary in unfinished:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
         raise
     finally:
-        for descriptor, _ in unfinished:
+        for descriptor in descriptors:
             os.close(descriptor)
     folders = list(dict.fromkeys(os.path.dirname(target) for target, _ in files))
     if len(folders) > 1 and _has_one_journal(folders[-1]):
         folders = folders[-1:]
     for folder in folders:
         sync_folder_sync(folder)
+
+
+def _is_fixed(target: str, data: bytes) -> bool:
+    """Whether a file is a link that lies under the very digest it holds: no such file ever gets other content, so one
+    file on disk can stand at several places. What a tag names now is not of this kind; registry:2 overwrites it in
+    place."""
+    return data.startswith(b"sha") and target.endswith(f"/{data.partition(b':')[2].decode('ascii', 'replace')}/link")
 
 
 @functools.lru_cache(maxsize=64)
@@ -144,13 +165,33 @@ _numbers = itertools.count()
 
 def _create_beside(target: str) -> tuple[int, str]:
     """A new file next to `target`, under a name registry:2 ignores (`*.tmp`)."""
-    temporary = f"{target}.{_process_mark}{next(_numbers):x}.tmp"
+    temporary = _name_beside(target)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
         return os.open(temporary, flags, 0o666), temporary
     except FileNotFoundError:
         _make_folder(os.path.dirname(target))
         return os.open(temporary, flags, 0o666), temporary
+
+
+def _link_beside(original: str, target: str) -> str | None:
+    """A second name for a file of this batch, next to `target`; None where the file system has no such thing."""
+    temporary = _name_beside(target)
+    try:
+        try:
+            os.link(original, temporary)
+        except FileNotFoundError:
+            _make_folder(os.path.dirname(target))
+            os.link(original, temporary)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EMLINK, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS):
+            return None
+        raise
+    return temporary
+
+
+def _name_beside(target: str) -> str:
+    return f"{target}.{_process_mark}{next(_numbers):x}.tmp"
 
 
 def _make_folder(path: str) -> None:

@@ -14,9 +14,12 @@ import mmap
 import os
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 from registry.digest import Hasher
-from registry.tasks import begin, run_blocking
+from registry.tasks import begin_blocking, run_blocking
+
+Chunk = bytes | memoryview
 
 _BLOCK = 4096
 _STAGING_BYTES = 1024 * 1024
@@ -34,7 +37,7 @@ class GrowingFile:
         self._written = size
         self._tail = b""
         self._direct: bool | None = None
-        self._running: asyncio.Future[object] | None = None
+        self._running: asyncio.Future[Any] | None = None
 
     @classmethod
     def open_sync(cls, path: str, create: bool) -> GrowingFile:
@@ -57,20 +60,18 @@ class GrowingFile:
         """Bytes taken, as far as writes have finished."""
         return self._written + len(self._tail)
 
-    async def write(self, chunks: Sequence[bytes], hasher: Hasher | None = None) -> None:
+    async def write(self, chunks: Sequence[Chunk], hasher: Hasher | None = None) -> None:
         """Append all chunks and hash them, off the loop; large ones are hashed by one thread and written by another."""
         size = sum(map(len, chunks))
         if hasher is not None and size >= _TWO_THREADS_WORTH_BYTES:
-            both = asyncio.gather(
-                run_blocking(_hash_sync, chunks, hasher), run_blocking(self._write_sync, chunks, None)
-            )
-            self._running = begin(both)
+            hashing = begin_blocking(_hash_sync, chunks, hasher)
+            self._running = asyncio.gather(hashing, begin_blocking(self._write_sync, chunks, None))
         else:
-            self._running = begin(run_blocking(self._write_sync, chunks, hasher))
+            self._running = begin_blocking(self._write_sync, chunks, hasher)
         await asyncio.shield(self._running)
         self._running = None
 
-    def _write_sync(self, chunks: Sequence[bytes], hasher: Hasher | None) -> None:
+    def _write_sync(self, chunks: Sequence[Chunk], hasher: Hasher | None) -> None:
         if hasher is not None:
             _hash_sync(chunks, hasher)
         if self._direct is None and self._written % _BLOCK == 0 and sum(map(len, chunks)) >= _DIRECT_WORTH_BYTES:
@@ -88,8 +89,14 @@ class GrowingFile:
             self._written += count
             view = view[count:]
 
-    def _write_direct_sync(self, chunks: Sequence[bytes]) -> None:
+    def _write_direct_sync(self, chunks: Sequence[Chunk]) -> None:
         """Copy to the aligned buffer, write whole blocks of it; what is less than a block waits for the next call."""
+        if len(chunks) == 1 and not self._tail and isinstance(chunks[0], memoryview):
+            # Memory of the server's own, aligned to pages: no copy is needed for the whole blocks.
+            whole = len(chunks[0]) - len(chunks[0]) % _BLOCK
+            self._write_blocks_sync(chunks[0][:whole])
+            self._tail = bytes(chunks[0][whole:])
+            return
         staging = _staging()
         filled = len(self._tail)
         staging[:filled] = self._tail
@@ -150,7 +157,7 @@ class GrowingFile:
             os.close(descriptor)
 
 
-def _hash_sync(chunks: Sequence[bytes], hasher: Hasher) -> None:
+def _hash_sync(chunks: Sequence[Chunk], hasher: Hasher) -> None:
     for chunk in chunks:
         hasher.update(chunk)
 

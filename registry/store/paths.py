@@ -17,8 +17,10 @@ Below the driver's root:
       deadlines
 
 `<hh>` is the first two characters of `<hex>`. A link file holds exactly a digest, no newline; its target may have
-another algorithm than its own path (registry:2 stores sha512 pushes under sha256). Names are checked before they come
-here: a repository name has no component that starts with `_` or a dot, so it can never reach a reserved folder.
+another algorithm than its own path (registry:2 stores sha512 pushes under sha256). Links below a digest never change,
+so several of them may be one file (hard links); `current/link` is always a file of its own. Names are checked before
+they come here: a repository name has no component that starts with `_` or a dot, so it can never reach a reserved
+folder.
 """
 
 from __future__ import annotations

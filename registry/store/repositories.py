@@ -95,13 +95,13 @@ class Repositories:
         self._hot_links.discard(path)
         return await self._driver.remove(path)
 
-    async def mount(self, source: str, target: str, digest: Digest) -> Digest | None:
-        """Link a blob of one repository into another; its stored digest, or None when the source has no such blob."""
+    async def mount(self, source: str, target: str, digest: Digest) -> tuple[Digest, int] | None:
+        """Link a blob of one repository into another; like `blob`, None when the source has no such blob."""
         found = self.hot_blob(source, digest) or await self.blob(source, digest)
         if found is None:
             return None
         await self._driver.write_all([(paths.layer_link(target, digest), found[0].encode())], unless_same=True)
-        return found[0]
+        return found
 
     # -- manifests
 

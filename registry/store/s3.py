@@ -57,6 +57,10 @@ class S3Driver:
             if "://" not in endpoint:
                 endpoint = ("https://" if settings.secure else "http://") + endpoint
             arguments["endpoint"] = endpoint
+        if settings.encrypt:
+            arguments["server_side_encryption"] = "aws:kms" if settings.key_id else "AES256"
+            if settings.key_id:
+                arguments["sse_kms_key_id"] = settings.key_id
         if settings.access_key:
             arguments["access_key_id"] = settings.access_key
             arguments["secret_access_key"] = settings.secret_key
@@ -280,11 +284,12 @@ class PartAppender:
         """Bytes taken so far."""
         return self._stored + self._pending_bytes
 
-    async def write(self, chunks: Sequence[bytes], hasher: Hasher | None = None) -> None:
+    async def write(self, chunks: Sequence[bytes | memoryview], hasher: Hasher | None = None) -> None:
         """Take the next bytes."""
         if hasher is not None:
             await run_blocking(_hash_sync, hasher, chunks)
-        self._pending += chunks
+        # A memoryview is the caller's memory, which holds other bytes soon.
+        self._pending += [bytes(chunk) for chunk in chunks]
         self._pending_bytes += sum(map(len, chunks))
         if self._pending_bytes >= self._part_bytes:
             await self._put()
@@ -306,6 +311,6 @@ def _part(path: str, offset: int) -> str:
     return f"{path}.parts/{offset:020d}"
 
 
-def _hash_sync(hasher: Hasher, chunks: Sequence[bytes]) -> None:
+def _hash_sync(hasher: Hasher, chunks: Sequence[bytes | memoryview]) -> None:
     for chunk in chunks:
         hasher.update(chunk)

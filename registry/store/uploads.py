@@ -10,7 +10,7 @@ import asyncio
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -46,7 +46,8 @@ class _Session:
 class Uploads:
     """Begins, continues, finishes, cancels and purges uploads."""
 
-    def __init__(self, blobs: BlobStore, repositories: Repositories) -> None:
+    def __init__(self, blobs: BlobStore, repositories: Repositories, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self._blobs = blobs
         self._repositories = repositories
         self._driver = blobs.driver
@@ -145,7 +146,7 @@ class Uploads:
 
     async def purge(self, older_than_seconds: float, *, dry_run: bool = False) -> list[str]:
         """Remove uploads begun longer ago; `repository/uuid` of each. Those without a start time are left alone."""
-        limit = time.time() - older_than_seconds
+        limit = self._clock() - older_than_seconds
         purged: list[str] = []
         for repository in await self._driver.find_folders(paths.REPOSITORIES, "_uploads"):
             for upload_id in await self._driver.names(paths.uploads(repository)):
@@ -201,7 +202,7 @@ class Upload:
         self.session = session
         self.offset = offset
 
-    async def write(self, chunks: Sequence[bytes]) -> None:
+    async def write(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Append; bytes and running hash advance together."""
         if self._appender is None:
             try:

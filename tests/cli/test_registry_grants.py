@@ -20,5 +20,11 @@ def test_grants_come_and_go(tmp_path: Path) -> None:
     assert berth("grant", "rm", "ann", "team/**", *at).exit_code == 0
     assert berth("grant", "rm", "ann", "team/**", *at).exit_code == 1
     assert berth("grant", "add", "ann", "x", "fly", *at).exit_code == 1
+    config.write_text("version: 0.1\nstorage: {filesystem: {}}\n")
+    assert "no file of grants" in berth("grant", "add", "a", "b", "pull", *at).output
+
+
+def test_without_a_configuration_they_lie_beside_the_users(tmp_path: Path) -> None:
     assert berth("grant", "list", "--root", str(tmp_path)).output == ""
-    assert "no file of grants" in berth("grant", "add", "a", "b", "pull", "--root", str(tmp_path)).output
+    assert berth("grant", "add", "ann", "x", "pull", "--root", str(tmp_path)).exit_code == 0
+    assert (tmp_path / "berth" / "grants.yml").exists()

@@ -108,6 +108,7 @@ def test_every_flag_has_a_key_of_daemon_json(tmp_path: Path) -> None:
         ("{", "invalid JSON"),
         ('{"mtu": "x"}', "mtu"),
         ("[]", "one JSON object"),
+        ('{"registry": {"grant": []}}', "registry: unknown configuration key: grant"),
     ],
 )
 def test_a_bad_configuration_is_refused_with_its_name(tmp_path: Path, document: str, words: str) -> None:
@@ -120,6 +121,6 @@ def test_a_bad_configuration_is_refused_with_its_name(tmp_path: Path, document: 
 
 def test_a_good_configuration_is_said_to_be_good(tmp_path: Path) -> None:
     path = tmp_path / "daemon.json"
-    path.write_text('{"data-root": "/x", "log-level": "debug"}')
+    path.write_text('{"data-root": "/x", "log-level": "debug", "registry": {"immutable": ["**:v*"]}}')
     result = CliRunner().invoke(berth, ["serve", "--config-file", str(path), "--validate"])
     assert (result.exit_code, result.output) == (0, "configuration OK\n")

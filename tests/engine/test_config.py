@@ -345,3 +345,9 @@ def test_ports_that_the_daemon_has_itself() -> None:
     hosts = ("unix:///x", "tcp://0.0.0.0:1", "tcp://localhost", "tcp://[::1]:3", "tcp://somewhere:4", "tcp://[::1]")
     assert own_ports(Config(hosts=hosts)) == [("0.0.0.0", 1), ("127.0.0.1", 2375), ("::1", 3), ("::1", 2375)]
     assert own_ports(Config(hosts=("tcp://",), tls=True)) == [("127.0.0.1", 2376)]
+
+
+def test_the_registry_is_told_by_one_object(tmp_path: Path) -> None:
+    assert loaded(tmp_path, {"registry": {"immutable": ["**:v*"]}}).registry == {"immutable": ["**:v*"]}
+    with pytest.raises(ConfigError, match="invalid value for registry"):
+        loaded(tmp_path, {"registry": ["immutable"]})

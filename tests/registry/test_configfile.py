@@ -1,9 +1,18 @@
+import ssl
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from registry.config import Settings, split_address
-from registry.configfile import ConfigError, load_settings, parse_duration, parse_size
+from registry.configfile import (
+    ConfigError,
+    embedded_settings,
+    load_settings,
+    openssl_cipher,
+    parse_duration,
+    parse_size,
+)
 
 BASE = Settings(root=Path("/base"), own_tls_folder=Path("/base/tls"), htpasswd=Path("/base/users"))
 
@@ -127,6 +136,16 @@ def test_unknown_variables_are_passed_over_with_a_warning(caplog: pytest.LogCapt
         ("version: 0.1\nstorage: {filesystem: {}}\nlog: {level: loud}", "log.level"),
         ("version: 0.1\nstorage: {filesystem: {}}\nberth: {grants: [{who: a}]}", "berth.grants[0]"),
         ("version: 0.1\nstorage: {filesystem: {}}\nberth: {quotas: {a: lots}}", "berth.quotas.a"),
+        ('version: 0.1\nstorage: {filesystem: {}}\nberth: {warnings: {"a/**": "two\\nlines"}}', "berth.warnings.a/**"),
+        ("version: 0.1\nstorage: {s3: {bucket: b, storageclass: GLACIER}}", "storage.s3.storageclass"),
+        (
+            "version: 0.1\nstorage: {filesystem: {}}\nhttp: {tls: {certificate: /c, key: /k, clientauth: none}}",
+            "clientauth",
+        ),
+        (
+            "version: 0.1\nstorage: {filesystem: {}}\nhttp: {tls: {certificate: /c, key: /k, ciphersuites: [RC4]}}",
+            "http.tls.ciphersuites: RC4",
+        ),
         ("- a list", "mapping"),
         ("{", "cannot read"),
     ],
@@ -159,3 +178,73 @@ def test_addresses() -> None:
     for text in ("host", "host:", "host:x", "host:70000"):
         with pytest.raises(ValueError):
             split_address(text)
+
+
+def test_an_engines_registry_is_told_by_one_object(tmp_path: Path) -> None:
+    base = Settings(root=tmp_path, address="127.0.0.1:5000", own_tls_folder=tmp_path / "tls", delete_enabled=True)
+    document = {
+        "tokens": True,
+        "groups": {"devs": ["ann", "bob"]},
+        "grants": [{"who": "@devs", "repositories": ["team/**"], "actions": ["pull", "push"]}],
+        "immutable": ["team/**:v*"],
+        "quotas": {"team": "2GiB"},
+        "warnings": {"old/**": "moved"},
+        "gc": {"interval": "12h", "untagged": True},
+        "retention": [{"repositories": ["ci/**"], "keeplast": 3}],
+        "upstreams": [{"prefix": "docker.io", "url": "https://registry-1.docker.io", "namespaces": ["docker.io"]}],
+        "storage": {"maintenance": {"readonly": {"enabled": True}}},
+        "http": {"debug": {"addr": "127.0.0.1:5001"}},
+        "notifications": {"endpoints": [{"url": "http://127.0.0.1:9/x"}]},
+    }
+    settings = embedded_settings(document, base)
+    assert (settings.root, settings.address, settings.own_tls_folder) == (base.root, base.address, base.own_tls_folder)
+    assert settings.tokens and settings.groups == {"devs": ("ann", "bob")}
+    assert settings.grants[0].actions == {"pull", "push"}
+    assert settings.immutable_tags == ("team/**:v*",)
+    assert settings.quotas == {"team": 2 * 1024**3}
+    assert settings.warnings == {"old/**": "moved"}
+    assert (settings.collect_interval_seconds, settings.collect_untagged) == (43200.0, True)
+    assert settings.retention[0].keep_last == 3
+    assert settings.upstreams[0].prefix == "docker.io"
+    assert settings.read_only and settings.delete_enabled
+    assert settings.debug_address == "127.0.0.1:5001"
+    assert settings.webhooks[0].url == "http://127.0.0.1:9/x"
+    assert embedded_settings({}, base) == replace(base, source="daemon.json")
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({"grant": []}, "registry: unknown configuration key: grant"),
+        ({"grants": [{"who": "a"}]}, "registry: grants[0]: who and repositories are needed"),
+        ({"grants": [{"who": "a", "where": "b"}]}, "registry: unknown configuration key: grants[0].where"),
+        ({"quotas": {"team": "much"}}, "registry: quotas.team: 'much' is no size"),
+        ({"upstreams": [{"url": "docker.io"}]}, "registry: upstreams[0].url: must be"),
+        ({"http": {"addr": ":1"}}, "registry: unknown configuration key: http.addr"),
+        ({"storage": {"s3": {}}}, "registry: unknown configuration key: storage.s3"),
+        ({"tls": "/x"}, "registry: unknown configuration key: tls"),
+    ],
+)
+def test_what_an_engines_registry_does_not_know_is_named(
+    tmp_path: Path, document: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        embedded_settings(document, Settings(root=tmp_path))
+    assert str(caught.value).startswith(words)
+
+
+def test_settings_of_tls_and_s3_are_honoured(tmp_path: Path) -> None:
+    tls = (
+        "certificate: /c, key: /k, clientcas: [/ca], clientauth: verify-client-cert-if-given,"
+        " ciphersuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256]"
+    )
+    s3 = "bucket: b, encrypt: true, keyid: k, storageclass: STANDARD, objectacl: private"
+    settings = load(tmp_path, f"version: 0.1\nstorage: {{s3: {{{s3}}}}}\nhttp: {{tls: {{{tls}}}}}")
+    assert settings.tls is not None and settings.s3 is not None
+    assert settings.tls.ciphers == "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305"
+    assert settings.tls.client_optional
+    assert (settings.s3.encrypt, settings.s3.key_id) == (True, "k")
+    names = ("TLS_RSA_WITH_AES_256_CBC_SHA", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_ciphers(":".join(map(openssl_cipher, names)))
+    assert {"AES256-SHA", "ECDHE-RSA-AES256-GCM-SHA384"} <= {cipher["name"] for cipher in context.get_ciphers()}

@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 
+from registry.client.fetch import RemoteSource
 from registry.config import Upstream
+from registry.store import blobs
 from registry.store.blobs import BlobStore
+from registry.store.filesystem import FilesystemDriver
 
 from .server.conftest import Client, Start, start  # noqa: F401
 
@@ -32,9 +35,13 @@ async def test_content_comes_through_and_stays(upstream: Client, cache: Client) 
     assert (await cache.call("HEAD", f"/v2/up/lib/app/blobs/{layer}")).headers["Content-Length"] == "500000"
     assert (await cache.call("GET", f"/v2/up/lib/app/blobs/{layer}")).body == b"layer" * 100_000
     assert (await cache.call("GET", "/v2/up/lib/app/tags/list")).json["tags"] == ["v1"]
+    answer_before = await cache.call("GET", "/v2/up/lib/app/manifests/v1")
     await upstream.server.stop()
     cache.server.proxy._checked.clear()  # type: ignore[union-attr]
+    assert "Warning" not in answer_before.headers
     assert await layer_of(cache, "up/lib/app") == layer
+    answer = await cache.call("GET", "/v2/up/lib/app/manifests/v1")
+    assert answer.headers["Warning"].startswith('299 - "the upstream cannot be asked')
     answer = await cache.call("GET", f"/v2/up/lib/app/blobs/{layer}", headers={"Range": "bytes=0-4"})
     assert (answer.status, answer.body) == (206, b"layer")
     assert (await cache.call("GET", "/v2/up/lib/app/tags/list")).json["tags"] == ["v1"]
@@ -64,6 +71,48 @@ async def test_concurrent_first_pulls_fetch_once(
     answers = await asyncio.gather(*(cache.call("GET", f"/v2/up/lib/app/blobs/{layer}") for _ in range(8)))
     assert {answer.body for answer in answers} == {b"layer" * 100_000}
     assert begun == [1]
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+async def test_the_first_pull_streams_while_it_is_stored(
+    cache: Client, monkeypatch: pytest.MonkeyPatch, is_local: bool
+) -> None:
+    layer = await layer_of(cache, "up/lib/app")
+    half_read = asyncio.Event()
+    original = RemoteSource.fetch
+
+    class Halting:
+        """Lets half of the blob by, and the rest when a client has read that half."""
+
+        def __init__(self, sink: Any) -> None:
+            self.sink = sink
+
+        @property
+        def size(self) -> int:
+            return int(self.sink.size)
+
+        async def write(self, data: bytes) -> None:
+            if self.size + len(data) > 262_144 and not half_read.is_set():
+                rest = 262_144 - self.size
+                await self.sink.write(data[:rest])
+                data = data[rest:]
+                await half_read.wait()
+            await self.sink.write(data)
+
+    async def fetch(self: RemoteSource, descriptor: Any, writer: Any, progress: Any) -> None:
+        await original(self, descriptor, Halting(writer), progress)
+
+    monkeypatch.setattr(RemoteSource, "fetch", fetch)
+    monkeypatch.setattr(blobs, "_BATCH_BYTES", 4096)
+    if not is_local:
+        monkeypatch.setattr(FilesystemDriver, "local_path", lambda self, path: None)
+    async with asyncio.timeout(10):
+        async with cache.session.get(f"{cache.base}/v2/up/lib/app/blobs/{layer}") as answer:
+            first = await answer.content.readexactly(100_000)
+            assert not half_read.is_set()
+            half_read.set()
+            assert first + await answer.read() == b"layer" * 100_000
+    assert (await cache.call("GET", f"/v2/up/lib/app/blobs/{layer}")).body == b"layer" * 100_000
 
 
 async def test_mirror_requests_name_the_upstream_by_ns(cache: Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import resource
@@ -156,16 +157,21 @@ async def test_a_full_disk_is_told_and_its_space_comes_back(tmp_path: Path) -> N
         try:
             async with aiohttp.ClientSession() as session:
                 assert await push(session, server.base, "a", os.urandom(900_000)) == 201
-                async with session.post(f"{server.base}/v2/a/blobs/uploads/") as answer:
-                    url = answer.headers["Location"]
-                try:
-                    async with session.patch(url, data=_endless(8_000_000)) as answer:
-                        assert answer.status in (500, 507)
-                except aiohttp.ClientError:
-                    pass  # the answer came while the body was still being sent
-                async with asyncio.timeout(10):
-                    while shutil.disk_usage(root).free < 2_500_000:
-                        await asyncio.sleep(0.05)
+                # In chunks, and around the protocol.
+                for body in (_endless(8_000_000), io.BytesIO(os.urandom(8_000_000))):
+                    async with session.post(f"{server.base}/v2/a/blobs/uploads/") as answer:
+                        url = answer.headers["Location"]
+                    try:
+                        async with session.patch(url, data=body) as answer:
+                            assert answer.status in (500, 507)
+                    except aiohttp.ClientError:
+                        pass  # the answer came while the body was still being sent
+                    async with session.get(url) as answer:
+                        assert answer.status == 404, "an upload that found no room is gone"
+                    async with asyncio.timeout(10):
+                        while shutil.disk_usage(root).free < 2_500_000:
+                            await asyncio.sleep(0.05)
+                    assert len(list(root.glob("docker/registry/v2/blobs/**/data"))) == 1
                 assert await push(session, server.base, "a", os.urandom(900_000)) == 201
         finally:
             server.stop()
@@ -203,17 +209,18 @@ async def test_two_processes_on_one_folder(tmp_path: Path) -> None:
         two.stop()
 
 
-async def test_uploads_in_progress_finish_while_the_server_drains(server: Server) -> None:
-    data = os.urandom(400_000)
+@pytest.mark.parametrize("size", [400_000, 4_000_000])
+async def test_uploads_in_progress_finish_while_the_server_drains(server: Server, size: int) -> None:
+    data = os.urandom(size)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     digest = Digest.of(data)
     head = f"POST /v2/a/blobs/uploads/?digest={digest} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
-    writer.write(head.encode() + data[:200_000])
+    writer.write(head.encode() + data[: size // 2])
     await writer.drain()
     await asyncio.sleep(0.3)
     server.process.terminate()
     await asyncio.sleep(0.3)
-    writer.write(data[200_000:])
+    writer.write(data[size // 2 :])
     async with asyncio.timeout(10):
         assert (await reader.readline()).startswith(b"HTTP/1.1 201 ")
     writer.close()

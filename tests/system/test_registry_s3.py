@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -21,10 +20,11 @@ import pytest_asyncio
 from registry.config import S3
 from registry.digest import Digest
 from tests.suites.storage import StorageSuite
+from tests.support import ceph
 
 obstore = pytest.importorskip("obstore")
 MOTO = shutil.which("moto_server") or os.environ.get("BERTH_MOTO_SERVER")
-pytestmark = [pytest.mark.system, pytest.mark.skipif(not MOTO, reason="needs moto_server (pip install 'moto[server]')")]
+pytestmark = pytest.mark.system
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -45,12 +45,21 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError("did not start")
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
+@pytest.fixture(scope="module", params=["moto", "radosgw"])
+def endpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if request.param == "radosgw":
+        if not ceph.is_installed():
+            pytest.skip(f"needs {', '.join(ceph.PROGRAMS)}")
+        gateway = ceph.ObjectGateway(tmp_path_factory.mktemp("ceph"))
+        yield gateway.endpoint
+        gateway.stop()
+        return
+    if not MOTO:
+        pytest.skip("needs moto_server (pip install 'moto[server]')")
     port = free_port()
-    assert MOTO
-    command = [MOTO, "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [MOTO, "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         wait_for(port, process)
         yield f"http://127.0.0.1:{port}"
@@ -60,10 +69,9 @@ def endpoint() -> Iterator[str]:
 
 
 @pytest.fixture
-def bucket(endpoint: str, request: pytest.FixtureRequest) -> str:
+def bucket(endpoint: str) -> str:
     name = f"b{time.time_ns()}"
-    credentials = {"Authorization": "AWS4-HMAC-SHA256 Credential=a/20300101/us-east-1/s3/aws4_request"}
-    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{name}", method="PUT", headers=credentials)).close()
+    ceph.make_bucket(endpoint, name, ceph.KEY, ceph.SECRET)
     return name
 
 
@@ -72,7 +80,7 @@ class TestS3(StorageSuite):
     async def driver(self, endpoint: str, bucket: str) -> AsyncIterator[object]:
         from registry.store.s3 import S3Driver
 
-        settings = S3(bucket, endpoint=endpoint, access_key="a", secret_key="b", root="some/prefix")
+        settings = S3(bucket, endpoint=endpoint, access_key=ceph.KEY, secret_key=ceph.SECRET, root="some/prefix")
         driver = S3Driver.connect(settings)
         yield driver
         await driver.close()
@@ -86,7 +94,8 @@ class Replica:
         path = tmp_path / f"{self.port}.yml"
         path.write_text(
             "version: 0.1\nlog: {accesslog: {disabled: true}}\n"
-            f"storage:\n  s3: {{bucket: {bucket}, regionendpoint: '{endpoint}', accesskey: a, secretkey: b}}\n"
+            f"storage:\n  s3: {{bucket: {bucket}, regionendpoint: '{endpoint}',\n"
+            f"    accesskey: {ceph.KEY}, secretkey: {ceph.SECRET}}}\n"
             f"  redirect: {{disable: {str(not redirect).lower()}}}\n  delete: {{enabled: true}}\n"
             f"http: {{addr: '127.0.0.1:{self.port}'}}\n"
         )

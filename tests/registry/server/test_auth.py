@@ -1,11 +1,13 @@
 import asyncio
 import base64
+import logging
 import os
 from pathlib import Path
 
 import pytest
 
-from registry.config import Settings
+from registry.config import Grant, Settings
+from registry.digest import Digest
 from registry.server.auth import ANONYMOUS, Access, Identity, is_loopback, parse_basic
 from registry.users import remove_user_sync, set_user_sync
 
@@ -87,3 +89,33 @@ def test_small_readers() -> None:
     assert parse_basic("\x00") is None
     assert is_loopback("127.0.0.1") and is_loopback("::1") and is_loopback("localhost")
     assert not is_loopback("0.0.0.0") and not is_loopback("") and not is_loopback("example.com")
+
+
+async def test_every_decision_is_a_line_of_the_audit_log(
+    start: Start, users: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = (Grant("ann", ("a",), frozenset({"pull", "push"})), Grant("anonymous", ("b",), frozenset({"pull"})))
+    client = await start(htpasswd=users, grants=rules, immutable_tags=("a:v*",), access_log=True)
+    caplog.set_level(logging.INFO, "berth.registry")
+    await client.push_image("a", "v1", auth=ANN)
+    config = Digest.of(b"{}")
+    caplog.clear()
+    await client.call("GET", "/v2/b/manifests/x")
+    await client.call("GET", "/v2/a/manifests/v1", auth=ANN)
+    await client.call("GET", "/v2/c/manifests/v1", auth=ANN)
+    await client.call("GET", "/v2/a/manifests/v1")
+    await client.call("GET", "/v2/a/manifests/v1", auth=("ann", "wrong"))
+    document = b'{"schemaVersion":2,"config":{"digest":"%s","size":2}}' % config.encode()
+    assert (await client.call("PUT", "/v2/a/manifests/v1", data=document, auth=ANN)).status == 403
+    lines = [record.getMessage() for record in caplog.records if record.name == "berth.registry.audit"]
+    assert lines == [
+        "allowed user='anonymous' repository=b actions=pull",
+        "allowed user='ann' repository=a actions=pull",
+        "refused user='ann' repository=c actions=pull",
+        "refused user='anonymous' repository=a actions=pull",
+        "login refused user='ann'",
+        "allowed user='ann' repository=a actions=pull,push",
+        "refused user='ann' repository=a: the tag v1 is immutable",
+    ]
+    logged = [record.getMessage() for record in caplog.records if record.name == "berth.registry.access"]
+    assert " - ann [" in logged[2] and '" 403 ' in logged[2], "also a refusal has a name in the access log"

@@ -81,3 +81,21 @@ async def test_a_known_user_without_rights_gets_403_and_cannot_mount(start: Star
     await store.repositories.link_blob("theirs", digest)
     answer = await client.call("POST", f"/v2/mine/blobs/uploads/?mount={digest}&from=theirs", auth=ANN)
     assert answer.status == 202, "a mount from what one may not read opens an ordinary upload"
+
+
+async def test_a_file_that_may_be_there_makes_no_rules_until_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "grants.yml"
+    optional = Grants(Settings(root=tmp_path, grants_file=path, grants_file_optional=True))
+    named = Grants(Settings(root=tmp_path, grants_file=path))
+    for grants in (optional, named):
+        await grants.refresh()
+    assert optional.is_empty and optional.allows("ann", "x", "push")
+    assert not named.is_empty and not named.allows("ann", "x", "push")
+    path.write_text("grants: []")
+    optional._next_look = 0.0
+    await optional.refresh()
+    assert not optional.is_empty and not optional.allows("ann", "x", "push")
+    path.unlink()
+    optional._next_look = 0.0
+    await optional.refresh()
+    assert not optional.is_empty, "a file that is gone opens nothing"

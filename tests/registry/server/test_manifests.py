@@ -146,3 +146,26 @@ async def test_referrers(client: Client) -> None:
     assert len((await client.call("GET", f"/v2/a/referrers/{subject}")).json["manifests"]) == 1
     assert (await client.call("GET", f"/v2/b/referrers/{subject}")).json["manifests"] == []
     assert (await client.call("GET", "/v2/a/referrers/nonsense")).code == "DIGEST_INVALID"
+
+
+async def test_warnings_reach_the_clients_of_the_repositories_they_are_for(start: Start) -> None:
+    client = await start(warnings={"old/**": 'moved to "new"', "old/app": "until June"})
+    await client.push_image("old/app", "v1")
+    await client.push_image("new/app", "v1")
+    answer = await client.call("HEAD", "/v2/old/app/manifests/v1")
+    assert answer.headers["Warning"] == '299 - "moved to \\"new\\"", 299 - "until June"'
+    assert "Warning" not in (await client.call("GET", "/v2/new/app/manifests/v1")).headers
+
+
+async def test_embedded_data_must_be_what_its_descriptor_says(client: Client) -> None:
+    config = await client.push_blob("a", b"{}")
+
+    async def push(data: str, size: int = 2) -> int:
+        document = {"schemaVersion": 2, "config": {"digest": str(config), "size": size, "data": data}, "layers": []}
+        headers = {"Content-Type": OCI_MANIFEST}
+        return (await client.call("PUT", "/v2/a/manifests/x", data=json.dumps(document), headers=headers)).status
+
+    assert await push("e30=") == 201
+    assert await push("fX0=") == 400
+    assert await push("e30=", size=3) == 400
+    assert await push("%%%") == 400

@@ -3,7 +3,11 @@ import datetime
 import ssl
 from pathlib import Path
 
+import aiohttp
+import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from registry.config import Settings, TlsFiles
 from registry.server.tls import OwnCertificates, TlsKeeper, server_names
@@ -61,6 +65,42 @@ async def test_clients_that_trust_the_ca_get_in(start: Start, tmp_path: Path) ->
     digest = await client.push_blob("a", data, ssl=context)
     answer = await client.call("GET", f"/v2/a/blobs/{digest}", ssl=context)
     assert answer.body == data
+
+
+def self_signed(folder: Path) -> Path:
+    """A client's certificate with its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "ann")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now - datetime.timedelta(1))
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    certificate = builder.not_valid_after(now + datetime.timedelta(1)).sign(key, hashes.SHA256())
+    encoding = serialization.Encoding.PEM
+    private = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = folder / "client.pem"
+    path.write_bytes(certificate.public_bytes(encoding) + private)
+    return path
+
+
+@pytest.mark.parametrize("is_optional", [False, True])
+async def test_clients_show_a_certificate_where_one_is_asked_for(
+    start: Start, tmp_path: Path, is_optional: bool
+) -> None:
+    own, mine = OwnCertificates(tmp_path / "own"), self_signed(tmp_path)
+    await asyncio.to_thread(own.ensure_sync, ["localhost"])
+    files = TlsFiles(own.certificate, own.key, (mine,), client_optional=is_optional)
+    client = await start(tls=files)
+    url = f"https://localhost:{client.port}/v2/"
+    context = ssl.create_default_context(cafile=str(own.ca))
+    if is_optional:
+        assert (await client.call("GET", url, ssl=context)).status == 200
+    else:
+        with pytest.raises((aiohttp.ClientError, OSError)):
+            await client.call("GET", url, ssl=context)
+    context = ssl.create_default_context(cafile=str(own.ca))
+    context.load_cert_chain(mine)
+    assert (await client.call("GET", url, ssl=context)).status == 200
 
 
 async def test_changed_files_are_taken_up(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,31 @@ async def test_a_token_of_another_key_is_refused(tokens: Client) -> None:
     forged = sign(claims, ec.generate_private_key(ec.SECP256R1()))
     answer = await tokens.call("GET", "/v2/", headers={"Authorization": f"Bearer {forged}"})
     assert answer.status == 401 and 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
+
+
+async def test_the_catalog_takes_a_token_of_its_own_and_shows_what_may_be_pulled(
+    start: Start, users: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = await start(htpasswd=users, tokens=True, grants=(*RULES, Grant("bob", ("other",), frozenset({"push"}))))
+    given = await token(tokens, "repository:team/a:pull,push")
+    await tokens.push_image("team/a", "v1", headers=bearer(given))
+    for repository in ("other", "public/b"):
+        data = await tokens.server.blobs.put(b"{}")
+        await tokens.server.repositories.link_blob(repository, data)
+        await tokens.server.repositories.put_manifest(
+            repository, "v1", b'{"schemaVersion":2,"config":{"digest":"%s","size":2}}' % data.encode(), check=False
+        )
+    answer = await tokens.call("GET", "/v2/_catalog", headers=bearer(given))
+    assert answer.status == 401 and 'scope="registry:catalog:*"' in answer.headers["WWW-Authenticate"]
+    caplog.set_level(logging.INFO, "berth.registry.audit")
+    caplog.clear()
+    catalog = await token(tokens, "registry:catalog:*")
+    answer = await tokens.call("GET", "/v2/_catalog", headers=bearer(catalog))
+    assert answer.json == {"repositories": ["public/b", "team/a"]}
+    assert (await tokens.call("GET", "/v2/_catalog")).status == 401
+    lines = [record.getMessage() for record in caplog.records if record.name == "berth.registry.audit"]
+    assert lines == [
+        "token user='ann' for registry:catalog actions=*",
+        "allowed user='ann' catalog",
+        "refused user='anonymous' catalog",
+    ]

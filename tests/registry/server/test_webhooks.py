@@ -4,9 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 from registry.config import Webhook
+from registry.digest import Digest
+from registry.server import webhooks
 
 from .conftest import Start
 
@@ -82,3 +85,43 @@ async def test_events_wait_on_disk_for_a_listener_that_is_away(start: Start) -> 
         await start(webhooks=(hook,))
         await listener.until(1)
     assert listener.events[0]["target"]["repository"] == "a"
+
+
+async def test_every_kind_of_event_is_registry2s(start: Start) -> None:
+    """The order and the targets are what docker-registry 2.8 posts for the same requests."""
+    listener = Listener()
+    async with listening(listener) as url:
+        client = await start(webhooks=(Webhook("h", url, backoff_seconds=0.01),), event_references=True)
+        digest = await client.push_image("a", "v1", b"layer")
+        layer = Digest.of(b"layer")
+        await client.call("POST", f"/v2/b/blobs/uploads/?mount={layer}&from=a")
+        await client.call("HEAD", "/v2/a/manifests/v1")
+        await client.call("DELETE", f"/v2/b/blobs/{layer}")
+        await client.call("DELETE", f"/v2/a/manifests/{digest}")
+        await listener.until(8)
+    manifest, mount, look, blob_gone, manifest_gone, tag_gone = listener.events[2:]
+    assert [item["digest"] for item in manifest["target"]["references"]] == [Digest.of(b"{}"), layer]
+    assert (mount["action"], mount["target"]["size"], mount["target"]["fromRepository"]) == ("mount", 5, "a")
+    assert (look["action"], look["request"]["method"], look["target"]["tag"]) == ("pull", "HEAD", "v1")
+    assert look["request"]["addr"].startswith("127.0.0.1:")
+    assert (blob_gone["action"], blob_gone["target"]) == ("delete", {"digest": layer, "repository": "b"})
+    assert (manifest_gone["action"], manifest_gone["target"]) == ("delete", {"digest": digest, "repository": "a"})
+    assert (tag_gone["action"], tag_gone["target"]) == ("delete", {"tag": "v1", "repository": "a"})
+    # A look is no pull: neither counted nor a reason to keep the tag.
+    assert b'events_total{action="pull"}' not in client.server.metrics.text()
+    assert client.server.pulls.last("a", "v1") == 0.0
+
+
+async def test_events_stay_in_order_when_the_clock_is_set_back(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = Listener()
+    async with listening(listener) as url:
+        port = int(url.split(":")[2].split("/")[0])
+    client = await start(webhooks=(Webhook("h", url, backoff_seconds=0.01, threshold=1000),))
+    queue = client.server.webhooks.queues[0]
+    for number, moment in enumerate((2_000, 1_000, 1_000)):
+        monkeypatch.setattr(webhooks.time, "time_ns", lambda moment=moment: moment)
+        await client.push_blob(f"r{number}", b"x")
+        await queue.write_down()
+    async with listening(listener, port):
+        await listener.until(3)
+    assert [event["target"]["repository"] for event in listener.events] == ["r0", "r1", "r2"]

@@ -3,6 +3,7 @@ import time
 
 import pytest
 
+from registry.clock import SteadyClock
 from registry.config import Retention
 from registry.digest import Digest
 from registry.errors import ManifestUnknown
@@ -10,6 +11,7 @@ from registry.manifest import OCI_INDEX, Descriptor, Index, encode
 from registry.store.collector import Collector, keeps, verify
 from registry.store.leases import Leases
 from registry.store.pulls import PullTimes
+from registry.store.uploads import Uploads
 
 from .conftest import Store, open_store
 
@@ -28,6 +30,34 @@ def reopened(store: Store) -> tuple[Store, Collector]:
 
 async def digests(store: Store) -> set[str]:
     return {str(digest) async for digest in store.blobs.digests()}
+
+
+async def test_a_clock_set_ahead_takes_nothing_away(store: Store) -> None:
+    wall, passed = [time.time()], [0.0]
+    clock = SteadyClock(lambda: wall[0], lambda: passed[0])
+    fresh = open_store(store.root)
+    rule = Retention(("**",), keep_seconds=3600)
+    careful = Collector(fresh.blobs, fresh.repositories, fresh.leases, retention=(rule,), clock=clock)
+    uploads = Uploads(fresh.blobs, fresh.repositories, clock)
+    await store.image("r", "v1")
+    orphan = await store.blobs.put(b"on its way")
+    upload = await uploads.start("r")
+    wall[0] += 30 * 86400
+    report = await careful.collect(untagged=True)
+    assert (report.removed_tags, report.removed_blobs) == ([], []) and orphan in await digests(store)
+    assert await uploads.purge(7 * 86400) == []
+    rash = Collector(fresh.blobs, fresh.repositories, fresh.leases, retention=(rule,), clock=lambda: wall[0])
+    assert (await rash.collect(dry_run=True)).removed_tags == ["r:v1"], "what the clock alone would have done"
+    passed[0], wall[0] = passed[0] + 90_000, wall[0] + 90_000
+    assert await uploads.purge(7 * 86400) == [f"r/{upload}"], "a clock that has stood for a day is believed"
+
+
+async def test_a_clock_set_back_takes_nothing_away(store: Store) -> None:
+    await store.image("r", "v1")
+    orphan = await store.blobs.put(b"on its way")
+    fresh, _ = reopened(store)
+    collector = Collector(fresh.blobs, fresh.repositories, fresh.leases, clock=lambda: time.time() - 30 * 86400)
+    assert (await collector.collect(untagged=True)).removed_blobs == [] and orphan in await digests(store)
 
 
 async def test_what_is_used_stays_and_the_rest_goes(store: Store) -> None:

@@ -33,7 +33,7 @@ async def test_nothing_is_seen_through_another_repository(store: Store) -> None:
 
 async def test_mounting_links_without_copying(store: Store) -> None:
     blob = await store.blob("a", b"shared")
-    assert await store.repositories.mount("a", "b", blob) == blob
+    assert await store.repositories.mount("a", "b", blob) == (blob, 6)
     assert await store.repositories.blob("b", blob) == (blob, 6)
 
 

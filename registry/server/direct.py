@@ -1,0 +1,239 @@
+"""Large bodies, read from the socket (and decrypted) by threads into aligned memory.
+
+The protocol's parser would copy every byte twice on the loop, and a third copy would be needed before it can go around
+the page cache to the disk. Here the transport is paused, a duplicate of its socket is read until the body's last byte
+is in, and then a fresh protocol takes the connection over, because the old one's parser still waits for the body. Short
+and chunked bodies take the ordinary way (`bodies.Body`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import socket
+from collections.abc import Callable
+
+from aiohttp import ClientPayloadError
+from aiohttp.web_protocol import RequestPayloadError
+from aiohttp.web_request import BaseRequest
+
+from registry.server.bodies import BODY_PAUSE_SECONDS, BODY_STALL_SECONDS, send_continue
+from registry.server.secure import OpenObject
+from registry.server.sockets import readable
+from registry.tasks import begin_blocking
+
+_WORTH_BYTES = 1024 * 1024
+# Each of a body's two buffers: enough to be worth a visit to a thread, little enough for fifty bodies at once.
+_LEAST_BYTES = 256 * 1024
+_MOST_BYTES = 2 * 1024 * 1024
+_PAGE = mmap.PAGESIZE
+# Waking up for less is not worth a visit to a thread; what comes slower is taken after `BODY_PAUSE_SECONDS`.
+_WAKE_BYTES = 256 * 1024
+
+
+class DirectBody:
+    """The body of one request. `next` fills two buffers in turn: a batch is valid until the one after the next."""
+
+    def __init__(
+        self, request: BaseRequest, raw: asyncio.Transport, cipher: OpenObject | None, descriptor: int, length: int
+    ) -> None:
+        self._request = request
+        self._raw = raw
+        self._cipher = cipher
+        self._socket = socket.socket(fileno=os.dup(descriptor))
+        self._left = length
+        self._wake = 0
+        self._early: list[bytes] = []
+        self._buffers: list[memoryview] = []
+        self._running: asyncio.Future[int] | None = None
+        self._broken: Exception | None = None
+        # Whether the protocol had the body whole before it could be stopped: then it lives on.
+        self._is_whole = False
+
+    @classmethod
+    def of(cls, request: BaseRequest) -> DirectBody | None:
+        """The body, if it is worth it and the connection allows it."""
+        length = request.content_length
+        transport = request.transport
+        if length is None or length < _WORTH_BYTES or transport is None or request.content.is_eof():
+            return None
+        pseudo = transport.get_extra_info("socket")
+        if pseudo is None or pseudo.family not in (socket.AF_INET, socket.AF_INET6):
+            return None
+        if transport.get_extra_info("sslcontext") is None:
+            return cls(request, transport, None, pseudo.fileno(), length)
+        cipher = transport.get_extra_info("ssl_object")
+        if not isinstance(cipher, OpenObject):
+            return None
+        return cls(request, cipher.raw, cipher, pseudo.fileno(), length)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every byte of the body was handed out."""
+        return self._left == 0
+
+    async def next(self, batch_bytes: int) -> list[memoryview]:
+        """The next batch of about `batch_bytes`, empty at the end; ConnectionResetError when the body broke off.
+
+        What arrived before the break is handed out first, so that an upload can be resumed behind it.
+        """
+        if not self._buffers:
+            await self._begin()
+        if self._broken is not None:
+            raise ConnectionResetError("the body ended early") from self._broken
+        if not self._left:
+            return []
+        self._buffers.reverse()
+        # Whole pages: what is left over of one would make every later write a copied one.
+        wanted = min(batch_bytes // _PAGE * _PAGE, self._left, len(self._buffers[0]))
+        view = self._buffers[0][:wanted]
+        filled = 0
+        try:
+            while filled < wanted:
+                filled += await self._fill(view[filled:], patient=not filled)
+        except _Pause:
+            pass  # what a slow client has sent so far goes to disk, where it survives us
+        except OSError as error:
+            self._broken = error
+            if not filled:
+                raise ConnectionResetError("the body ended early") from error
+        self._left -= filled
+        return [view[:filled]]
+
+    async def _begin(self) -> None:
+        """Stop the protocol's reading. What it has taken of the body already comes first."""
+        send_continue(self._request)
+        quiet, enough = 0, 1 if self._cipher is None else 3
+        while quiet < enough:
+            if self._raw.is_closing():
+                raise ConnectionResetError("the client has gone")
+            self._raw.pause_reading()
+            try:
+                data = self._request.content.read_nowait(-1)
+            except (ClientPayloadError, RequestPayloadError) as error:
+                raise ConnectionResetError("the body ended early") from error
+            if data:
+                self._early.append(data)
+                quiet = 0
+                continue
+            quiet += 1
+            if quiet < enough:
+                # Emptying the protocol's buffer makes the cipher hand out what it holds, a round later.
+                await asyncio.sleep(0)
+        self._is_whole = self._request.content.is_eof()
+        size = min(max(self._left // 16, _LEAST_BYTES), _MOST_BYTES) // _PAGE * _PAGE
+        self._buffers = [memoryview(mmap.mmap(-1, size)) for _ in range(2)]
+
+    def _receive_sync(self, view: memoryview) -> int:
+        filled = self._take_early_sync(view) if self._early else 0
+        if filled == len(view):
+            return filled
+        receive = _receive_sync if self._cipher is None else self._cipher.receive_sync
+        try:
+            return filled + receive(self._socket, view[filled:])
+        except ConnectionResetError:
+            if filled:
+                return filled  # the next call finds the end again
+            raise
+
+    def _take_early_sync(self, view: memoryview) -> int:
+        filled = 0
+        while self._early and filled < len(view):
+            data = self._early.pop(0)
+            count = min(len(data), len(view) - filled)
+            view[filled : filled + count] = data[:count]
+            filled += count
+            if count < len(data):
+                self._early.insert(0, data[count:])
+        return filled
+
+    async def _fill(self, view: memoryview, patient: bool) -> int:
+        """Wait for bytes and take what is there; `_Pause` when none come and something is there to be handed on."""
+        self._running = begin_blocking(self._receive_sync, view)
+        count = await asyncio.shield(self._running)
+        if count:
+            return count
+        wake = min(len(view), _WAKE_BYTES)
+        if self._cipher is not None:
+            # A part of a record is in its memory already, and will not come again.
+            wake = max(wake - self._cipher.incoming.pending, 1)
+        if wake != self._wake:
+            self._wake = wake
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wake)
+        try:
+            async with asyncio.timeout(BODY_PAUSE_SECONDS):
+                await readable(self._socket.fileno())
+        except TimeoutError:
+            return await self._fill_slowly(view, patient)
+        return 0
+
+    async def _fill_slowly(self, view: memoryview, patient: bool) -> int:
+        self._wake = 1
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        try:
+            async with asyncio.timeout(BODY_STALL_SECONDS if patient else 0.01):
+                await readable(self._socket.fileno())
+        except TimeoutError:
+            if patient:
+                raise
+            raise _Pause from None
+        return 0
+
+    async def close(self) -> None:
+        """Let go of the socket. An incomplete body's rest is the protocol's again, which reads and drops it."""
+        if self._running is not None and not self._running.done():
+            await asyncio.wait([self._running])
+        if self._wake:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        self._socket.close()
+        self._buffers.clear()
+        if self._left and not self._raw.is_closing():
+            self._raw.resume_reading()
+
+    def hand_over(self, successor: Callable[[], asyncio.Protocol], keep_alive: bool) -> None:
+        """Give the connection to a fresh protocol, after the answer was written; or end it.
+
+        The old protocol is told that its connection is lost, without the transport to close: it ends its task and
+        counts no more.
+        """
+        protocol, transport = self._request.protocol, self._request.transport
+        if transport is None or transport.is_closing():
+            return
+        if self._is_whole:
+            self._raw.resume_reading()
+            return
+        if not keep_alive:
+            protocol.force_close()
+            if self._cipher is not None:
+                self._raw.resume_reading()  # the client's goodbye has to be read
+            return
+        protocol.transport = None
+        protocol.connection_lost(None)
+        fresh = successor()
+        transport.set_protocol(fresh)
+        fresh.connection_made(transport)
+        rest = self._cipher.rest() if self._cipher is not None else b""
+        if rest:
+            fresh.data_received(rest)
+        self._raw.resume_reading()
+
+
+class _Pause(Exception):
+    """The client makes a pause."""
+
+
+def _receive_sync(sock: socket.socket, view: memoryview) -> int:
+    """As much as is there now; ConnectionResetError at the end of the stream."""
+    filled = 0
+    while filled < len(view):
+        try:
+            count = sock.recv_into(view[filled:], 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            break
+        if not count:
+            if filled:
+                break  # the next call finds the end again
+            raise ConnectionResetError("the client has gone")
+        filled += count
+    return filled

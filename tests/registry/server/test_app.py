@@ -1,0 +1,127 @@
+"""What clients may do to a whole server: lie about hosts, dawdle with heads, compress, and ask for absurd ranges."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+
+import pytest
+
+from registry.digest import Digest
+from registry.server import app
+
+from .conftest import Client, Start
+
+
+async def raw(client: Client, request: bytes) -> bytes:
+    """The answer's head to bytes sent as they are."""
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    writer.write(request)
+    async with asyncio.timeout(5):
+        answer = await reader.read(65536)
+    writer.close()
+    await writer.wait_closed()
+    return answer.partition(b"\r\n\r\n")[0]
+
+
+async def test_half_a_head_is_not_waited_for(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "IDLE_SECONDS", 0.3)
+    client = await start()
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    writer.write(b"GET /v2/ HTTP/1.1\r\nHo")
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"Host: a\x0bSet-Cookie:x",
+        b"Host: a\r\nX-Forwarded-Host: b%0d%0aSet-Cookie: x=y",
+        b"Host: a\r\nX-Forwarded-Host: b\\r\\nSet-Cookie:x",
+        b"Host: a\r\nX-Forwarded-Proto: javascript",
+        b'Host: a\r\nForwarded: proto="ht tp";host="x y<>"',
+    ],
+)
+async def test_no_header_gets_into_an_answer(client: Client, header: bytes) -> None:
+    request = b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\n" + header + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    head = await raw(client, request)
+    lines = head.split(b"\r\n")
+    # A control character makes no header at all; everything else is quoted or replaced.
+    assert lines[0].split()[1] == (b"400" if b"\x0b" in header else b"202")
+    assert not [line for line in lines if line.lower().startswith(b"set-cookie")]
+    for line in lines:
+        if line.lower().startswith(b"location:"):
+            assert line.split(b" ", 1)[1].startswith((b"http://", b"https://")) and b" " not in line[10:]
+
+
+async def test_nothing_is_ever_decompressed(client: Client) -> None:
+    packed = gzip.compress(b"0" * 100_000)
+    digest = Digest.of(packed)
+    answer = await client.call(
+        "POST", f"/v2/a/blobs/uploads/?digest={digest}", data=packed, headers={"Content-Encoding": "gzip"}
+    )
+    assert answer.status == 201
+    assert (await client.call("GET", f"/v2/a/blobs/{digest}")).body == packed
+    answer = await client.call("PUT", "/v2/a/manifests/x", data=packed, headers={"Content-Encoding": "gzip"})
+    assert answer.code == "MANIFEST_INVALID"
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        ("bytes=0-99999999999999999999999", 416),
+        ("bytes=99999999999999999999999-", 416),
+        ("bytes=5-4", 416),
+        ("bytes=-0", 416),
+        ("bytes=--5", 416),
+        ("bytes=-9223372036854775808", 206),
+        ("bytes=0-9223372036854775807", 206),
+        ("bytes=0-0,2-2," + "4-4," * 500, 200),
+    ],
+)
+async def test_absurd_ranges(client: Client, header: str, status: int) -> None:
+    digest = await client.push_blob("a", b"0123456789")
+    answer = await client.call("GET", f"/v2/a/blobs/{digest}", headers={"Range": header})
+    assert answer.status == status
+    assert status == 416 or answer.body == b"0123456789"
+
+
+@pytest.mark.parametrize("span", ["5-4", "-1-5", "0-99999999999999999999", "18446744073709551616-18446744073709551620"])
+async def test_absurd_positions_of_chunks(client: Client, span: str) -> None:
+    path = (await client.call("POST", "/v2/a/blobs/uploads/")).headers["Location"]
+    answer = await client.call("PATCH", path, data=b"01234", headers={"Content-Range": span})
+    assert answer.status in (400, 416)
+    assert (await client.call("GET", path)).headers["Range"] == "0-0"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v2/%2e%2e/%2e%2e/x/manifests/latest",
+        "/v2/a/../../../../etc/passwd",
+        "/v2/a%2f..%2f..%2fb/blobs/uploads/",
+        "/v2/a/blobs/uploads/..%2f..%2f..%2f_layers",
+        "/v2/a/blobs/uploads/%2e%2e",
+        "/v2/a/blobs/sha256:..%2f..%2f..%2f..%2fstartedat",
+        "/v2/a/blobs/sha256:%00",
+        "/v2/a/manifests/..%2f..%2frevisions",
+        "/v2/a/manifests/.%2e",
+        "/v2/a/manifests/-x",
+        "/v2/_uploads/manifests/x",
+        "/v2/a/_layers/manifests/x",
+        "/v2/a/b%00c/manifests/x",
+        "/v2/" + "a/" * 200 + "manifests/x",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "POST"])
+async def test_tricks_in_paths_reach_nothing(client: Client, method: str, path: str) -> None:
+    await client.push_image("a", "v1")
+    root = client.server.settings.root
+    before = sorted(str(file.relative_to(root.parent)) for file in root.parent.rglob("*"))
+    request = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}"
+    head = await raw(client, request.encode())
+    assert head.split()[1][:1] == b"4", head
+    assert sorted(str(file.relative_to(root.parent)) for file in root.parent.rglob("*")) == before

@@ -1,0 +1,183 @@
+"""Large bodies around the protocol: the connection lives on, breaks are resumable, and silence is not waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import ssl
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import pytest_asyncio
+
+from registry.digest import Digest
+from registry.server import bodies, direct
+from tests.registry.server.conftest import Client, Start
+
+MIB = 1024 * 1024
+
+
+class Wire:
+    """One connection, spoken to byte by byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def to(cls, client: Client) -> Wire:
+        context: ssl.SSLContext | None = None
+        if client.base.startswith("https"):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return cls(*await asyncio.open_connection(client.host, client.port, ssl=context))
+
+    def send(self, method: str, path: str, body: bytes = b"", length: int | None = None, headers: str = "") -> None:
+        size = len(body) if length is None else length
+        head = f"{method} {path} HTTP/1.1\r\nHost: here\r\n{headers}Content-Length: {size}\r\n\r\n"
+        self.writer.write(head.encode() + body)
+
+    async def answer(self) -> tuple[int, dict[str, str]]:
+        async with asyncio.timeout(10):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+            lines = head.split("\r\n")
+            headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:])}
+            await self.reader.readexactly(int(headers.get("content-length", "0")))
+        return int(lines[0].split()[1]), headers
+
+    async def open_upload(self) -> str:
+        self.send("POST", "/v2/a/blobs/uploads/")
+        _, headers = await self.answer()
+        return urlsplit(headers["location"]).path
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
+
+
+@pytest_asyncio.fixture(params=["plain", "tls"])
+async def client(start: Start, request: pytest.FixtureRequest, tmp_path: Path) -> Client:
+    return await start(own_tls_folder=tmp_path / "tls" if request.param == "tls" else None)
+
+
+@pytest.mark.parametrize("size", [MIB, 3 * MIB + 17, 9 * MIB])
+async def test_the_connection_goes_on_after_a_large_body(client: Client, size: int) -> None:
+    wire = await Wire.to(client)
+    for _ in range(2):
+        data = os.urandom(size)
+        path = await wire.open_upload()
+        wire.send("PATCH", path, data)
+        status, headers = await wire.answer()
+        assert (status, headers["range"]) == (202, f"0-{size - 1}")
+        digest = Digest.of(data)
+        wire.send("PUT", f"{path}?digest={digest}")
+        assert (await wire.answer())[0] == 201
+        assert (await client.call("GET", f"/v2/a/blobs/{digest}", ssl=False)).body == data
+    await wire.close()
+
+
+async def test_what_is_sent_behind_a_large_body_is_the_next_request(client: Client) -> None:
+    wire = await Wire.to(client)
+    data = os.urandom(2 * MIB)
+    path = await wire.open_upload()
+    wire.send("PATCH", path, data)
+    wire.send("PUT", f"{path}?digest={Digest.of(data)}")
+    wire.send("GET", "/v2/")
+    assert [(await wire.answer())[0] for _ in range(3)] == [202, 201, 200]
+    await wire.close()
+
+
+async def test_a_client_that_asks_first_is_told_to_go_on(client: Client) -> None:
+    wire = await Wire.to(client)
+    data = os.urandom(2 * MIB)
+    path = await wire.open_upload()
+    wire.send("PATCH", path, length=len(data), headers="Expect: 100-continue\r\n")
+    assert (await wire.answer())[0] == 100
+    wire.writer.write(data)
+    assert (await wire.answer())[0] == 202
+    wire.send("PUT", f"{path}?digest={Digest.of(data)}")
+    assert (await wire.answer())[0] == 201
+    await wire.close()
+
+
+async def test_a_connection_that_is_to_be_closed_is_closed(client: Client) -> None:
+    wire = await Wire.to(client)
+    data = os.urandom(2 * MIB)
+    wire.send("POST", f"/v2/a/blobs/uploads/?digest={Digest.of(data)}", data, headers="Connection: close\r\n")
+    assert (await wire.answer())[0] == 201
+    async with asyncio.timeout(1):
+        assert await wire.reader.read() == b""
+    await wire.close()
+
+
+async def test_a_refused_body_ends_the_connection(client: Client) -> None:
+    wire = await Wire.to(client)
+    data = os.urandom(2 * MIB)
+    wire.send("POST", f"/v2/a/blobs/uploads/?digest={Digest.of(b'else')}", data)
+    status, headers = await wire.answer()
+    assert status == 400
+    # Everything was read, so even after an error the connection is as good as new.
+    assert "connection" not in headers
+    wire.send("GET", "/v2/")
+    assert (await wire.answer())[0] == 200
+    await wire.close()
+
+
+async def test_a_break_in_a_large_body_is_resumed(client: Client) -> None:
+    data = os.urandom(3 * MIB)
+    first = await Wire.to(client)
+    path = await first.open_upload()
+    first.send("PATCH", path, data[: 2 * MIB], length=len(data))
+    await first.writer.drain()
+    await first.close()
+    second = await Wire.to(client)
+    async with asyncio.timeout(10):
+        offset = 0
+        while offset < 2 * MIB:
+            second.send("GET", path)
+            offset = int((await second.answer())[1]["range"].partition("-")[2]) + 1
+            await asyncio.sleep(0.01)
+    second.send("PUT", f"{path}?digest={Digest.of(data)}", data[offset:])
+    assert (await second.answer())[0] == 201
+    await second.close()
+
+
+async def test_a_slow_large_body_is_on_disk_while_it_comes(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "BODY_PAUSE_SECONDS", 0.05)
+    data = os.urandom(2 * MIB)
+    wire, other = await Wire.to(client), await Wire.to(client)
+    path = await wire.open_upload()
+    wire.send("PATCH", path, data[:100_000], length=len(data))
+    async with asyncio.timeout(10):
+        arrived = 0
+        while arrived < 100_000 - 4096:  # less than a block waits in memory where the disk is written directly
+            other.send("GET", path)
+            arrived = int((await other.answer())[1]["range"].partition("-")[2]) + 1
+            await asyncio.sleep(0.01)
+    wire.writer.write(data[100_000:])
+    assert (await wire.answer())[0] == 202
+    wire.send("PUT", f"{path}?digest={Digest.of(data)}")
+    assert (await wire.answer())[0] == 201
+    await wire.close()
+    await other.close()
+
+
+@pytest.mark.parametrize("length", [2 * MIB, 100_000])
+async def test_a_client_that_falls_silent_is_dropped(
+    client: Client, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    for module in (bodies, direct):
+        monkeypatch.setattr(module, "BODY_PAUSE_SECONDS", 0.05)
+        monkeypatch.setattr(module, "BODY_STALL_SECONDS", 0.2)
+    wire, other = await Wire.to(client), await Wire.to(client)
+    path = await wire.open_upload()
+    wire.send("PATCH", path, b"x" * 5000, length=length)
+    async with asyncio.timeout(10):
+        assert await wire.reader.read() == b""
+    # What it had sent is kept for when it comes back.
+    other.send("GET", path)
+    assert (await other.answer())[1]["range"] == "0-4999"
+    await wire.close()
+    await other.close()
