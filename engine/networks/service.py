@@ -242,8 +242,9 @@ class NetworkService:
     async def validate_wish(self, mode: str, endpoints: Mapping[str, W], blank: W | None = None) -> dict[str, W]:
         """Check a new container's networks.
 
-        The result is by network name, that of ``mode`` (``blank`` if none was given) first. A network that does not
-        exist is no error before the start, as with dockerd; it keeps the name it was given. Raises an ``EngineError``.
+        Those that are given are all it joins; only where there is none it joins that of ``mode``, with ``blank``. The
+        result is by network name, that of ``mode`` first. A network that does not exist is no error before the start,
+        as with dockerd; it keeps the name it was given. Raises an ``EngineError``.
         """
         if mode.startswith("container:"):
             if endpoints:
@@ -253,9 +254,9 @@ class NetworkService:
             return {}
         known = {self._known_name(name): wish for name, wish in endpoints.items()}
         first = self._known_name(mode)
-        if first not in known and blank is not None:
+        if not known and blank is not None:
             known[first] = blank
-        if len(known) > 1 and first in ("host", "none"):
+        if first in ("host", "none") and known.keys() - {first}:
             raise InvalidParameter(
                 "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
             )

@@ -598,7 +598,7 @@ async def test_wishes_are_checked_before_a_container_exists(house: House) -> Non
     await house.network(name="mine")
     blank = Wish()
     assert list(await house.service.validate_wish("default", {}, blank)) == ["bridge"]
-    assert list(await house.service.validate_wish("mine", {"bridge": blank}, blank)) == ["mine", "bridge"]
+    assert list(await house.service.validate_wish("mine", {"bridge": blank}, blank)) == ["bridge"]
     assert await house.service.validate_wish("container:x", {}, blank) == {}
     assert list(await house.service.validate_wish("absent", {}, blank)) == ["absent"]
     with pytest.raises(InvalidParameter, match="user specified IP address is supported on user defined networks only"):

@@ -101,6 +101,18 @@ async def test_without_a_bridge_containers_have_no_network(stage: Stage) -> None
     assert list(await service.validate_wish("default", {}, EndpointWish())) == ["bridge"]
 
 
+async def test_the_networks_that_are_given_are_all_of_them(stage: Stage) -> None:
+    town, wish = (await stage.service.create(CreateNetwork(name="town")))[0], EndpointWish()
+    assert await stage.service.validate_wish("default", {"town": wish}, EndpointWish()) == {"town": wish}
+    assert await stage.service.validate_wish("bridge", {town.id: wish}, EndpointWish()) == {"town": wish}
+    both = await stage.service.validate_wish("town", {"absent": wish, town.id[:12]: wish}, EndpointWish())
+    assert list(both) == ["town", "absent"]
+    for mode in ("host", "none"):
+        assert list(await stage.service.validate_wish(mode, {}, wish)) == [mode]
+        with pytest.raises(InvalidParameter, match="cannot attach both user-defined and non-user-defined"):
+            await stage.service.validate_wish(mode, {"town": wish}, wish)
+
+
 @dataclass(frozen=True)
 class EndpointWish:
     ipam_config: Any = None
