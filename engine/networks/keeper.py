@@ -234,7 +234,7 @@ class SandboxKeeper:
             endpoint = gateway_endpoint(sandbox, version)
             if endpoint is not None:
                 gateway = endpoint.gateway if version == 4 else endpoint.ipv6_gateway
-                ways.append((everywhere, gateway, "" if gateway else endpoint.interface))
+                ways.append((everywhere, gateway, endpoint.interface))
         if ways and sandbox.namespace is not None:
             try:
                 await run_in("net", _set_routes_sync, sandbox.namespace, ways)
@@ -519,11 +519,11 @@ class SandboxKeeper:
 
 
 def _set_routes_sync(namespace: NetworkNamespace, ways: Sequence[tuple[str, str, str]]) -> None:
-    """Routes as (destination, gateway, interface); the interface counts where there is no gateway."""
+    """Routes as (destination, gateway, interface); a link-local gateway means nothing without the interface."""
     inside = RouteSocket(namespace.socket)
     requests = []
     for destination, gateway, interface in ways:
-        link = inside.link_sync(interface) if interface else None
+        link = inside.link_sync(interface)
         requests.append(netlink.add_route(destination, gateway, link.index if link is not None else 0))
     inside.send_sync(*requests)
 

@@ -620,6 +620,16 @@ async def test_ipv6_networks(house: House) -> None:
     assert reach(gateway, port) and reaches(client, gateway, port)
 
 
+async def test_ipv6_networks_of_link_local_addresses(house: House) -> None:
+    block = IpamBlock(subnet="fe80:1234::/64")
+    await house.service.create(CreateNetwork(name="near", has_ipv6=True, blocks=(block,)))
+    web, client = [await house.open(name, mode="near") for name in ("web", "client")]
+    web.listen(family=socket.AF_INET6)
+    address = web.sandbox.endpoints["near"].global_ipv6_address
+    assert address.startswith("fe80:1234::")
+    assert reaches(client, f"{address}%eth0", 80)
+
+
 def kernel_lacks(kind: str) -> bool:
     """Whether this kernel can make no interface of that kind."""
     script = f"ip link add one type veth peer name two && ip link add probe link one type {kind}"
