@@ -114,7 +114,7 @@ def elements(model: FirewallModel) -> dict[str, list[str]]:
             found["internal"].append(name)
         if bridge.can_talk:
             found["talking"].append(f"{name} . {name}")
-    for passage in model.passages:
+    for passage in dict.fromkeys(model.passages):  # two links to one container are one passage
         found["passages"].append(f"{passage.source} . {passage.destination} . {passage.protocol} . {passage.port}")
     for port in model.ports:
         target, key, value = _element(port)

@@ -605,6 +605,23 @@ async def test_wishes_are_checked_before_a_container_exists(house: House) -> Non
         await house.service.validate_wish("bridge", {"bridge": Wish(ipam_config=Addresses("10.1.1.1"))}, blank)
 
 
+async def test_many_quick_changes_are_not_taken_for_damage(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    async def live(number: int) -> None:
+        port = free_port()
+        for turn in range(4):
+            network = await house.network(name=f"n{number}-{turn}")
+            box = await house.open(f"c{number}-{turn}", mode=network.name, ports={"80/tcp": [Binding(host_port=port)]})
+            await house.end(box)
+            while house.service.endpoints(network):
+                await asyncio.sleep(0.01)
+            await house.service.remove(network.id)
+            await asyncio.sleep(0.03)
+
+    await asyncio.gather(*(live(number) for number in range(3)))
+    await asyncio.sleep(0.2)
+    assert "from outside" not in caplog.text
+
+
 async def test_ipv6_networks(house: House) -> None:
     await house.network(name="six", has_ipv6=True)
     port = free_port()
