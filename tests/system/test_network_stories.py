@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import time
 import urllib.error
@@ -247,7 +248,11 @@ def test_ports_are_published_by_the_first_network_that_can(berth: Berth) -> None
     second = berth.docker("run", "--rm", "-p", f"{port}:80", "busybox", "true")
     assert second.returncode == 125 and f"Bind for 0.0.0.0:{port} failed: port is already allocated" in second.stderr
     berth.kill()
-    berth.start()
+    try:
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("", port))
+    finally:
+        berth.start()
     assert page(port) and berth.docker("port", "web").stdout == f"80/tcp -> 0.0.0.0:{port}\n"
     berth.docker("rm", "-f", "web", check=True)
     serve(berth, "next", "-p", f"{port}:80")
