@@ -17,6 +17,7 @@ from engine.networks.firewall import Firewall
 from engine.networks.links import HostLinks, write_sysctl_sync
 from engine.networks.model import OPTION_BRIDGE, OPTION_MTU, EndpointState, Network
 from engine.networks.ruleset import BridgeRules
+from engine.networks.wishes import sysctl_of
 from engine.tasks import run_in
 
 ALIAS = "berth"
@@ -133,6 +134,8 @@ def configure_inside_sync(endpoint: EndpointState, namespace: NetworkNamespace) 
         raise OSError(f"interface {endpoint.interface} is not in the container's namespace")
     if endpoint.global_ipv6_address or any(":" in address for address in endpoint.link_local):
         namespaces.set_ipv6_sync(namespace.fd, endpoint.interface, True)
+    if endpoint.sysctls:
+        namespaces.write_sysctls_sync(namespace.fd, [sysctl_of(s, endpoint.interface) for s in endpoint.sysctls])
     given = (
         (endpoint.ip_address, endpoint.ip_prefix_len),
         (endpoint.global_ipv6_address, endpoint.global_ipv6_prefix_len),

@@ -5,6 +5,7 @@ Nothing of it is in the kernel yet; the driver puts it there.
 
 from __future__ import annotations
 
+import re
 import secrets
 
 from engine.errors import Forbidden, InvalidParameter
@@ -13,6 +14,9 @@ from engine.networks import ipam
 from engine.networks.model import AddressWish, EndpointState, EndpointWish, Network
 from engine.networks.sandbox import Sandbox
 from engine.networks.store import NetworkStore
+from engine.networks.wishes import wished_sysctls
+
+_TURNS_IPV6_OFF = re.compile(r"net\.ipv6\.conf\.(?i:ifname)\.disable_ipv6=\s*1\s*")
 
 
 def lease_endpoint(
@@ -31,7 +35,8 @@ def lease_endpoint(
         if network.has_ipv4 and network.ipam_driver != "null":
             address, prefix = store.lease(network, 4, asked.ipv4_address if asked else "")
             ip, hardware = str(address), hardware or ipam.mac_of(address)
-        if network.has_ipv6:
+        sysctls = wished_sysctls(wish)
+        if network.has_ipv6 and sandbox.has_ipv6 and not any(_TURNS_IPV6_OFF.fullmatch(s) for s in sysctls):
             address, prefix6 = store.lease(network, 6, asked.ipv6_address if asked else "")
             ip6, hardware = str(address), hardware or ipam.mac_of(address)
     except ipam.PoolExhausted as error:
@@ -65,6 +70,7 @@ def lease_endpoint(
         gw_priority=wish.gw_priority if wish is not None else 0,
         is_routed=network.leads_outside and network.is_routed,
         link_local=link_local,
+        sysctls=sysctls,
     )
 
 

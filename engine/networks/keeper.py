@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 import msgspec
@@ -49,6 +49,7 @@ from engine.networks.sandbox import (
     translations,
 )
 from engine.networks.store import NetworkStore
+from engine.networks.wishes import choose_interface, wished_interface
 from engine.tasks import KeyedLocks, Nursery, run_blocking, run_in
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class SandboxKeeper:
             await asyncio.wait((last,))
         mode = "bridge" if request.mode in ("", "default") else request.mode
         sandbox = Sandbox(request.container_id, request.name, new_id(), mode, directory=str(request.directory))
-        sandbox.hostname, sandbox.domainname = request.hostname, request.domainname
+        sandbox.hostname, sandbox.domainname, sandbox.has_ipv6 = request.hostname, request.domainname, request.has_ipv6
         sandbox.exposed = tuple(dict.fromkeys((*request.ports.exposed, *request.ports.bindings)))
         async with contextlib.AsyncExitStack() as undo:
             if mode.startswith("container:"):
@@ -163,12 +164,15 @@ class SandboxKeeper:
             raise SystemFailure(f"cannot create a network namespace: {error}") from error
         undo.callback(namespace.close)
         sandbox.namespace, sandbox.netns_path = namespace, namespace.path
-        for number, (network, wish) in enumerate(self._wishes(request)):
+        wishes = self._wishes(request)
+        reserved = {wished_interface(wish) for _, wish in wishes}
+        for number, (network, wish) in enumerate(wishes):
             if network.driver == "null":
                 sandbox.endpoints[network.name] = self._passive_endpoint(network.name)
                 continue
             mac = request.mac_address if number == 0 else ""
-            endpoint = await self._lease(sandbox, network, wish, f"eth{number}", mac)
+            interface = _choose_interface(sandbox, network, wish, reserved)
+            endpoint = await self._lease(sandbox, network, wish, interface, mac)
             undo.push_async_callback(self._release, endpoint, namespace)
             await self._attach(network, endpoint, namespace)
             sandbox.endpoints[network.name] = endpoint
@@ -369,6 +373,7 @@ class SandboxKeeper:
             domainname=document.domainname,
             extra_hosts=document.extra_hosts,
             upstream=document.upstream,
+            has_ipv6=document.has_ipv6,
         )
         for endpoint in sandbox.endpoints.values():
             network = self._store.by_id(endpoint.network_id)
@@ -445,8 +450,7 @@ class SandboxKeeper:
                 return sandbox.endpoints.setdefault(network.name, self._passive_endpoint(network.name))
             async with contextlib.AsyncExitStack() as undo:
                 await self._enter(sandbox, undo)
-                used = {e.interface for e in sandbox.endpoints.values()}
-                interface = next(f"eth{i}" for i in range(len(used) + 1) if f"eth{i}" not in used)
+                interface = _choose_interface(sandbox, network, wish)
                 endpoint = await self._lease(sandbox, network, wish, interface, "")
                 async with contextlib.AsyncExitStack() as failing:
                     failing.push_async_callback(self._release, endpoint, sandbox.namespace)
@@ -526,6 +530,14 @@ def _set_routes_sync(namespace: NetworkNamespace, ways: Sequence[tuple[str, str,
         link = inside.link_sync(interface)
         requests.append(netlink.add_route(destination, gateway, link.index if link is not None else 0))
     inside.send_sync(*requests)
+
+
+def _choose_interface(
+    sandbox: Sandbox, network: Network, wish: EndpointWish | None, reserved: Set[str] = frozenset()
+) -> str:
+    """A name that no endpoint has, and none of the ``reserved`` ones unless it was wished for."""
+    used = {endpoint.interface for endpoint in sandbox.endpoints.values()}
+    return choose_interface(network, wish, used if wished_interface(wish) else used | reserved)
 
 
 def _rewrite_sync(path: Path, text: str) -> None:

@@ -18,6 +18,7 @@ import msgspec
 DEFAULT_NETWORKS = ("bridge", "host", "none")
 OPTION_BRIDGE = "com.docker.network.bridge."
 OPTION_MTU = "com.docker.network.driver.mtu"
+OPTION_PREFIX = "com.docker.network.container_iface_prefix"
 
 
 class IpamBlock(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +119,8 @@ class EndpointState(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a default route leads into the interface as it is, without a gateway."""
     link_local: tuple[str, ...] = ()
     """Further addresses of 169.254.0.0/16 and fe80::/64 that were asked for."""
+    sysctls: tuple[str, ...] = ()
+    """Settings of the interface, ``net.X.Y.IFNAME.Z=V``."""
 
 
 class PortState(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,6 +149,7 @@ class SandboxDocument(msgspec.Struct, frozen=True, kw_only=True):
     domainname: str = ""
     extra_hosts: tuple[tuple[str, str], ...] = ()
     upstream: tuple[str, ...] = ()
+    has_ipv6: bool = True
 
 
 class AddressWish(Protocol):
@@ -228,3 +232,5 @@ class SandboxRequest:
     extra_hosts: Sequence[str] = ()
     links: Sequence[Link] = ()
     mac_address: str = ""
+    has_ipv6: bool = True
+    """Whether it may have IPv6 addresses: not when its settings (sysctls) turn IPv6 off."""

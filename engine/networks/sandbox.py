@@ -43,6 +43,8 @@ class Sandbox:
     extra_hosts: tuple[tuple[str, str], ...] = ()
     upstream: tuple[str, ...] = ()
     """The name servers it was given; none means the host's."""
+    has_ipv6: bool = True
+    """Whether it may have IPv6 addresses."""
     has_resolver: bool = False
     namespace: NetworkNamespace | None = None
     held: list[HeldPort] = field(default_factory=list)
@@ -90,6 +92,7 @@ class Sandbox:
             domainname=self.domainname,
             extra_hosts=self.extra_hosts,
             upstream=self.upstream,
+            has_ipv6=self.has_ipv6,
         )
 
 

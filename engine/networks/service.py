@@ -29,14 +29,13 @@ from engine.networks.creation import CreateNetwork, check_name, plan_blocks, ref
 from engine.networks.driver import Driver, PassiveDriver
 from engine.networks.firewall import Firewall
 from engine.networks.handles import NamespaceHandles
-from engine.networks.ipam import Subnet, is_address_in
+from engine.networks.ipam import Subnet
 from engine.networks.keeper import SandboxKeeper
 from engine.networks.links import HostLinks
 from engine.networks.macvlan import MacvlanDriver
 from engine.networks.model import (
     OPTION_BRIDGE,
     OPTION_MTU,
-    AddressWish,
     EndpointState,
     EndpointWish,
     IpamBlock,
@@ -50,6 +49,7 @@ from engine.networks.nameserver import NameServer
 from engine.networks.ports import HostPorts
 from engine.networks.sandbox import Sandbox
 from engine.networks.store import NetworkStore
+from engine.networks.wishes import check_wish
 from engine.tasks import run_blocking
 
 log = logging.getLogger(__name__)
@@ -261,7 +261,7 @@ class NetworkService:
                 "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
             )
         for name, wish in known.items():
-            _check_wish(name, self._store.by_name(name), wish)
+            check_wish(name, self._store.by_name(name), wish)
         return dict(sorted(known.items(), key=lambda item: (item[0] != first, item[0])))
 
     def _known_name(self, reference: str) -> str:
@@ -472,47 +472,6 @@ class NetworkService:
         if network is not None:
             attributes |= {"name": network.name, "type": network.driver}
             self._events.publish("network", action, network.id, attributes)
-
-
-def _check_wish(name: str, network: Network | None, wish: EndpointWish) -> None:
-    """What a network can grant at all, as dockerd checks it when a container is created.
-
-    Of a network that is not there (``None``) only the spelling of addresses is known.
-    """
-    asked = wish.ipam_config
-    problems = _misspelt(asked) if asked is not None else []
-    addresses = [a for a in (asked.ipv4_address, asked.ipv6_address) if a] if asked is not None else []
-    if network is None or problems:
-        pass
-    elif network.is_predefined:
-        if addresses:
-            problems.append("user specified IP address is supported on user defined networks only")
-        if wish.aliases:
-            problems.append("network-scoped aliases are only supported for user-defined networks")
-    elif addresses and not network.has_own_subnets:
-        problems.append(
-            "user specified IP address is supported only when connecting to networks with user configured subnets"
-        )
-    else:
-        problems += [
-            f"no configured subnet or ip-range contain the IP address {address}"
-            for address in addresses
-            if not any(is_address_in(address, block.subnet) for block in network.blocks)
-        ]
-    if problems:
-        text = "\n".join(problems)
-        raise InvalidParameter(f"invalid config for network {name}: invalid endpoint settings:\n{text}")
-
-
-def _misspelt(asked: AddressWish) -> list[str]:
-    """What is no address, or none of its kind, in dockerd's words."""
-    problems = []
-    if asked.ipv4_address and not ipam.is_usable(asked.ipv4_address, 4):
-        problems.append(f"invalid IPv4 address: {asked.ipv4_address}")
-    if asked.ipv6_address and not ipam.is_usable(asked.ipv6_address, 6):
-        problems.append(f"invalid IPv6 address: {asked.ipv6_address}")
-    unusable = [a for a in asked.link_local_ips or () if not (ipam.is_usable(a, 4) or ipam.is_usable(a, 6))]
-    return [*problems, *(f"invalid link-local IP address: {address}" for address in unusable)]
 
 
 def _contains(wanted: tuple[str, ...], value: str) -> bool:
