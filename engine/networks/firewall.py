@@ -210,7 +210,7 @@ class Firewall:
 
 async def _forget_flows(ports: Iterable[PublishedPort]) -> None:
     """A UDP client that goes on sending must find the container that has the port now, and no other."""
-    numbers = {port.host_port for port in ports if port.protocol == "udp"}
+    numbers = {port.host_port for port in ports if port.protocol == "udp" and port.host_port}
     if numbers:
         try:
             await run_in("net", conntrack.forget_sync, numbers)

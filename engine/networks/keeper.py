@@ -260,8 +260,11 @@ class SandboxKeeper:
         failed = (
             f"driver failed programming external connectivity on endpoint {sandbox.name} ({endpoint.endpoint_id}): "
         )
+        places = [(wish, self._host_addresses(wish, network, endpoint)) for wish in wishes]
         try:
-            held = self._host_ports.reserve([(w, self._host_addresses(w, network, endpoint)) for w in wishes])
+            held = self._host_ports.reserve(
+                [(w, tuple(a for a in addresses if not _is_routed(network, a))) for w, addresses in places]
+            )
         except PortTaken as error:
             raise SystemFailure(failed + error.text) from error
         except OSError as error:
@@ -270,10 +273,14 @@ class SandboxKeeper:
         undo.callback(sandbox.lose_ports)
         sandbox.held = held
         sandbox.hold_fds = tuple(h.socket.fileno() for h in held if h.socket is not None)
-        sandbox.published = tuple(
-            PortState(port=h.wish.port, host_ip=h.host_ip, host_port=h.host_port)
-            for h in sorted(held, key=lambda h: (h.wish.container_port, h.wish.protocol, h.host_port))
+        opened = dict.fromkeys(
+            PortState(port=wish.port, host_ip="::" if ":" in address else "0.0.0.0", host_port=0)
+            for wish, addresses in places
+            for address in addresses
+            if _is_routed(network, address)
         )
+        kept = [PortState(port=h.wish.port, host_ip=h.host_ip, host_port=h.host_port) for h in held]
+        sandbox.published = tuple(sorted((*kept, *opened), key=_port_order))
         sandbox.ports = port_map(sandbox.exposed, sandbox.published)
         undo.push_async_callback(self._firewall.unpublish, sandbox.container_id)
         try:
@@ -382,6 +389,8 @@ class SandboxKeeper:
                     with contextlib.suppress(ValueError):  # taken twice: the first container keeps it
                         self._store.lease(network, version, address)
         for port in sandbox.published:
+            if not port.host_port:
+                continue
             self._host_ports.adopt(port.port.partition("/")[2], port.host_ip, port.host_port)
         target = publishing_endpoint(sandbox)
         if sandbox.published and target is not None:
@@ -530,6 +539,18 @@ def _set_routes_sync(namespace: NetworkNamespace, ways: Sequence[tuple[str, str,
         link = inside.link_sync(interface)
         requests.append(netlink.add_route(destination, gateway, link.index if link is not None else 0))
     inside.send_sync(*requests)
+
+
+def _is_routed(network: Network, host_address: str) -> bool:
+    """Whether the network leads to published ports by the containers' addresses instead of the host's."""
+    return network.gateway_mode(6 if ":" in host_address else 4) == "routed"
+
+
+def _port_order(state: PortState) -> tuple[int, str, int, int]:
+    """By container port; IPv4 before IPv6 where one of both is routed."""
+    number, _, protocol = state.port.partition("/")
+    rank = 1 if state.host_port else 2 if ":" in state.host_ip else 0
+    return int(number), protocol, rank, state.host_port
 
 
 def _choose_interface(

@@ -78,6 +78,12 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
         value = self.options.get(OPTION_BRIDGE + name)
         return default if value is None else value.strip().lower() in ("1", "t", "true")
 
+    def gateway_mode(self, version: int) -> str:
+        """How a bridge leads to the world with IP ``version``: ``nat``, ``nat-unprotected`` (every port of a container
+        is open), ``routed`` (published ports are open at the container's own address) or ``isolated`` (the host is not
+        on the network)."""
+        return self.options.get(f"{OPTION_BRIDGE}gateway_mode_ipv{version}", "nat")
+
     @property
     def leads_outside(self) -> bool:
         """Whether containers reach the world through it: not if it is internal, or on no interface of the host."""
@@ -124,7 +130,10 @@ class EndpointState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PortState(msgspec.Struct, frozen=True, kw_only=True):
-    """A published port of a running container; ``port`` is the container's, written ``80/tcp``."""
+    """A published port of a running container; ``port`` is the container's, written ``80/tcp``.
+
+    ``host_port`` 0 is no port of the host: the container's own is open.
+    """
 
     port: str
     host_ip: str

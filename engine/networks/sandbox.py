@@ -103,7 +103,7 @@ def port_map(exposed: tuple[str, ...], published: tuple[PortState, ...]) -> dict
         for port, protocol in parse_port(text):
             found[f"{port}/{protocol}"] = None
     for one in published:
-        entry = {"HostIp": one.host_ip, "HostPort": str(one.host_port)}
+        entry = {"HostIp": one.host_ip, "HostPort": str(one.host_port or "")}
         found[one.port] = [*(found.get(one.port) or []), entry]
     return found
 
@@ -134,7 +134,7 @@ def translations(sandbox: Sandbox, endpoint: EndpointState) -> list[PublishedPor
         target = endpoint.global_ipv6_address if ":" in one.host_ip else endpoint.ip_address
         if target:
             found.append(PublishedPort(protocol, one.host_ip, one.host_port, target, int(number)))
-    return found
+    return list(dict.fromkeys(found))
 
 
 def hosts_of(sandbox: Sandbox) -> str:

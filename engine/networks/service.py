@@ -386,7 +386,9 @@ class NetworkService:
         if not request.is_config_only:
             wanted = request
             if source is not None:
-                wanted = CreateNetwork(name=request.name, has_ipv6=source.has_ipv6, blocks=source.blocks)
+                wanted = CreateNetwork(
+                    name=request.name, has_ipv6=source.has_ipv6, blocks=source.blocks, options=source.options
+                )
             blocks = plan_blocks(wanted, network_id, self._pools, self._live_subnets(), await self._host_subnets())
         network = Network(
             id=network_id,

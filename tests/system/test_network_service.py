@@ -32,7 +32,7 @@ from engine.kernel import namespaces, netlink
 from engine.kernel.namespaces import NetworkNamespace
 from engine.kernel.netlink import RouteSocket
 from engine.names import new_id
-from engine.networks.model import IpamBlock, Link, Network, PortsWish, SandboxRequest
+from engine.networks.model import OPTION_BRIDGE, IpamBlock, Link, Network, PortsWish, SandboxRequest
 from engine.networks.sandbox import Sandbox
 from engine.networks.service import CreateNetwork, NetworkService, table_name
 from tests.support.leaks import processes
@@ -620,6 +620,43 @@ async def test_many_quick_changes_are_not_taken_for_damage(house: House, caplog:
     await asyncio.gather(*(live(number) for number in range(3)))
     await asyncio.sleep(0.2)
     assert "from outside" not in caplog.text
+
+
+async def test_gateway_modes(house: House, outside: Box) -> None:
+    def modes(both: str) -> dict[str, str]:
+        return {f"{OPTION_BRIDGE}gateway_mode_ipv{version}": both for version in (4, 6)}
+
+    for mode in ("routed", "nat-unprotected"):
+        await house.network(name=mode, options=modes(mode))
+    with pytest.raises(InvalidParameter, match=r"gateway_mode_ipv4 value: x \(unknown gateway mode x\)"):
+        await house.network(name="x", options=modes("x"))
+    with pytest.raises(InvalidParameter, match="gateway mode 'isolated' can only be used for an internal network"):
+        await house.network(name="x", options=modes("isolated"))
+    near = await house.open("near")
+    ports = {"80/tcp": [Binding(host_port=free_port())]}
+    routed = await house.open("routed", mode="routed", ports=ports, exposed=("80/tcp", "81/tcp"))
+    assert routed.sandbox.ports == {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": ""}], "81/tcp": None}
+    assert routed.sandbox.hold_fds == ()
+    for number in (80, 81):
+        routed.listen(number)
+        assert [reaches(box, routed.ip("routed"), number) for box in (near, outside)] == [number == 80] * 2
+    await house.restart_daemon()
+    assert reaches(near, routed.ip("routed"), 80)
+    listener = outside.listen(7777)
+    routed.connect(f"10.251.{THIRD}.2", 7777)
+    connection, (peer, _) = listener.accept()
+    connection.close()
+    assert peer == routed.ip("routed")
+    bare = await house.open("bare", mode="nat-unprotected")
+    bare.listen(81)
+    assert reaches(near, bare.ip("nat-unprotected"), 81) and reaches(outside, bare.ip("nat-unprotected"), 81)
+    alone = await house.network(name="alone", options=modes("isolated"), is_internal=True)
+    one, two = [await house.open(name, mode="alone") for name in ("one", "two")]
+    one.listen()
+    assert one.sandbox.endpoints["alone"].gateway == "" and reaches(two, one.ip("alone"), 80)
+    with contextlib.closing(RouteSocket()) as host:
+        link = host.link_sync(alone.interface)
+        assert link is not None and link.index not in {address.index for address in host.addresses_sync()}
 
 
 async def test_ipv6_networks(house: House) -> None:
