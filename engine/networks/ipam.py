@@ -137,11 +137,6 @@ def unique_local_subnet(seed: str, taken: Sequence[Subnet]) -> IPv6Network:
     raise PoolExhausted("could not find an available, non-overlapping IPv6 address pool")
 
 
-def mac_of(address: Ip) -> str:
-    """The hardware address that goes with an IPv4 address, as docker derives it; with IPv6 from its last four bytes."""
-    return ":".join(f"{byte:02x}" for byte in b"\x02\x42" + address.packed[-4:])
-
-
 def is_usable(address: str, version: int) -> bool:
     """Whether ``address`` is one of that IP version that an interface can have; IPv4 in IPv6's clothes is neither."""
     try:

@@ -21,6 +21,7 @@ from engine.kernel.namespaces import NetworkNamespace
 from engine.kernel.netlink import RouteSocket
 from engine.names import new_id, short
 from engine.networks import namefiles
+from engine.networks.announcement import Announcer
 from engine.networks.driver import Driver
 from engine.networks.endpoints import give_back, lease_endpoint
 from engine.networks.firewall import Firewall
@@ -82,6 +83,7 @@ class SandboxKeeper:
         self._daemon_dns = host_dns or namefiles.ResolvConf()
         self._handles = handles
         self._pool = NamespacePool()
+        self._announcer = Announcer()
         self._nursery = Nursery("sandboxes")
         self._locks = KeyedLocks()
         self._sandboxes: dict[str, Sandbox] = {}
@@ -219,9 +221,11 @@ class SandboxKeeper:
             raise SystemFailure(
                 f"failed to create endpoint {endpoint.endpoint_id} on network {network.name}: {error}"
             ) from error
+        await self._announcer.start(network, endpoint, namespace)
 
     async def _release(self, endpoint: EndpointState, namespace: NetworkNamespace | None) -> None:
         """Give an endpoint's addresses back once its interface is gone."""
+        self._announcer.stop(endpoint)
         network = self._store.by_id(endpoint.network_id)
         if network is not None:
             try:
@@ -409,6 +413,8 @@ class SandboxKeeper:
         if sandbox is None:
             return
         sandbox.let_go()
+        for endpoint in sandbox.endpoints.values():
+            self._announcer.stop(endpoint)
         for port in sandbox.published:
             self._host_ports.forget(port.port.partition("/")[2], port.host_ip, port.host_port)
         task = self._nursery.start(self._clear(sandbox), name=f"clear-{short(container_id)}")
@@ -525,6 +531,7 @@ class SandboxKeeper:
         if self._clearing:
             await asyncio.wait(tuple(self._clearing.values()))
         await self._nursery.aclose()
+        await self._announcer.aclose()
         await self._resolver.aclose()
         for sandbox in self._sandboxes.values():
             sandbox.let_go()

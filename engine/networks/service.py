@@ -24,6 +24,7 @@ from engine.filters import Filters
 from engine.journal import Journal
 from engine.names import new_id
 from engine.networks import ipam
+from engine.networks.announcement import announcement_plan
 from engine.networks.bridge import BridgeDriver
 from engine.networks.creation import CreateNetwork, check_name, plan_blocks, refuse_duplicate_bridge
 from engine.networks.driver import Driver, PassiveDriver
@@ -360,6 +361,7 @@ class NetworkService:
             network = await self._plan(request)
             driver = self._drivers[network.driver]
             try:
+                announcement_plan(network.options)
                 driver.check(network)
             except ValueError as error:
                 raise InvalidParameter(str(error)) from error

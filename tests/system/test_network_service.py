@@ -622,6 +622,20 @@ async def test_many_quick_changes_are_not_taken_for_damage(house: House, caplog:
     assert "from outside" not in caplog.text
 
 
+async def test_neighbours_hear_of_a_restarted_containers_new_hardware_address(house: House) -> None:
+    client, first = await house.open("client"), await house.open("web")
+    first.listen()
+    assert reaches(client, first.ip(), 80)
+    old = first.sandbox.endpoints["bridge"]
+    await house.end(first)
+    while (second := await house.open("web")).ip() != old.ip_address:
+        await house.end(second)
+    assert second.sandbox.endpoints["bridge"].mac_address != old.mac_address
+    second.listen()
+    await asyncio.sleep(0.1)
+    assert reaches(client, old.ip_address, 80, timeout=0.9), "the client still talks to the old hardware address"
+
+
 async def test_gateway_modes(house: House, outside: Box) -> None:
     def modes(both: str) -> dict[str, str]:
         return {f"{OPTION_BRIDGE}gateway_mode_ipv{version}": both for version in (4, 6)}
