@@ -89,7 +89,11 @@ def plan_blocks(
     elif orphans:
         raise InvalidParameter(_no_match(orphans[0]))
     if request.has_ipv6 and 6 not in versions:
-        found.append(IpamBlock(subnet=str(ipam.unique_local_subnet(network_id, [*taken, *host_subnets]))))
+        try:
+            six = ipam.choose_ipv6_subnet(pools, network_id, [*taken, *host_subnets])
+        except ipam.PoolExhausted as error:
+            raise EngineError("all predefined address pools have been fully subnetted") from error
+        found.append(IpamBlock(subnet=str(six)))
     isolated = {option for option, value in request.options.items() if value == "isolated"}
     wanted = [block for block in found if request.has_ipv6 or block.network.version == 4]
     return tuple(

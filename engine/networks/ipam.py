@@ -127,6 +127,13 @@ def choose_subnet(pools: Sequence[tuple[str, int]], taken: Sequence[Subnet], ver
     raise PoolExhausted("could not find an available, non-overlapping address pool among the defaults")
 
 
+def choose_ipv6_subnet(pools: Sequence[tuple[str, int]], seed: str, taken: Sequence[Subnet]) -> Subnet:
+    """A free IPv6 subnet: from the pools if any is of that version, else a private one that goes with ``seed``."""
+    if any(ip_network(base).version == 6 for base, _ in pools):
+        return choose_subnet(pools, taken, version=6)
+    return unique_local_subnet(seed, taken)
+
+
 def unique_local_subnet(seed: str, taken: Sequence[Subnet]) -> IPv6Network:
     """A private IPv6 /64 (RFC 4193) for a network whose id is ``seed`` (hexadecimal)."""
     for start in range(len(seed) - 14):

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
-from ipaddress import IPv4Interface, ip_interface, ip_network
+from ipaddress import ip_interface
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,8 +25,9 @@ from engine.journal import Journal
 from engine.names import new_id
 from engine.networks import ipam
 from engine.networks.announcement import announcement_plan
-from engine.networks.bridge import BridgeDriver
+from engine.networks.bridge import ALIAS, BridgeDriver
 from engine.networks.creation import CreateNetwork, check_name, plan_blocks, refuse_duplicate_bridge
+from engine.networks.defaultbridge import Interface, told_block
 from engine.networks.driver import Driver, PassiveDriver
 from engine.networks.firewall import Firewall
 from engine.networks.handles import NamespaceHandles
@@ -148,7 +149,6 @@ class NetworkService:
 
     async def _default_bridge(self, known: Network | None) -> Network:
         config, name = self._config, self._config.bridge_name
-        gateway = await self._default_gateway(known)
         options = {
             OPTION_BRIDGE + "default_bridge": "true",
             OPTION_BRIDGE + "enable_icc": str(config.icc).lower(),
@@ -157,49 +157,46 @@ class NetworkService:
             OPTION_BRIDGE + "name": name,
             OPTION_MTU: str(config.mtu),
         }
-        blocks = [IpamBlock(subnet=str(gateway.network), ip_range=config.fixed_cidr, gateway=str(gateway.ip))]
         network_id = known.id if known is not None else new_id()
-        if config.ipv6:
-            blocks.append(self._default_ipv6(network_id))
         return Network(
             id=network_id,
             name="bridge",
             driver="bridge",
             created_ns=known.created_ns if known is not None else now_ns(),
             has_ipv6=config.ipv6,
-            blocks=tuple(blocks),
+            blocks=tuple(await self._default_blocks(known, network_id)),
             options=options,
         )
 
-    def _default_ipv6(self, network_id: str) -> IpamBlock:
-        """The default bridge's IPv6 subnet: as told, else a private one that goes with the network's id."""
-        told, inner = self._config.bip6, self._config.fixed_cidr_v6
-        if told:
-            own = ip_interface(told)
-            return IpamBlock(subnet=str(own.network), ip_range=inner, gateway=str(own.ip))
-        subnet = ip_network(inner, strict=False) if inner else ipam.unique_local_subnet(network_id, [])
-        return IpamBlock(subnet=str(subnet), gateway=ipam.first_host(subnet))
+    async def _default_blocks(self, known: Network | None, network_id: str) -> list[IpamBlock]:
+        """The default bridge's subnets: as told, as the interface has them, as last time, or from a free pool."""
+        config = self._config
+        if config.bip and ip_interface(config.bip).version != 4:
+            raise ValueError(f"bip must be an IPv4 address: {config.bip}")
+        link = await self._links.link(config.bridge_name)
+        present: dict[int, list[Interface]] = {4: [], 6: []}
+        for address in await self._links.addresses() if link is not None else ():
+            if link is not None and address.index == link.index:
+                present[address.interface.version].append(address.interface)
+        is_users = bool(config.bridge) and link is not None and link.alias != ALIAS
+        told = {4: (config.bip, config.fixed_cidr), 6: (config.bip6, config.fixed_cidr_v6)}
+        return [
+            told_block(*told[version], present[version], is_users=is_users)
+            or await self._free_block(known, network_id, version)
+            for version in ((4, 6) if config.ipv6 else (4,))
+        ]
 
-    async def _default_gateway(self, known: Network | None) -> IPv4Interface:
-        """The default bridge's address: as told, as the interface has it, as last time, or from a free pool."""
-        if self._config.bip:
-            told = ip_interface(self._config.bip)
-            if not isinstance(told, IPv4Interface):
-                raise ValueError(f"bip must be an IPv4 address: {told}")
-            return told
-        link = await self._links.link(self._config.bridge_name)
-        if link is not None:
-            for address in await self._links.addresses():
-                if address.index == link.index and isinstance(address.interface, IPv4Interface):
-                    return address.interface
+    async def _free_block(self, known: Network | None, network_id: str, version: int) -> IpamBlock:
         taken = await self._host_subnets()
-        if known is not None and known.blocks:
-            block = known.blocks[0]
-            if ipam.overlaps(block.network, taken) is None:
-                return IPv4Interface(f"{block.gateway}/{block.network.prefixlen}")
-        others = [subnet for subnet, network in self._store.subnets() if network.name != "bridge"]
-        subnet = ipam.choose_subnet(self._pools, [*taken, *others])
-        return IPv4Interface(f"{ipam.first_host(subnet)}/{subnet.prefixlen}")
+        for block in known.blocks if known is not None else ():
+            if block.network.version == version and ipam.overlaps(block.network, taken) is None:
+                return IpamBlock(subnet=block.subnet, gateway=block.gateway)
+        taken += [subnet for subnet, network in self._store.subnets() if network.name != "bridge"]
+        if version == 4:
+            subnet = ipam.choose_subnet(self._pools, taken)
+        else:
+            subnet = ipam.choose_ipv6_subnet(self._pools, network_id, taken)
+        return IpamBlock(subnet=str(subnet), gateway=ipam.first_host(subnet))
 
     @property
     def _pools(self) -> tuple[tuple[str, int], ...]:
