@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
+
 from engine.api.shapes.containers import config_json, host_config_json
 from engine.api.shapes.summary import mount_summaries
 from engine.clock import rfc3339
@@ -104,6 +106,13 @@ def with_own_names(container: Container, facts: InspectFacts) -> InspectFacts:
     return replace(facts, networks=networks)
 
 
+def _asked_mac(container: Container) -> str:
+    """The hardware address that was asked for on the network of the mode, where clients of old have looked for it."""
+    mode = container.host_config.network_mode
+    wish = container.networks.get("bridge" if mode in ("", "default") else mode)
+    return container.config.mac_address or (wish.mac_address if wish is not None else "")
+
+
 def inspect_view(container: Container, facts: InspectFacts) -> dict[str, Any]:
     """The whole document."""
     was_started = container.state.started_at != 0 or container.state.error != ""
@@ -130,7 +139,7 @@ def inspect_view(container: Container, facts: InspectFacts) -> dict[str, Any]:
         "HostConfig": {**host_config_json(container.host_config), "Links": list(facts.links) or None},
         "GraphDriver": {"Data": dict(facts.graph), "Name": container.storage_driver},
         "Mounts": mount_summaries(container),
-        "Config": config_json(container.config),
+        "Config": config_json(msgspec.structs.replace(container.config, mac_address=_asked_mac(container))),
         "NetworkSettings": network_settings(facts),
     }
     if facts.size_rw is not None:

@@ -17,6 +17,7 @@ from engine.api.shapes.inspect import (
 from engine.clock import SECOND, ZERO_TIME
 from engine.containers.model import Health, HealthProbe, State, Status
 from engine.containers.mounts import MountPoint
+from engine.containers.settings import EndpointSettings
 from tests.support.containers import container, ended, running
 
 
@@ -139,6 +140,13 @@ def test_the_whole_document() -> None:
             "Propagation": "rprivate",
         },
     ]
+
+
+@pytest.mark.parametrize(("mode", "network"), [("default", "bridge"), ("front", "front")])
+def test_the_hardware_address_that_was_asked_for_is_in_the_configuration(mode: str, network: str) -> None:
+    wish = {network: EndpointSettings(mac_address="02:42:01:02:03:04"), "other": EndpointSettings(mac_address="02:43")}
+    record = container(2, host={"network_mode": mode}, networks=wish)
+    assert inspect_view(record, facts())["Config"]["MacAddress"] == "02:42:01:02:03:04"
 
 
 def test_a_container_that_never_ran_has_no_files() -> None:
