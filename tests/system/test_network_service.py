@@ -622,6 +622,17 @@ async def test_many_quick_changes_are_not_taken_for_damage(house: House, caplog:
     assert "from outside" not in caplog.text
 
 
+async def test_ports_wait_for_a_network_that_leads_outside(house: House) -> None:
+    await house.network(name="inner", is_internal=True)
+    await house.network(name="town")
+    ports = PortsWish(("80/tcp",), {"80/tcp": [Binding(host_port=(port := free_port()))]})
+    web = await house.open("web", mode="inner", ports=ports.bindings)
+    web.listen()
+    assert web.sandbox.ports == {"80/tcp": None} and not reach("127.0.0.1", port)
+    await house.service.connect(web.sandbox.container_id, "town", Wish(), ports)
+    assert web.sandbox.ports == {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": port}]} and reach("127.0.0.1", port)
+
+
 async def test_neighbours_hear_of_a_restarted_containers_new_hardware_address(house: House) -> None:
     client, first = await house.open("client"), await house.open("web")
     first.listen()
