@@ -140,7 +140,8 @@ def translations(sandbox: Sandbox, endpoint: EndpointState) -> list[PublishedPor
 def hosts_of(sandbox: Sandbox) -> str:
     names = namefiles.own_names(sandbox.hostname, sandbox.domainname)
     addresses = [a for e in sandbox.endpoints.values() for a in (e.ip_address, e.global_ipv6_address) if a]
-    return namefiles.hosts_text(sandbox.extra_hosts, [(address, names) for address in addresses] if names else [])
+    own = [(address, names) for address in addresses] if names else []
+    return namefiles.hosts_text(sandbox.extra_hosts, own, has_ipv6=sandbox.has_ipv6)
 
 
 def member_of(sandbox: Sandbox) -> dict[str, Any]:
