@@ -23,7 +23,7 @@ from engine.api.decode import (
 )
 from engine.api.relay import DetachScanner, Pending, parse_detach_keys, relay, release
 from engine.api.shapes.containers import decode_create
-from engine.api.shapes.inspect import inspect_view
+from engine.api.shapes.inspect import OWN_NAMES_APART, inspect_view, with_own_names
 from engine.api.shapes.older import RECURSIVE_READ_ONLY, for_version
 from engine.api.streams import MULTIPLEXED_STREAM, RAW_STREAM, Takeover, json_response, no_content
 from engine.api.views import ContainerViews
@@ -101,6 +101,8 @@ class ContainerRoutes:
         """The whole truth about one container."""
         container = self._service.find(request.match_info["name"])
         facts = await self._views.inspect_facts(container, with_size=query_bool(request, "size"))
+        if api_version(request) < OWN_NAMES_APART:
+            facts = with_own_names(container, facts)
         return json_response(inspect_view(container, facts))
 
     async def start(self, request: web.Request) -> web.StreamResponse:

@@ -10,7 +10,7 @@ from typing import Protocol
 from aiohttp import web
 
 from engine.api.app import Route
-from engine.api.decode import json_body, query_filters, timestamp_ns
+from engine.api.decode import api_version, json_body, query_filters, timestamp_ns
 from engine.api.shapes.networks import ConnectBody, DisconnectBody, NetworkCreateBody, network_shape
 from engine.api.streams import json_response, no_content
 from engine.clock import now_ns
@@ -66,7 +66,7 @@ class NetworkRoutes:
     async def create(self, request: web.Request) -> web.StreamResponse:
         """``POST /networks/create``."""
         body = await json_body(request, NetworkCreateBody)
-        network, warning = await self._service.create(body.request())
+        network, warning = await self._service.create(body.request(api_version(request)))
         return json_response({"Id": network.id, "Warning": warning}, status=201)
 
     async def remove(self, request: web.Request) -> web.StreamResponse:

@@ -58,6 +58,7 @@ log = logging.getLogger(__name__)
 
 SHARED_MEMORY = "shm"
 READ_ONLY = "read-only"
+IPV6_OFF_SYSCTLS = ("net.ipv6.conf.all.disable_ipv6", "net.ipv6.conf.default.disable_ipv6")
 NAME_FILES = {"/etc/resolv.conf": "resolv_path", "/etc/hostname": "hostname_path", "/etc/hosts": "hosts_path"}
 
 
@@ -247,6 +248,7 @@ class Assembly:
             extra_hosts=host.extra_hosts or (),
             links=self._links(container),
             mac_address=container.config.mac_address,
+            has_ipv6=not any((host.sysctls or {}).get(name, "").strip() == "1" for name in IPV6_OFF_SYSCTLS),
         )
         undo.push_async_callback(self._networks.close_sandbox, container.id)
         return await self._networks.open_sandbox(request)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 
 from engine.containers.journalist import Journalist
@@ -11,6 +13,7 @@ from engine.containers.namespaces import joined_container
 from engine.containers.settings import EndpointSettings
 from engine.errors import Conflict, EngineError, Forbidden, InvalidParameter, NotFound
 from engine.networks.service import NetworkService
+from engine.runtime.model import ShimLost
 from engine.tasks import KeyedLocks
 
 
@@ -46,7 +49,17 @@ class Connector:
             await self._networks.validate_wish(name, {name: settings})
             if record.is_running:
                 await self._networks.connect(record.id, network_id, settings, record.ports)
+                await self._hand_over_ports(record.id)
             await self._save(record, {**record.networks, name: settings})
+
+    async def _hand_over_ports(self, container_id: str) -> None:
+        """Host ports that were published just now are the shim's to hold, so that they outlive the daemon."""
+        live = self._live[container_id]
+        if live.sandbox is None or live.shim is None or not live.sandbox.hold_fds:
+            return
+        with contextlib.suppress(ShimLost, OSError):  # the container ends, and its ports with it
+            await live.shim.hold(live.sandbox.hold_fds)
+        live.sandbox.let_go()
 
     async def disconnect_network(self, container: str, network: str, *, force: bool) -> None:
         """Take ``container`` off ``network`` (name or id). Raises an ``EngineError``.

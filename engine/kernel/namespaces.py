@@ -12,7 +12,7 @@ import ctypes
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -121,6 +121,24 @@ def set_ipv6_sync(fd: int, interface: str, enabled: bool) -> None:
         if enabled:
             _write_if_there(f"{base}/accept_dad", "0")
         _write_if_there(f"{base}/disable_ipv6", "0" if enabled else "1")
+
+    in_namespace_sync(fd, run)
+
+
+def write_sysctls_sync(fd: int, settings: Sequence[tuple[str, str]]) -> None:
+    """Write (path below ``/proc/sys``, value) pairs inside the namespace. Raises ``OSError`` that names the file."""
+
+    def run() -> None:
+        for path, value in settings:
+            file = Path("/proc/sys") / path
+            if not file.is_file():
+                raise FileNotFoundError(f"{file} is not a sysctl file")
+            if file.read_text().strip() == value:
+                continue
+            try:
+                file.write_text(value)
+            except OSError as error:
+                raise OSError(error.errno, f"unable to write to '{file}': {error.strerror}") from error
 
     in_namespace_sync(fd, run)
 

@@ -52,6 +52,21 @@ def _drop_everything(held: socket.socket) -> None:
     held.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(program))
 
 
+def open_packet_socket_sync(netns: int, interface: str) -> socket.socket:
+    """A non-blocking socket that sends whole frames from an interface of a namespace, and hears none."""
+
+    def run() -> socket.socket:
+        made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+        try:
+            made.bind((interface, 0))
+        except OSError:
+            made.close()
+            raise
+        return made
+
+    return in_namespace_sync(netns, run)
+
+
 def resolver_sockets_sync(nft: Nft, netns: int, address: str, *, is_fresh: bool) -> tuple[socket.socket, socket.socket]:
     """A UDP and a TCP socket inside a namespace that get what its processes send to port 53 of ``address``.
 

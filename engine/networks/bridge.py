@@ -17,9 +17,11 @@ from engine.networks.firewall import Firewall
 from engine.networks.links import HostLinks, write_sysctl_sync
 from engine.networks.model import OPTION_BRIDGE, OPTION_MTU, EndpointState, Network
 from engine.networks.ruleset import BridgeRules
+from engine.networks.wishes import sysctl_of
 from engine.tasks import run_in
 
 ALIAS = "berth"
+_GATEWAY_MODES = ("nat", "nat-unprotected", "routed", "isolated")
 
 
 class BridgeDriver:
@@ -40,6 +42,13 @@ class BridgeDriver:
             len(name) > 15 or "/" in name or name in (".", "..") or any(c.isspace() or c in '":' for c in name)
         ):
             raise ValueError(f"invalid bridge name: {name}")
+        for version in (4, 6):
+            mode = network.gateway_mode(version)
+            if mode not in _GATEWAY_MODES:
+                option = f"{OPTION_BRIDGE}gateway_mode_ipv{version}"
+                raise ValueError(f"failed to parse {option} value: {mode} (unknown gateway mode {mode})")
+            if mode == "isolated" and not network.is_internal:
+                raise ValueError("gateway mode 'isolated' can only be used for an internal network")
         binding = network.options.get(OPTION_BRIDGE + "host_binding_ipv4", "")
         if binding:
             ip_address(binding)
@@ -58,7 +67,9 @@ class BridgeDriver:
         addresses = [
             netlink.add_address(link.index, ip_interface(f"{block.gateway}/{block.network.prefixlen}"))
             for block in network.blocks
-            if block.gateway and not network.option("inhibit_ipv4", False)
+            if block.gateway
+            and not network.option("inhibit_ipv4", False)
+            and network.gateway_mode(block.network.version) != "isolated"
         ]
         await self._links.send(*addresses, netlink.set_up(link.index))
         await self._firewall.set_bridge(network.id, self._rules(network))
@@ -73,7 +84,9 @@ class BridgeDriver:
             # all of them, and does not tell them that they are neighbours.
             write_sysctl_sync(f"ipv4/conf/{name}/proxy_arp_pvlan", "1")
             write_sysctl_sync(f"ipv4/conf/{name}/send_redirects", "0")
-        if network.has_ipv6:
+        if network.gateway_mode(6) == "isolated":
+            write_sysctl_sync(f"ipv6/conf/{name}/disable_ipv6", "1")
+        elif network.has_ipv6:
             write_sysctl_sync(f"ipv6/conf/{name}/disable_ipv6", "0")
             write_sysctl_sync(f"ipv6/conf/{name}/accept_dad", "0")
             if self._forwards:
@@ -86,6 +99,8 @@ class BridgeDriver:
             is_internal=network.is_internal,
             can_talk=network.option("enable_icc", True),
             masquerades=network.option("enable_ip_masquerade", True),
+            unprotected=frozenset(v for v in (4, 6) if network.gateway_mode(v) == "nat-unprotected"),
+            routed=frozenset(v for v in (4, 6) if network.gateway_mode(v) == "routed"),
             source_address=network.options.get("com.docker.network.host_ipv4", ""),
         )
 
@@ -133,6 +148,8 @@ def configure_inside_sync(endpoint: EndpointState, namespace: NetworkNamespace) 
         raise OSError(f"interface {endpoint.interface} is not in the container's namespace")
     if endpoint.global_ipv6_address or any(":" in address for address in endpoint.link_local):
         namespaces.set_ipv6_sync(namespace.fd, endpoint.interface, True)
+    if endpoint.sysctls:
+        namespaces.write_sysctls_sync(namespace.fd, [sysctl_of(s, endpoint.interface) for s in endpoint.sysctls])
     given = (
         (endpoint.ip_address, endpoint.ip_prefix_len),
         (endpoint.global_ipv6_address, endpoint.global_ipv6_prefix_len),

@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_network
 from engine.errors import Conflict, EngineError, Forbidden, InvalidParameter, NotFound
 from engine.networks import ipam
 from engine.networks.ipam import Subnet
-from engine.networks.model import DEFAULT_NETWORKS, IpamBlock, Network
+from engine.networks.model import DEFAULT_NETWORKS, OPTION_BRIDGE, IpamBlock, Network
 
 DRIVERS = ("bridge", "host", "null", "macvlan", "ipvlan")
 
@@ -89,9 +89,17 @@ def plan_blocks(
     elif orphans:
         raise InvalidParameter(_no_match(orphans[0]))
     if request.has_ipv6 and 6 not in versions:
-        found.append(IpamBlock(subnet=str(ipam.unique_local_subnet(network_id, [*taken, *host_subnets]))))
+        try:
+            six = ipam.choose_ipv6_subnet(pools, network_id, [*taken, *host_subnets])
+        except ipam.PoolExhausted as error:
+            raise EngineError("all predefined address pools have been fully subnetted") from error
+        found.append(IpamBlock(subnet=str(six)))
+    isolated = {option for option, value in request.options.items() if value == "isolated"}
     wanted = [block for block in found if request.has_ipv6 or block.network.version == 4]
-    return tuple(_with_gateway(block) for block in sorted(wanted, key=lambda block: block.network.version))
+    return tuple(
+        block if f"{OPTION_BRIDGE}gateway_mode_ipv{block.network.version}" in isolated else _with_gateway(block)
+        for block in sorted(wanted, key=lambda block: block.network.version)
+    )
 
 
 def _no_match(block: IpamBlock) -> str:

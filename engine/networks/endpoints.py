@@ -5,6 +5,7 @@ Nothing of it is in the kernel yet; the driver puts it there.
 
 from __future__ import annotations
 
+import re
 import secrets
 
 from engine.errors import Forbidden, InvalidParameter
@@ -13,6 +14,9 @@ from engine.networks import ipam
 from engine.networks.model import AddressWish, EndpointState, EndpointWish, Network
 from engine.networks.sandbox import Sandbox
 from engine.networks.store import NetworkStore
+from engine.networks.wishes import wished_sysctls
+
+_TURNS_IPV6_OFF = re.compile(r"net\.ipv6\.conf\.(?i:ifname)\.disable_ipv6=\s*1\s*")
 
 
 def lease_endpoint(
@@ -25,15 +29,15 @@ def lease_endpoint(
     asked = wish.ipam_config if wish is not None else None
     ip = ip6 = ""
     prefix = prefix6 = 0
-    hardware = (wish.mac_address if wish is not None else "") or mac
     link_local = _link_local(asked)
     try:
         if network.has_ipv4 and network.ipam_driver != "null":
             address, prefix = store.lease(network, 4, asked.ipv4_address if asked else "")
-            ip, hardware = str(address), hardware or ipam.mac_of(address)
-        if network.has_ipv6:
+            ip = str(address)
+        sysctls = wished_sysctls(wish)
+        if network.has_ipv6 and sandbox.has_ipv6 and not any(_TURNS_IPV6_OFF.fullmatch(s) for s in sysctls):
             address, prefix6 = store.lease(network, 6, asked.ipv6_address if asked else "")
-            ip6, hardware = str(address), hardware or ipam.mac_of(address)
+            ip6 = str(address)
     except ipam.PoolExhausted as error:
         _release(store, network.id, ip)
         raise Forbidden(
@@ -55,7 +59,7 @@ def lease_endpoint(
         gateway=gateways.get(4, "") if has_gateway else "",
         ip_address=ip,
         ip_prefix_len=prefix,
-        mac_address=hardware or "02:42:" + secrets.token_bytes(4).hex(":"),
+        mac_address=(wish.mac_address if wish is not None else "") or mac or random_mac(),
         ipv6_gateway=gateways.get(6, "") if has_gateway and ip6 else "",
         global_ipv6_address=ip6,
         global_ipv6_prefix_len=prefix6,
@@ -65,7 +69,13 @@ def lease_endpoint(
         gw_priority=wish.gw_priority if wish is not None else 0,
         is_routed=network.leads_outside and network.is_routed,
         link_local=link_local,
+        sysctls=sysctls,
     )
+
+
+def random_mac() -> str:
+    """A hardware address of its own for every start: what the last run's still has in a switch or cache is not met."""
+    return "02:42:" + secrets.token_bytes(4).hex(":")
 
 
 def give_back(store: NetworkStore, endpoint: EndpointState) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from engine.kernel import conntrack, nft
 from engine.networks import ruleset
@@ -43,6 +44,8 @@ class Firewall:
         self._ports: dict[str, tuple[PublishedPort, ...]] = {}
         self._passages: dict[str, tuple[Passage, ...]] = {}
         self._stale: dict[PublishedPort, None] = {}
+        self._told: FirewallModel | None = None
+        self._told_ports: dict[PublishedPort, None] = {}
         self._lock = asyncio.Lock()
         self._nursery = Nursery("firewall")
         self._removal: asyncio.Task[None] | None = None
@@ -69,8 +72,22 @@ class Firewall:
 
     async def _apply_all(self) -> None:
         self._stale.clear()
-        await self._run(ruleset.render(self.model))
+        model = self.model
+        await self._run(ruleset.render(model))
+        self._told, self._told_ports = model, dict.fromkeys(model.ports)
         self._applied = True
+
+    async def _change_ports(self, *, add: Iterable[PublishedPort] = (), remove: Iterable[PublishedPort] = ()) -> None:
+        add, remove = tuple(add), tuple(remove)
+        try:
+            await self._run(ruleset.render_ports(self._table, add=add, remove=remove))
+        except OSError:
+            # The table is not what we think it is (flushed a moment ago): the whole text does not mind.
+            await self._apply_all()
+            return
+        for port in remove:
+            self._told_ports.pop(port, None)
+        self._told_ports.update(dict.fromkeys(add))
 
     async def _run(self, script: str) -> None:
         if self._nft is None:
@@ -129,11 +146,7 @@ class Firewall:
         replaced = [p for p in self._stale if (p.protocol, p.host_ip, p.host_port, p.version) in keys]
         for port in replaced:
             del self._stale[port]
-        try:
-            await self._run(ruleset.render_ports(self._table, add=wanted, remove=replaced))
-        except OSError:
-            # The table is not what we think it is (flushed a moment ago): the whole text does not mind.
-            await self._apply_all()
+        await self._change_ports(add=wanted, remove=replaced)
 
     def _retire(self, ports: Iterable[PublishedPort]) -> None:
         if self._is_enabled:
@@ -157,12 +170,9 @@ class Firewall:
         async with self._lock:
             if not self._stale:
                 return
-            script = ruleset.render_ports(self._table, remove=self._stale)
+            stale = tuple(self._stale)
             self._stale.clear()
-            try:
-                await self._run(script)
-            except OSError:
-                await self._apply_all()
+            await self._change_ports(remove=stale)
 
     def _on_notice(self) -> None:
         assert self._watch is not None
@@ -175,12 +185,12 @@ class Firewall:
         # Our own whole-table transactions are heard here too; looking is cheaper than telling them apart.
         await asyncio.sleep(REPAIR_SECONDS)
         async with self._lock:
-            assert self._nft is not None
+            assert self._nft is not None and self._told is not None
             listing = await run_in("net", self._nft.list_sync, "inet", self._table)
-            expected = ruleset.count(self.model)
+            # What the kernel was told, not the model: that may have changed while somebody waits for the lock.
+            expected = ruleset.count(replace(self._told, ports=tuple(self._told_ports)))
             found = ruleset.count_listing(listing) if listing is not None else {}
-            pending = {f"set {name}" for name in ruleset.elements(self.model)} if self._stale else set()
-            if any(found.get(name) != number for name, number in expected.items() if name not in pending):
+            if any(found.get(name) != number for name, number in expected.items()):
                 log.warning("the firewall table %s was changed from outside; it is restored", self._table)
                 await self._apply_all()
 
@@ -200,7 +210,7 @@ class Firewall:
 
 async def _forget_flows(ports: Iterable[PublishedPort]) -> None:
     """A UDP client that goes on sending must find the container that has the port now, and no other."""
-    numbers = {port.host_port for port in ports if port.protocol == "udp"}
+    numbers = {port.host_port for port in ports if port.protocol == "udp" and port.host_port}
     if numbers:
         try:
             await run_in("net", conntrack.forget_sync, numbers)

@@ -127,6 +127,13 @@ def choose_subnet(pools: Sequence[tuple[str, int]], taken: Sequence[Subnet], ver
     raise PoolExhausted("could not find an available, non-overlapping address pool among the defaults")
 
 
+def choose_ipv6_subnet(pools: Sequence[tuple[str, int]], seed: str, taken: Sequence[Subnet]) -> Subnet:
+    """A free IPv6 subnet: from the pools if any is of that version, else a private one that goes with ``seed``."""
+    if any(ip_network(base).version == 6 for base, _ in pools):
+        return choose_subnet(pools, taken, version=6)
+    return unique_local_subnet(seed, taken)
+
+
 def unique_local_subnet(seed: str, taken: Sequence[Subnet]) -> IPv6Network:
     """A private IPv6 /64 (RFC 4193) for a network whose id is ``seed`` (hexadecimal)."""
     for start in range(len(seed) - 14):
@@ -135,11 +142,6 @@ def unique_local_subnet(seed: str, taken: Sequence[Subnet]) -> IPv6Network:
         if overlaps(subnet, taken) is None:
             return subnet
     raise PoolExhausted("could not find an available, non-overlapping IPv6 address pool")
-
-
-def mac_of(address: Ip) -> str:
-    """The hardware address that goes with an IPv4 address, as docker derives it; with IPv6 from its last four bytes."""
-    return ":".join(f"{byte:02x}" for byte in b"\x02\x42" + address.packed[-4:])
 
 
 def is_usable(address: str, version: int) -> bool:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 import msgspec
@@ -21,6 +21,7 @@ from engine.kernel.namespaces import NetworkNamespace
 from engine.kernel.netlink import RouteSocket
 from engine.names import new_id, short
 from engine.networks import namefiles
+from engine.networks.announcement import Announcer
 from engine.networks.driver import Driver
 from engine.networks.endpoints import give_back, lease_endpoint
 from engine.networks.firewall import Firewall
@@ -49,6 +50,7 @@ from engine.networks.sandbox import (
     translations,
 )
 from engine.networks.store import NetworkStore
+from engine.networks.wishes import choose_interface, wished_interface
 from engine.tasks import KeyedLocks, Nursery, run_blocking, run_in
 
 log = logging.getLogger(__name__)
@@ -81,6 +83,7 @@ class SandboxKeeper:
         self._daemon_dns = host_dns or namefiles.ResolvConf()
         self._handles = handles
         self._pool = NamespacePool()
+        self._announcer = Announcer()
         self._nursery = Nursery("sandboxes")
         self._locks = KeyedLocks()
         self._sandboxes: dict[str, Sandbox] = {}
@@ -109,7 +112,7 @@ class SandboxKeeper:
             await asyncio.wait((last,))
         mode = "bridge" if request.mode in ("", "default") else request.mode
         sandbox = Sandbox(request.container_id, request.name, new_id(), mode, directory=str(request.directory))
-        sandbox.hostname, sandbox.domainname = request.hostname, request.domainname
+        sandbox.hostname, sandbox.domainname, sandbox.has_ipv6 = request.hostname, request.domainname, request.has_ipv6
         sandbox.exposed = tuple(dict.fromkeys((*request.ports.exposed, *request.ports.bindings)))
         async with contextlib.AsyncExitStack() as undo:
             if mode.startswith("container:"):
@@ -163,12 +166,15 @@ class SandboxKeeper:
             raise SystemFailure(f"cannot create a network namespace: {error}") from error
         undo.callback(namespace.close)
         sandbox.namespace, sandbox.netns_path = namespace, namespace.path
-        for number, (network, wish) in enumerate(self._wishes(request)):
+        wishes = self._wishes(request)
+        reserved = {wished_interface(wish) for _, wish in wishes}
+        for number, (network, wish) in enumerate(wishes):
             if network.driver == "null":
                 sandbox.endpoints[network.name] = self._passive_endpoint(network.name)
                 continue
             mac = request.mac_address if number == 0 else ""
-            endpoint = await self._lease(sandbox, network, wish, f"eth{number}", mac)
+            interface = _choose_interface(sandbox, network, wish, reserved)
+            endpoint = await self._lease(sandbox, network, wish, interface, mac)
             undo.push_async_callback(self._release, endpoint, namespace)
             await self._attach(network, endpoint, namespace)
             sandbox.endpoints[network.name] = endpoint
@@ -215,9 +221,11 @@ class SandboxKeeper:
             raise SystemFailure(
                 f"failed to create endpoint {endpoint.endpoint_id} on network {network.name}: {error}"
             ) from error
+        await self._announcer.start(network, endpoint, namespace)
 
     async def _release(self, endpoint: EndpointState, namespace: NetworkNamespace | None) -> None:
         """Give an endpoint's addresses back once its interface is gone."""
+        self._announcer.stop(endpoint)
         network = self._store.by_id(endpoint.network_id)
         if network is not None:
             try:
@@ -234,7 +242,7 @@ class SandboxKeeper:
             endpoint = gateway_endpoint(sandbox, version)
             if endpoint is not None:
                 gateway = endpoint.gateway if version == 4 else endpoint.ipv6_gateway
-                ways.append((everywhere, gateway, "" if gateway else endpoint.interface))
+                ways.append((everywhere, gateway, endpoint.interface))
         if ways and sandbox.namespace is not None:
             try:
                 await run_in("net", _set_routes_sync, sandbox.namespace, ways)
@@ -256,8 +264,11 @@ class SandboxKeeper:
         failed = (
             f"driver failed programming external connectivity on endpoint {sandbox.name} ({endpoint.endpoint_id}): "
         )
+        places = [(wish, self._host_addresses(wish, network, endpoint)) for wish in wishes]
         try:
-            held = self._host_ports.reserve([(w, self._host_addresses(w, network, endpoint)) for w in wishes])
+            held = self._host_ports.reserve(
+                [(w, tuple(a for a in addresses if not _is_routed(network, a))) for w, addresses in places]
+            )
         except PortTaken as error:
             raise SystemFailure(failed + error.text) from error
         except OSError as error:
@@ -266,10 +277,14 @@ class SandboxKeeper:
         undo.callback(sandbox.lose_ports)
         sandbox.held = held
         sandbox.hold_fds = tuple(h.socket.fileno() for h in held if h.socket is not None)
-        sandbox.published = tuple(
-            PortState(port=h.wish.port, host_ip=h.host_ip, host_port=h.host_port)
-            for h in sorted(held, key=lambda h: (h.wish.container_port, h.wish.protocol, h.host_port))
+        opened = dict.fromkeys(
+            PortState(port=wish.port, host_ip="::" if ":" in address else "0.0.0.0", host_port=0)
+            for wish, addresses in places
+            for address in addresses
+            if _is_routed(network, address)
         )
+        kept = [PortState(port=h.wish.port, host_ip=h.host_ip, host_port=h.host_port) for h in held]
+        sandbox.published = tuple(sorted((*kept, *opened), key=_port_order))
         sandbox.ports = port_map(sandbox.exposed, sandbox.published)
         undo.push_async_callback(self._firewall.unpublish, sandbox.container_id)
         try:
@@ -369,6 +384,7 @@ class SandboxKeeper:
             domainname=document.domainname,
             extra_hosts=document.extra_hosts,
             upstream=document.upstream,
+            has_ipv6=document.has_ipv6,
         )
         for endpoint in sandbox.endpoints.values():
             network = self._store.by_id(endpoint.network_id)
@@ -377,6 +393,8 @@ class SandboxKeeper:
                     with contextlib.suppress(ValueError):  # taken twice: the first container keeps it
                         self._store.lease(network, version, address)
         for port in sandbox.published:
+            if not port.host_port:
+                continue
             self._host_ports.adopt(port.port.partition("/")[2], port.host_ip, port.host_port)
         target = publishing_endpoint(sandbox)
         if sandbox.published and target is not None:
@@ -395,6 +413,8 @@ class SandboxKeeper:
         if sandbox is None:
             return
         sandbox.let_go()
+        for endpoint in sandbox.endpoints.values():
+            self._announcer.stop(endpoint)
         for port in sandbox.published:
             self._host_ports.forget(port.port.partition("/")[2], port.host_ip, port.host_port)
         task = self._nursery.start(self._clear(sandbox), name=f"clear-{short(container_id)}")
@@ -445,8 +465,7 @@ class SandboxKeeper:
                 return sandbox.endpoints.setdefault(network.name, self._passive_endpoint(network.name))
             async with contextlib.AsyncExitStack() as undo:
                 await self._enter(sandbox, undo)
-                used = {e.interface for e in sandbox.endpoints.values()}
-                interface = next(f"eth{i}" for i in range(len(used) + 1) if f"eth{i}" not in used)
+                interface = _choose_interface(sandbox, network, wish)
                 endpoint = await self._lease(sandbox, network, wish, interface, "")
                 async with contextlib.AsyncExitStack() as failing:
                     failing.push_async_callback(self._release, endpoint, sandbox.namespace)
@@ -512,6 +531,7 @@ class SandboxKeeper:
         if self._clearing:
             await asyncio.wait(tuple(self._clearing.values()))
         await self._nursery.aclose()
+        await self._announcer.aclose()
         await self._resolver.aclose()
         for sandbox in self._sandboxes.values():
             sandbox.let_go()
@@ -519,13 +539,33 @@ class SandboxKeeper:
 
 
 def _set_routes_sync(namespace: NetworkNamespace, ways: Sequence[tuple[str, str, str]]) -> None:
-    """Routes as (destination, gateway, interface); the interface counts where there is no gateway."""
+    """Routes as (destination, gateway, interface); a link-local gateway means nothing without the interface."""
     inside = RouteSocket(namespace.socket)
     requests = []
     for destination, gateway, interface in ways:
-        link = inside.link_sync(interface) if interface else None
+        link = inside.link_sync(interface)
         requests.append(netlink.add_route(destination, gateway, link.index if link is not None else 0))
     inside.send_sync(*requests)
+
+
+def _is_routed(network: Network, host_address: str) -> bool:
+    """Whether the network leads to published ports by the containers' addresses instead of the host's."""
+    return network.gateway_mode(6 if ":" in host_address else 4) == "routed"
+
+
+def _port_order(state: PortState) -> tuple[int, str, int, int]:
+    """By container port; IPv4 before IPv6 where one of both is routed."""
+    number, _, protocol = state.port.partition("/")
+    rank = 1 if state.host_port else 2 if ":" in state.host_ip else 0
+    return int(number), protocol, rank, state.host_port
+
+
+def _choose_interface(
+    sandbox: Sandbox, network: Network, wish: EndpointWish | None, reserved: Set[str] = frozenset()
+) -> str:
+    """A name that no endpoint has, and none of the ``reserved`` ones unless it was wished for."""
+    used = {endpoint.interface for endpoint in sandbox.endpoints.values()}
+    return choose_interface(network, wish, used if wished_interface(wish) else used | reserved)
 
 
 def _rewrite_sync(path: Path, text: str) -> None:

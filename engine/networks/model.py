@@ -18,6 +18,7 @@ import msgspec
 DEFAULT_NETWORKS = ("bridge", "host", "none")
 OPTION_BRIDGE = "com.docker.network.bridge."
 OPTION_MTU = "com.docker.network.driver.mtu"
+OPTION_PREFIX = "com.docker.network.container_iface_prefix"
 
 
 class IpamBlock(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +78,12 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
         value = self.options.get(OPTION_BRIDGE + name)
         return default if value is None else value.strip().lower() in ("1", "t", "true")
 
+    def gateway_mode(self, version: int) -> str:
+        """How a bridge leads to the world with IP ``version``: ``nat``, ``nat-unprotected`` (every port of a container
+        is open), ``routed`` (published ports are open at the container's own address) or ``isolated`` (the host is not
+        on the network)."""
+        return self.options.get(f"{OPTION_BRIDGE}gateway_mode_ipv{version}", "nat")
+
     @property
     def leads_outside(self) -> bool:
         """Whether containers reach the world through it: not if it is internal, or on no interface of the host."""
@@ -118,10 +125,15 @@ class EndpointState(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a default route leads into the interface as it is, without a gateway."""
     link_local: tuple[str, ...] = ()
     """Further addresses of 169.254.0.0/16 and fe80::/64 that were asked for."""
+    sysctls: tuple[str, ...] = ()
+    """Settings of the interface, ``net.X.Y.IFNAME.Z=V``."""
 
 
 class PortState(msgspec.Struct, frozen=True, kw_only=True):
-    """A published port of a running container; ``port`` is the container's, written ``80/tcp``."""
+    """A published port of a running container; ``port`` is the container's, written ``80/tcp``.
+
+    ``host_port`` 0 is no port of the host: the container's own is open.
+    """
 
     port: str
     host_ip: str
@@ -146,6 +158,7 @@ class SandboxDocument(msgspec.Struct, frozen=True, kw_only=True):
     domainname: str = ""
     extra_hosts: tuple[tuple[str, str], ...] = ()
     upstream: tuple[str, ...] = ()
+    has_ipv6: bool = True
 
 
 class AddressWish(Protocol):
@@ -228,3 +241,5 @@ class SandboxRequest:
     extra_hosts: Sequence[str] = ()
     links: Sequence[Link] = ()
     mac_address: str = ""
+    has_ipv6: bool = True
+    """Whether it may have IPv6 addresses: not when its settings (sysctls) turn IPv6 off."""

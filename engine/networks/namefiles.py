@@ -53,9 +53,10 @@ def parse_extra_hosts(entries: Sequence[str], host_gateway: Sequence[str]) -> li
     return found
 
 
-def hosts_text(extra: Iterable[tuple[str, str]], own: Iterable[tuple[str, str]]) -> str:
+def hosts_text(extra: Iterable[tuple[str, str]], own: Iterable[tuple[str, str]], *, has_ipv6: bool = True) -> str:
     """``/etc/hosts``: the local names, the added ones, then the container's own addresses with its names."""
-    return "".join(f"{address}\t{names}\n" for address, names in (*_LOCAL_NAMES, *extra, *own))
+    local = [entry for entry in _LOCAL_NAMES if has_ipv6 or ":" not in entry[0]]
+    return "".join(f"{address}\t{names}\n" for address, names in (*local, *extra, *own))
 
 
 def own_names(hostname: str, domainname: str) -> str:

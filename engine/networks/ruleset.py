@@ -31,13 +31,20 @@ class BridgeRules:
     can_talk: bool = True
     """Whether containers of this network reach each other (``icc``)."""
     masquerades: bool = True
+    unprotected: frozenset[int] = frozenset()
+    """The IP versions in which all ports of its containers are open."""
+    routed: frozenset[int] = frozenset()
+    """The IP versions in which its containers are reached and reach others by their own addresses."""
     source_address: str = ""
     """The host's IPv4 address that outgoing connections take, instead of that of the route's interface."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class PublishedPort:
-    """A host port that leads to a container. ``host_ip`` is an address or ``0.0.0.0``/``::`` for all of the host's."""
+    """A host port that leads to a container. ``host_ip`` is an address or ``0.0.0.0``/``::`` for all of the host's.
+
+    ``host_port`` 0 opens the container's port at its own address.
+    """
 
     protocol: str
     host_ip: str
@@ -74,11 +81,13 @@ class FirewallModel:
 
 
 def _element(port: PublishedPort) -> tuple[str, str, str]:
-    """The map a port belongs to, its key, and its value."""
+    """The map or set a port belongs to, its key, and what else its element says."""
+    if not port.host_port:
+        return f"open{port.version}", f"{port.container_ip} . {port.protocol} . {port.container_port}", ""
     everywhere = ip_address(port.host_ip).is_unspecified
     key = f"{port.protocol} . {port.host_port}"
     name = f"published{port.version}" if everywhere else f"published{port.version}_at"
-    value = f"{port.container_ip} . {port.container_port}"
+    value = f" : {port.container_ip} . {port.container_port}"
     return name, key if everywhere else f"{port.host_ip} . {key}", value
 
 
@@ -93,6 +102,8 @@ _SETS = {
     "internal": "type ifname",
     "talking": "type ifname . ifname",
     "passages": "type ipv4_addr . ipv4_addr . inet_proto . inet_service",
+    "open4": "type ipv4_addr . inet_proto . inet_service",
+    "open6": "type ipv6_addr . inet_proto . inet_service",
 }
 _CHAINS = {
     "prerouting": "{ type nat hook prerouting priority -100; policy accept; }",
@@ -114,11 +125,11 @@ def elements(model: FirewallModel) -> dict[str, list[str]]:
             found["internal"].append(name)
         if bridge.can_talk:
             found["talking"].append(f"{name} . {name}")
-    for passage in model.passages:
+    for passage in dict.fromkeys(model.passages):  # two links to one container are one passage
         found["passages"].append(f"{passage.source} . {passage.destination} . {passage.protocol} . {passage.port}")
-    for port in model.ports:
+    for port in dict.fromkeys(model.ports):
         target, key, value = _element(port)
-        found[target].append(f"{key} : {value}")
+        found[target].append(key + value)
     return found
 
 
@@ -153,6 +164,9 @@ def rules(model: FirewallModel) -> dict[str, list[str]]:
             "ct state established,related accept",
             "ct status dnat accept",
             "ip saddr . ip daddr . meta l4proto . th dport @passages accept",
+            "ip daddr . meta l4proto . th dport @open4 accept",
+            "ip6 daddr . meta l4proto . th dport @open6 accept",
+            *(line for bridge in model.bridges for line in _openings(bridge)),
             "drop",
         ],
     }
@@ -167,10 +181,20 @@ def _translations(bridge: BridgeRules) -> Iterable[str]:
         family = "ip" if subnet.version == 4 else "ip6"
         # A container that reaches a neighbour (or itself) through the host: the answer must come back through the host.
         yield f"{family} saddr {subnet} {family} daddr {subnet} ct status dnat masquerade"
-        if bridge.is_internal or not bridge.masquerades:
+        if bridge.is_internal or not bridge.masquerades or subnet.version in bridge.routed:
             continue
         leave = f"snat ip to {bridge.source_address}" if bridge.source_address and subnet.version == 4 else "masquerade"
         yield f'{family} saddr {subnet} oifname != "{bridge.interface}" {leave}'
+
+
+def _openings(bridge: BridgeRules) -> Iterable[str]:
+    """What passes into a network beside its published ports."""
+    if bridge.is_internal:
+        return
+    for version in sorted(bridge.unprotected):
+        yield f'oifname "{bridge.interface}" meta nfproto ipv{version} accept'
+    for version in sorted(bridge.routed):
+        yield f'oifname "{bridge.interface}" {"ip protocol icmp" if version == 4 else "meta l4proto ipv6-icmp"} accept'
 
 
 def render(model: FirewallModel) -> str:
@@ -198,7 +222,7 @@ def render_ports(table: str, *, add: Iterable[PublishedPort] = (), remove: Itera
         lines.append(f"delete element inet {table} {name} {{ {key} }}")
     for port in add:
         name, key, value = _element(port)
-        lines.append(f"add element inet {table} {name} {{ {key} : {value} }}")
+        lines.append(f"add element inet {table} {name} {{ {key}{value} }}")
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -43,6 +43,8 @@ class Sandbox:
     extra_hosts: tuple[tuple[str, str], ...] = ()
     upstream: tuple[str, ...] = ()
     """The name servers it was given; none means the host's."""
+    has_ipv6: bool = True
+    """Whether it may have IPv6 addresses."""
     has_resolver: bool = False
     namespace: NetworkNamespace | None = None
     held: list[HeldPort] = field(default_factory=list)
@@ -90,6 +92,7 @@ class Sandbox:
             domainname=self.domainname,
             extra_hosts=self.extra_hosts,
             upstream=self.upstream,
+            has_ipv6=self.has_ipv6,
         )
 
 
@@ -100,7 +103,7 @@ def port_map(exposed: tuple[str, ...], published: tuple[PortState, ...]) -> dict
         for port, protocol in parse_port(text):
             found[f"{port}/{protocol}"] = None
     for one in published:
-        entry = {"HostIp": one.host_ip, "HostPort": str(one.host_port)}
+        entry = {"HostIp": one.host_ip, "HostPort": str(one.host_port or "")}
         found[one.port] = [*(found.get(one.port) or []), entry]
     return found
 
@@ -131,13 +134,14 @@ def translations(sandbox: Sandbox, endpoint: EndpointState) -> list[PublishedPor
         target = endpoint.global_ipv6_address if ":" in one.host_ip else endpoint.ip_address
         if target:
             found.append(PublishedPort(protocol, one.host_ip, one.host_port, target, int(number)))
-    return found
+    return list(dict.fromkeys(found))
 
 
 def hosts_of(sandbox: Sandbox) -> str:
     names = namefiles.own_names(sandbox.hostname, sandbox.domainname)
     addresses = [a for e in sandbox.endpoints.values() for a in (e.ip_address, e.global_ipv6_address) if a]
-    return namefiles.hosts_text(sandbox.extra_hosts, [(address, names) for address in addresses] if names else [])
+    own = [(address, names) for address in addresses] if names else []
+    return namefiles.hosts_text(sandbox.extra_hosts, own, has_ipv6=sandbox.has_ipv6)
 
 
 def member_of(sandbox: Sandbox) -> dict[str, Any]:

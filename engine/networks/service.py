@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
-from ipaddress import IPv4Interface, ip_interface, ip_network
+from ipaddress import ip_interface
 from typing import Any, TypeVar
 
 import msgspec
@@ -24,19 +24,20 @@ from engine.filters import Filters
 from engine.journal import Journal
 from engine.names import new_id
 from engine.networks import ipam
-from engine.networks.bridge import BridgeDriver
+from engine.networks.announcement import announcement_plan
+from engine.networks.bridge import ALIAS, BridgeDriver
 from engine.networks.creation import CreateNetwork, check_name, plan_blocks, refuse_duplicate_bridge
+from engine.networks.defaultbridge import Interface, told_block
 from engine.networks.driver import Driver, PassiveDriver
 from engine.networks.firewall import Firewall
 from engine.networks.handles import NamespaceHandles
-from engine.networks.ipam import Subnet, is_address_in
+from engine.networks.ipam import Subnet
 from engine.networks.keeper import SandboxKeeper
 from engine.networks.links import HostLinks
 from engine.networks.macvlan import MacvlanDriver
 from engine.networks.model import (
     OPTION_BRIDGE,
     OPTION_MTU,
-    AddressWish,
     EndpointState,
     EndpointWish,
     IpamBlock,
@@ -50,6 +51,7 @@ from engine.networks.nameserver import NameServer
 from engine.networks.ports import HostPorts
 from engine.networks.sandbox import Sandbox
 from engine.networks.store import NetworkStore
+from engine.networks.wishes import check_wish
 from engine.tasks import run_blocking
 
 log = logging.getLogger(__name__)
@@ -147,7 +149,6 @@ class NetworkService:
 
     async def _default_bridge(self, known: Network | None) -> Network:
         config, name = self._config, self._config.bridge_name
-        gateway = await self._default_gateway(known)
         options = {
             OPTION_BRIDGE + "default_bridge": "true",
             OPTION_BRIDGE + "enable_icc": str(config.icc).lower(),
@@ -156,49 +157,46 @@ class NetworkService:
             OPTION_BRIDGE + "name": name,
             OPTION_MTU: str(config.mtu),
         }
-        blocks = [IpamBlock(subnet=str(gateway.network), ip_range=config.fixed_cidr, gateway=str(gateway.ip))]
         network_id = known.id if known is not None else new_id()
-        if config.ipv6:
-            blocks.append(self._default_ipv6(network_id))
         return Network(
             id=network_id,
             name="bridge",
             driver="bridge",
             created_ns=known.created_ns if known is not None else now_ns(),
             has_ipv6=config.ipv6,
-            blocks=tuple(blocks),
+            blocks=tuple(await self._default_blocks(known, network_id)),
             options=options,
         )
 
-    def _default_ipv6(self, network_id: str) -> IpamBlock:
-        """The default bridge's IPv6 subnet: as told, else a private one that goes with the network's id."""
-        told, inner = self._config.bip6, self._config.fixed_cidr_v6
-        if told:
-            own = ip_interface(told)
-            return IpamBlock(subnet=str(own.network), ip_range=inner, gateway=str(own.ip))
-        subnet = ip_network(inner, strict=False) if inner else ipam.unique_local_subnet(network_id, [])
-        return IpamBlock(subnet=str(subnet), gateway=ipam.first_host(subnet))
+    async def _default_blocks(self, known: Network | None, network_id: str) -> list[IpamBlock]:
+        """The default bridge's subnets: as told, as the interface has them, as last time, or from a free pool."""
+        config = self._config
+        if config.bip and ip_interface(config.bip).version != 4:
+            raise ValueError(f"bip must be an IPv4 address: {config.bip}")
+        link = await self._links.link(config.bridge_name)
+        present: dict[int, list[Interface]] = {4: [], 6: []}
+        for address in await self._links.addresses() if link is not None else ():
+            if link is not None and address.index == link.index:
+                present[address.interface.version].append(address.interface)
+        is_users = bool(config.bridge) and link is not None and link.alias != ALIAS
+        told = {4: (config.bip, config.fixed_cidr), 6: (config.bip6, config.fixed_cidr_v6)}
+        return [
+            told_block(*told[version], present[version], is_users=is_users)
+            or await self._free_block(known, network_id, version)
+            for version in ((4, 6) if config.ipv6 else (4,))
+        ]
 
-    async def _default_gateway(self, known: Network | None) -> IPv4Interface:
-        """The default bridge's address: as told, as the interface has it, as last time, or from a free pool."""
-        if self._config.bip:
-            told = ip_interface(self._config.bip)
-            if not isinstance(told, IPv4Interface):
-                raise ValueError(f"bip must be an IPv4 address: {told}")
-            return told
-        link = await self._links.link(self._config.bridge_name)
-        if link is not None:
-            for address in await self._links.addresses():
-                if address.index == link.index and isinstance(address.interface, IPv4Interface):
-                    return address.interface
+    async def _free_block(self, known: Network | None, network_id: str, version: int) -> IpamBlock:
         taken = await self._host_subnets()
-        if known is not None and known.blocks:
-            block = known.blocks[0]
-            if ipam.overlaps(block.network, taken) is None:
-                return IPv4Interface(f"{block.gateway}/{block.network.prefixlen}")
-        others = [subnet for subnet, network in self._store.subnets() if network.name != "bridge"]
-        subnet = ipam.choose_subnet(self._pools, [*taken, *others])
-        return IPv4Interface(f"{ipam.first_host(subnet)}/{subnet.prefixlen}")
+        for block in known.blocks if known is not None else ():
+            if block.network.version == version and ipam.overlaps(block.network, taken) is None:
+                return IpamBlock(subnet=block.subnet, gateway=block.gateway)
+        taken += [subnet for subnet, network in self._store.subnets() if network.name != "bridge"]
+        if version == 4:
+            subnet = ipam.choose_subnet(self._pools, taken)
+        else:
+            subnet = ipam.choose_ipv6_subnet(self._pools, network_id, taken)
+        return IpamBlock(subnet=str(subnet), gateway=ipam.first_host(subnet))
 
     @property
     def _pools(self) -> tuple[tuple[str, int], ...]:
@@ -242,8 +240,9 @@ class NetworkService:
     async def validate_wish(self, mode: str, endpoints: Mapping[str, W], blank: W | None = None) -> dict[str, W]:
         """Check a new container's networks.
 
-        The result is by network name, that of ``mode`` (``blank`` if none was given) first. A network that does not
-        exist is no error before the start, as with dockerd; it keeps the name it was given. Raises an ``EngineError``.
+        Those that are given are all it joins; only where there is none it joins that of ``mode``, with ``blank``. The
+        result is by network name, that of ``mode`` first. A network that does not exist is no error before the start,
+        as with dockerd; it keeps the name it was given. Raises an ``EngineError``.
         """
         if mode.startswith("container:"):
             if endpoints:
@@ -253,14 +252,14 @@ class NetworkService:
             return {}
         known = {self._known_name(name): wish for name, wish in endpoints.items()}
         first = self._known_name(mode)
-        if first not in known and blank is not None:
+        if not known and blank is not None:
             known[first] = blank
-        if len(known) > 1 and first in ("host", "none"):
+        if first in ("host", "none") and known.keys() - {first}:
             raise InvalidParameter(
                 "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
             )
         for name, wish in known.items():
-            _check_wish(name, self._store.by_name(name), wish)
+            check_wish(name, self._store.by_name(name), wish)
         return dict(sorted(known.items(), key=lambda item: (item[0] != first, item[0])))
 
     def _known_name(self, reference: str) -> str:
@@ -359,6 +358,7 @@ class NetworkService:
             network = await self._plan(request)
             driver = self._drivers[network.driver]
             try:
+                announcement_plan(network.options)
                 driver.check(network)
             except ValueError as error:
                 raise InvalidParameter(str(error)) from error
@@ -385,7 +385,9 @@ class NetworkService:
         if not request.is_config_only:
             wanted = request
             if source is not None:
-                wanted = CreateNetwork(name=request.name, has_ipv6=source.has_ipv6, blocks=source.blocks)
+                wanted = CreateNetwork(
+                    name=request.name, has_ipv6=source.has_ipv6, blocks=source.blocks, options=source.options
+                )
             blocks = plan_blocks(wanted, network_id, self._pools, self._live_subnets(), await self._host_subnets())
         network = Network(
             id=network_id,
@@ -471,47 +473,6 @@ class NetworkService:
         if network is not None:
             attributes |= {"name": network.name, "type": network.driver}
             self._events.publish("network", action, network.id, attributes)
-
-
-def _check_wish(name: str, network: Network | None, wish: EndpointWish) -> None:
-    """What a network can grant at all, as dockerd checks it when a container is created.
-
-    Of a network that is not there (``None``) only the spelling of addresses is known.
-    """
-    asked = wish.ipam_config
-    problems = _misspelt(asked) if asked is not None else []
-    addresses = [a for a in (asked.ipv4_address, asked.ipv6_address) if a] if asked is not None else []
-    if network is None or problems:
-        pass
-    elif network.is_predefined:
-        if addresses:
-            problems.append("user specified IP address is supported on user defined networks only")
-        if wish.aliases:
-            problems.append("network-scoped aliases are only supported for user-defined networks")
-    elif addresses and not network.has_own_subnets:
-        problems.append(
-            "user specified IP address is supported only when connecting to networks with user configured subnets"
-        )
-    else:
-        problems += [
-            f"no configured subnet or ip-range contain the IP address {address}"
-            for address in addresses
-            if not any(is_address_in(address, block.subnet) for block in network.blocks)
-        ]
-    if problems:
-        text = "\n".join(problems)
-        raise InvalidParameter(f"invalid config for network {name}: invalid endpoint settings:\n{text}")
-
-
-def _misspelt(asked: AddressWish) -> list[str]:
-    """What is no address, or none of its kind, in dockerd's words."""
-    problems = []
-    if asked.ipv4_address and not ipam.is_usable(asked.ipv4_address, 4):
-        problems.append(f"invalid IPv4 address: {asked.ipv4_address}")
-    if asked.ipv6_address and not ipam.is_usable(asked.ipv6_address, 6):
-        problems.append(f"invalid IPv6 address: {asked.ipv6_address}")
-    unusable = [a for a in asked.link_local_ips or () if not (ipam.is_usable(a, 4) or ipam.is_usable(a, 6))]
-    return [*problems, *(f"invalid link-local IP address: {address}" for address in unusable)]
 
 
 def _contains(wanted: tuple[str, ...], value: str) -> bool:

@@ -73,6 +73,8 @@ class FakeShim:
         self.peers: list[socket.socket] = []
         self.prepared: list[ExecSpec] = []
         self.exec_signals: list[tuple[str, int]] = []
+        self.held: list[int] = []
+        self.hold_failure: Exception | None = None
         self.run_failure: Exception | None = None
         self.exec_failure: Exception | None = None
         self.is_discarded = False
@@ -82,6 +84,11 @@ class FakeShim:
     @property
     def exit_record(self) -> ExitRecord | None:
         return self._exit.result() if self._exit.done() and self._exit.exception() is None else None
+
+    async def hold(self, descriptors: tuple[int, ...]) -> None:
+        if self.hold_failure is not None:
+            raise self.hold_failure
+        self.held += descriptors
 
     async def run(self) -> int:
         if self.run_failure is not None:

@@ -32,7 +32,7 @@ from engine.kernel import namespaces, netlink
 from engine.kernel.namespaces import NetworkNamespace
 from engine.kernel.netlink import RouteSocket
 from engine.names import new_id
-from engine.networks.model import IpamBlock, Link, Network, PortsWish, SandboxRequest
+from engine.networks.model import OPTION_BRIDGE, IpamBlock, Link, Network, PortsWish, SandboxRequest
 from engine.networks.sandbox import Sandbox
 from engine.networks.service import CreateNetwork, NetworkService, table_name
 from tests.support.leaks import processes
@@ -598,11 +598,90 @@ async def test_wishes_are_checked_before_a_container_exists(house: House) -> Non
     await house.network(name="mine")
     blank = Wish()
     assert list(await house.service.validate_wish("default", {}, blank)) == ["bridge"]
-    assert list(await house.service.validate_wish("mine", {"bridge": blank}, blank)) == ["mine", "bridge"]
+    assert list(await house.service.validate_wish("mine", {"bridge": blank}, blank)) == ["bridge"]
     assert await house.service.validate_wish("container:x", {}, blank) == {}
     assert list(await house.service.validate_wish("absent", {}, blank)) == ["absent"]
     with pytest.raises(InvalidParameter, match="user specified IP address is supported on user defined networks only"):
         await house.service.validate_wish("bridge", {"bridge": Wish(ipam_config=Addresses("10.1.1.1"))}, blank)
+
+
+async def test_many_quick_changes_are_not_taken_for_damage(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    async def live(number: int) -> None:
+        port = free_port()
+        for turn in range(4):
+            network = await house.network(name=f"n{number}-{turn}")
+            box = await house.open(f"c{number}-{turn}", mode=network.name, ports={"80/tcp": [Binding(host_port=port)]})
+            await house.end(box)
+            while house.service.endpoints(network):
+                await asyncio.sleep(0.01)
+            await house.service.remove(network.id)
+            await asyncio.sleep(0.03)
+
+    await asyncio.gather(*(live(number) for number in range(3)))
+    await asyncio.sleep(0.2)
+    assert "from outside" not in caplog.text
+
+
+async def test_ports_wait_for_a_network_that_leads_outside(house: House) -> None:
+    await house.network(name="inner", is_internal=True)
+    await house.network(name="town")
+    ports = PortsWish(("80/tcp",), {"80/tcp": [Binding(host_port=(port := free_port()))]})
+    web = await house.open("web", mode="inner", ports=ports.bindings)
+    web.listen()
+    assert web.sandbox.ports == {"80/tcp": None} and not reach("127.0.0.1", port)
+    await house.service.connect(web.sandbox.container_id, "town", Wish(), ports)
+    assert web.sandbox.ports == {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": port}]} and reach("127.0.0.1", port)
+
+
+async def test_neighbours_hear_of_a_restarted_containers_new_hardware_address(house: House) -> None:
+    client, first = await house.open("client"), await house.open("web")
+    first.listen()
+    assert reaches(client, first.ip(), 80)
+    old = first.sandbox.endpoints["bridge"]
+    await house.end(first)
+    while (second := await house.open("web")).ip() != old.ip_address:
+        await house.end(second)
+    assert second.sandbox.endpoints["bridge"].mac_address != old.mac_address
+    second.listen()
+    await asyncio.sleep(0.1)
+    assert reaches(client, old.ip_address, 80, timeout=0.9), "the client still talks to the old hardware address"
+
+
+async def test_gateway_modes(house: House, outside: Box) -> None:
+    def modes(both: str) -> dict[str, str]:
+        return {f"{OPTION_BRIDGE}gateway_mode_ipv{version}": both for version in (4, 6)}
+
+    for mode in ("routed", "nat-unprotected"):
+        await house.network(name=mode, options=modes(mode))
+    with pytest.raises(InvalidParameter, match=r"gateway_mode_ipv4 value: x \(unknown gateway mode x\)"):
+        await house.network(name="x", options=modes("x"))
+    with pytest.raises(InvalidParameter, match="gateway mode 'isolated' can only be used for an internal network"):
+        await house.network(name="x", options=modes("isolated"))
+    near = await house.open("near")
+    ports = {"80/tcp": [Binding(host_port=free_port())]}
+    routed = await house.open("routed", mode="routed", ports=ports, exposed=("80/tcp", "81/tcp"))
+    assert routed.sandbox.ports == {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": ""}], "81/tcp": None}
+    assert routed.sandbox.hold_fds == ()
+    for number in (80, 81):
+        routed.listen(number)
+        assert [reaches(box, routed.ip("routed"), number) for box in (near, outside)] == [number == 80] * 2
+    await house.restart_daemon()
+    assert reaches(near, routed.ip("routed"), 80)
+    listener = outside.listen(7777)
+    routed.connect(f"10.251.{THIRD}.2", 7777)
+    connection, (peer, _) = listener.accept()
+    connection.close()
+    assert peer == routed.ip("routed")
+    bare = await house.open("bare", mode="nat-unprotected")
+    bare.listen(81)
+    assert reaches(near, bare.ip("nat-unprotected"), 81) and reaches(outside, bare.ip("nat-unprotected"), 81)
+    alone = await house.network(name="alone", options=modes("isolated"), is_internal=True)
+    one, two = [await house.open(name, mode="alone") for name in ("one", "two")]
+    one.listen()
+    assert one.sandbox.endpoints["alone"].gateway == "" and reaches(two, one.ip("alone"), 80)
+    with contextlib.closing(RouteSocket()) as host:
+        link = host.link_sync(alone.interface)
+        assert link is not None and link.index not in {address.index for address in host.addresses_sync()}
 
 
 async def test_ipv6_networks(house: House) -> None:
@@ -618,6 +697,16 @@ async def test_ipv6_networks(house: House) -> None:
     }
     gateway = web.sandbox.endpoints["six"].ipv6_gateway
     assert reach(gateway, port) and reaches(client, gateway, port)
+
+
+async def test_ipv6_networks_of_link_local_addresses(house: House) -> None:
+    block = IpamBlock(subnet="fe80:1234::/64")
+    await house.service.create(CreateNetwork(name="near", has_ipv6=True, blocks=(block,)))
+    web, client = [await house.open(name, mode="near") for name in ("web", "client")]
+    web.listen(family=socket.AF_INET6)
+    address = web.sandbox.endpoints["near"].global_ipv6_address
+    assert address.startswith("fe80:1234::")
+    assert reaches(client, f"{address}%eth0", 80)
 
 
 def kernel_lacks(kind: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import time
 import urllib.error
@@ -187,6 +188,36 @@ def namespace_seen(berth: Berth, name: str) -> str:
     return subprocess.run(["nsenter", f"--net={key}", "ip", "-o", "-4", "addr"], capture_output=True, text=True).stdout
 
 
+def test_an_interface_is_named_and_set_as_asked(berth: Berth) -> None:
+    option = "com.docker.network.endpoint"
+    for name in ("one", "two", "three"):
+        berth.docker("network", "create", name, check=True)
+    lan = f"name=one,driver-opt={option}.ifname=lan,driver-opt={option}.sysctls=net.ipv4.conf.IFNAME.log_martians=1"
+    second = f"name=two,driver-opt={option}.ifname=eth0"
+    networks = ("--network", lan, "--network", second)
+    berth.docker("run", "-d", "--name", "box", *networks, "busybox", "sleep", "60", check=True)
+    assert berth.docker("exec", "box", "sysctl", "-n", "net.ipv4.conf.lan.log_martians").stdout == "1\n"
+    assert berth.docker("exec", "box", "sysctl", "-n", "net.ipv4.conf.eth0.log_martians").stdout == "0\n"
+    taken = berth.docker("network", "connect", "--driver-opt", f"{option}.ifname=lan", "three", "box")
+    assert taken.returncode == 1 and "error renaming interface" in taken.stderr
+    berth.kill()
+    berth.start()
+    berth.docker("network", "connect", "three", "box", check=True)
+    assert berth.docker("exec", "box", "ls", "/sys/class/net").stdout.split() == ["eth0", "eth1", "lan", "lo"]
+
+
+def test_a_container_without_ipv6_has_no_such_address(berth: Berth) -> None:
+    berth.docker("network", "create", "--ipv6", "--subnet", "fd00:77::/64", "six", check=True)
+    off = ("--sysctl", "net.ipv6.conf.all.disable_ipv6=1")
+    berth.docker("run", "-d", "--name", "four", "--network", "six", *off, "busybox", "sleep", "60", check=True)
+    shown = ("inspect", "-f", "{{.NetworkSettings.Networks.six.GlobalIPv6Address}}")
+    assert berth.docker(*shown, "four").stdout == "\n"
+    berth.docker("run", "-d", "--name", "both", "--network", "six", "busybox", "sleep", "60", check=True)
+    assert berth.docker(*shown, "both").stdout.startswith("fd00:77::")
+    assert berth.docker("exec", "both", "ping", "-6", "-c", "1", "four").returncode == 1
+    assert berth.docker("exec", "both", "ping", "-4", "-c", "1", "four").returncode == 0
+
+
 def test_the_namespace_is_entered_by_its_sandbox_key(berth: Berth) -> None:
     serve(berth, "web")
     serve(berth, "onhost", "--network", "host")
@@ -247,7 +278,11 @@ def test_ports_are_published_by_the_first_network_that_can(berth: Berth) -> None
     second = berth.docker("run", "--rm", "-p", f"{port}:80", "busybox", "true")
     assert second.returncode == 125 and f"Bind for 0.0.0.0:{port} failed: port is already allocated" in second.stderr
     berth.kill()
-    berth.start()
+    try:
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("", port))
+    finally:
+        berth.start()
     assert page(port) and berth.docker("port", "web").stdout == f"80/tcp -> 0.0.0.0:{port}\n"
     berth.docker("rm", "-f", "web", check=True)
     serve(berth, "next", "-p", f"{port}:80")

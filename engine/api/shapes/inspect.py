@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -12,6 +12,10 @@ from engine.api.shapes.containers import config_json, host_config_json
 from engine.api.shapes.summary import mount_summaries
 from engine.clock import rfc3339
 from engine.containers.model import Container, Health, State, Status
+from engine.networks.model import DEFAULT_NETWORKS
+
+OWN_NAMES_APART = (1, 45)
+"""From here on the names that a container has of itself are in ``DNSNames``, no longer among its aliases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +69,9 @@ def health_view(health: Health) -> dict[str, Any]:
     }
 
 
-def network_settings(facts: InspectFacts, default_network: str) -> dict[str, Any]:
+def network_settings(facts: InspectFacts) -> dict[str, Any]:
     """The ``NetworkSettings`` object; the old flat members repeat the default bridge's endpoint."""
-    flat: Mapping[str, Any] = facts.networks.get("bridge", {}) if default_network in ("bridge", "default") else {}
+    flat: Mapping[str, Any] = facts.networks.get("bridge", {})
     return {
         "Bridge": "",
         "SandboxID": facts.sandbox_id,
@@ -88,6 +92,25 @@ def network_settings(facts: InspectFacts, default_network: str) -> dict[str, Any
         "MacAddress": flat.get("MacAddress", ""),
         "Networks": facts.networks,
     }
+
+
+def with_own_names(container: Container, facts: InspectFacts) -> InspectFacts:
+    """As before ``DNSNames``: among a network's aliases are the names that a container has of itself."""
+    own = (container.id[:12], container.config.hostname)
+    networks = {
+        name: shown
+        if name in DEFAULT_NETWORKS
+        else {**shown, "Aliases": list(dict.fromkeys((*(shown["Aliases"] or ()), *own)))}
+        for name, shown in facts.networks.items()
+    }
+    return replace(facts, networks=networks)
+
+
+def _asked_mac(container: Container) -> str:
+    """The hardware address that was asked for on the network of the mode, where clients of old have looked for it."""
+    mode = container.host_config.network_mode
+    wish = container.networks.get("bridge" if mode in ("", "default") else mode)
+    return container.config.mac_address or (wish.mac_address if wish is not None else "")
 
 
 def inspect_view(container: Container, facts: InspectFacts) -> dict[str, Any]:
@@ -117,8 +140,8 @@ def inspect_view(container: Container, facts: InspectFacts) -> dict[str, Any]:
         "HostConfig": {**host_config_json(container.host_config), "Links": list(facts.links) or None},
         "GraphDriver": {"Data": dict(facts.graph), "Name": container.storage_driver},
         "Mounts": mount_summaries(container),
-        "Config": config_json(container.config),
-        "NetworkSettings": network_settings(facts, container.host_config.network_mode),
+        "Config": config_json(msgspec.structs.replace(container.config, mac_address=_asked_mac(container))),
+        "NetworkSettings": network_settings(facts),
     }
     if facts.size_rw is not None:
         shown["SizeRw"] = facts.size_rw

@@ -56,8 +56,8 @@ class NetworkCreateBody(msgspec.Struct, frozen=True, kw_only=True, rename="pasca
     options: dict[str, str] | None = None
     labels: dict[str, str] | None = None
 
-    def request(self) -> CreateNetwork:
-        """The request in the engine's words."""
+    def request(self, version: tuple[int, int]) -> CreateNetwork:
+        """The request in the engine's words; before API 1.47 all networks had IPv4."""
         ipam = self.ipam or IpamBody()
         return CreateNetwork(
             name=self.name or "",
@@ -68,7 +68,7 @@ class NetworkCreateBody(msgspec.Struct, frozen=True, kw_only=True, rename="pasca
             is_ingress=bool(self.ingress),
             is_config_only=bool(self.config_only),
             config_from=(self.config_from.network if self.config_from is not None else "") or "",
-            has_ipv4=self.enable_ipv4 is not False,
+            has_ipv4=self.enable_ipv4 is not False or version < (1, 47),
             has_ipv6=bool(self.enable_ipv6),
             ipam_driver=ipam.driver or "default",
             ipam_options=ipam.options,

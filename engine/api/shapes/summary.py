@@ -82,7 +82,7 @@ def port_list(ports: Mapping[str, Any] | None) -> list[dict[str, Any]]:
             {
                 "IP": binding["HostIp"],
                 "PrivatePort": int(number),
-                "PublicPort": int(binding["HostPort"]),
+                **({"PublicPort": int(binding["HostPort"])} if binding["HostPort"] else {}),
                 "Type": protocol,
             }
             for binding in bindings or ()

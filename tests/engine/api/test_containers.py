@@ -17,6 +17,7 @@ from engine.api.views import ContainerViews
 from engine.clock import SECOND
 from engine.containers.logs import LogQuery
 from engine.containers.model import Status
+from engine.containers.settings import EndpointSettings
 from engine.errors import InvalidParameter, no_such_image
 from engine.images.store import ImageStore
 from engine.networks.service import NetworkService
@@ -27,7 +28,9 @@ from tests.support.served import Served
 from tests.support.services import ServiceBench
 
 NEW = container(1, name="new")
-BOX = running(2, name="box", config={"tty": True, "open_stdin": True})
+BOX = running(
+    2, name="box", config={"tty": True, "open_stdin": True, "hostname": "host"}, networks={"front": EndpointSettings()}
+)
 OLD = ended(3, name="old", exit_code=4)
 PIPE = running(4, name="pipe", config={"open_stdin": True})
 TTY_TYPE = "application/vnd.docker.raw-stream"
@@ -104,6 +107,9 @@ async def test_inspect(api: Served) -> None:
     status, view = await ask(api, "GET", "/containers/box/json", size="true")
     assert (status, view["Name"], view["SizeRootFs"]) == (200, "/box", 1000)
     assert "SizeRw" not in (await ask(api, "GET", "/containers/box/json"))[1]
+    for version, shown in (("1.44", [BOX.id[:12], BOX.config.hostname]), ("1.45", None)):
+        view = (await ask(api, "GET", f"/v{version}/containers/box/json"))[1]
+        assert view["NetworkSettings"]["Networks"]["front"]["Aliases"] == shown
     assert await ask(api, "GET", "/containers/nobody/json") == (404, {"message": "No such container: nobody"})
 
 

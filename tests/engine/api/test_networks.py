@@ -61,8 +61,10 @@ async def client(short_root: Path, connector: Connector, serve: Serve) -> AsyncI
     await journal.aclose()
 
 
-async def create(client: aiohttp.ClientSession, **body: Any) -> tuple[int, dict[str, Any]]:
-    async with client.post("/v1.51/networks/create", json=body) as response:
+async def create(
+    client: aiohttp.ClientSession, version: str = "1.51", **body: Any
+) -> tuple[int, dict[str, Any]]:
+    async with client.post(f"/v{version}/networks/create", json=body) as response:
         return response.status, await response.json()
 
 
@@ -90,6 +92,13 @@ async def test_create_inspect_list_and_remove(client: aiohttp.ClientSession) -> 
         assert response.status == 204
     async with client.get("/networks/town") as response:
         assert (response.status, await response.json()) == (404, {"message": "network town not found"})
+
+
+async def test_networks_of_old_versions_have_ipv4(client: aiohttp.ClientSession) -> None:
+    for version, name in (("1.46", "old"), ("1.47", "new")):
+        await create(client, version, Name=name, EnableIPv4=False, EnableIPv6=True)
+        async with client.get(f"/networks/{name}") as response:
+            assert (await response.json())["EnableIPv4"] is (name == "old")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
@@ -13,9 +14,13 @@ from engine.containers.connect import Connector
 from engine.containers.model import Container, Status
 from engine.containers.settings import EndpointSettings
 from engine.errors import Conflict, Forbidden, InvalidParameter, NotFound, SystemFailure
+from engine.networks.ports import HeldPort, PortWish
+from engine.networks.sandbox import Sandbox
 from engine.networks.service import NetworkService
+from engine.runtime.model import ShimLost
+from engine.runtime.shims import Shim
 from tests.support.containers import container, ended, running
-from tests.support.runs import Bench, FakeNetwork, FakeNetworks
+from tests.support.runs import Bench, FakeNetwork, FakeNetworks, FakeShim
 
 NEW = container(1, name="new", networks={"bridge": EndpointSettings()})
 BOX = running(2, name="box", networks={"bridge": EndpointSettings()})
@@ -55,6 +60,25 @@ async def test_a_running_one_joins_and_leaves_at_once(bench: ConnectBench) -> No
     await bench.connector.disconnect_network(BOX.id, "n1", force=False)
     assert bench.joined(BOX) == ["front"]
     assert bench.networks.log == [("connect", BOX.id, "n2"), ("disconnect", BOX.id, "n1")]
+
+
+@pytest.mark.parametrize("failure", [None, ShimLost("gone")])
+async def test_ports_that_are_published_late_are_the_shims_to_hold(
+    bench: ConnectBench, failure: Exception | None
+) -> None:
+    shim, live = FakeShim(BOX.id), bench.live[BOX.id]
+    live.shim, live.sandbox = cast(Shim, shim), Sandbox(BOX.id, "box", "s1", "bridge")
+    await bench.connector.connect_network("box", "front", WISH)
+    assert shim.held == []
+    live.sandbox.held = [HeldPort(PortWish("tcp", 80), "0.0.0.0", 8080, held := socket.socket())]
+    live.sandbox.hold_fds = (descriptor := held.fileno(),)
+    shim.hold_failure = failure
+    await bench.connector.disconnect_network("box", "front", force=False)
+    await bench.connector.connect_network("box", "front", WISH)
+    assert shim.held == ([] if failure else [descriptor])
+    assert held.fileno() == -1 and live.sandbox.hold_fds == ()
+    assert bench.joined(BOX) == ["bridge", "front"]
+    live.shim = None
 
 
 async def test_what_failed_has_not_changed_the_record(bench: ConnectBench) -> None:

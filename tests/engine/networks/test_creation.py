@@ -7,8 +7,8 @@ import pytest
 
 from engine.errors import Conflict, EngineError, Forbidden, InvalidParameter, NotFound
 from engine.networks.creation import CreateNetwork, check_name, plan_blocks, refuse_duplicate_bridge
-from engine.networks.ipam import DEFAULT_POOLS
-from engine.networks.model import IpamBlock, Network
+from engine.networks.ipam import DEFAULT_POOLS, first_host
+from engine.networks.model import OPTION_BRIDGE, IpamBlock, Network
 
 ID = "ab" * 32
 PLAIN = CreateNetwork(name="mine")
@@ -103,3 +103,14 @@ def test_one_bridge_belongs_to_one_network() -> None:
     with pytest.raises(Conflict, match="networks have same bridge name"):
         refuse_duplicate_bridge(Network(id="2" * 64, name="b", driver="bridge", options=option), [first])
     refuse_duplicate_bridge(Network(id="2" * 64, name="b", driver="bridge"), [first])
+
+
+def test_an_isolated_network_has_no_gateway() -> None:
+    request = CreateNetwork(
+        name="x",
+        is_internal=True,
+        has_ipv6=True,
+        options={f"{OPTION_BRIDGE}gateway_mode_ipv4": "isolated", f"{OPTION_BRIDGE}gateway_mode_ipv6": "nat"},
+    )
+    four, six = plan_blocks(request, ID, DEFAULT_POOLS, [], [])
+    assert four.gateway == "" and six.gateway == first_host(six.network)

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 from typing import Any
 
 import pytest
@@ -14,6 +15,9 @@ from engine.networks.ruleset import BridgeRules, Passage, PublishedPort
 
 WEB = PublishedPort("tcp", "0.0.0.0", 8080, "172.17.0.2", 80)
 OTHER = PublishedPort("tcp", "0.0.0.0", 8080, "172.17.0.3", 80)
+
+LOST = b"\x1e\0\0\0\x02\x0a" + bytes(10) + bytes(4) + b"\x0a\0\x01\0berth\0"
+"""A notice that table ``berth`` has lost something."""
 
 
 class Recorder:
@@ -119,18 +123,60 @@ async def test_damage_from_outside_is_repaired_and_our_own_changes_are_not(
     wall: Firewall, recorder: Recorder, watch: socket.socket
 ) -> None:
     await wall.apply()
-    lost = b"\x1e\0\0\0\x02\x0a" + bytes(10) + bytes(4) + b"\x0a\0\x01\0berth\0"
-    recorder.listing = [{"chain": {"name": n}} for n in ruleset.rules(wall.model)]
-    for chain, statements in ruleset.rules(wall.model).items():
-        recorder.listing += [{"rule": {"chain": chain}} for _ in statements]
-    recorder.listing += [{"set": {"name": n}} for n in ruleset.elements(wall.model)]
-    watch.send(lost)
+    recorder.listing = listed(wall.model)
+    watch.send(LOST)
     await settled(wall)
     assert len(recorder.scripts) == 1
     recorder.listing = None
-    watch.send(lost)
+    watch.send(LOST)
     await settled(wall)
     assert len(recorder.scripts) == 2
+    await wall.aclose()
+    watch.close()
+
+
+def listed(model: ruleset.FirewallModel) -> list[dict[str, Any]]:
+    """The table as nftables would list it."""
+    listing: list[dict[str, Any]] = [{"chain": {"name": name}} for name in ruleset.rules(model)]
+    for chain, statements in ruleset.rules(model).items():
+        listing += [{"rule": {"chain": chain}} for _ in statements]
+    return listing + [{"set": {"name": name, "elem": sorted(set(e))}} for name, e in ruleset.elements(model).items()]
+
+
+async def test_changes_that_come_while_the_table_is_looked_at_are_no_damage(
+    wall: Firewall, recorder: Recorder, watch: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    passage = Passage("172.17.0.3", "172.17.0.2", "tcp", 80)
+    await wall.set_passages("c3", [passage, passage])
+    await wall.apply()
+    await wall.publish("c1", [WEB])
+    looking, go_on = threading.Event(), threading.Event()
+    listing = listed(wall.model)
+
+    def list_slowly(family: str, table: str) -> list[dict[str, Any]]:
+        looking.set()
+        go_on.wait(5)
+        return listing
+
+    recorder.list_sync = list_slowly  # type: ignore[method-assign]
+    watch.send(LOST)
+    while not looking.is_set():
+        await asyncio.sleep(0)
+    port = PublishedPort("tcp", "0.0.0.0", 8081, "172.17.0.2", 80)
+    changes = [
+        asyncio.create_task(change)
+        for change in (wall.set_bridge("n2", BridgeRules("br-2")), wall.publish("c2", [port]), wall.unpublish("c1"))
+    ]
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(*changes)
+    assert wall._repair is not None
+    await wall._repair
+    assert "from outside" not in caplog.text
+    listing = listed(wall.model)
+    watch.send(LOST)
+    await settled(wall)
+    assert "from outside" not in caplog.text
     await wall.aclose()
     watch.close()
 

@@ -92,3 +92,9 @@ def test_files_are_rewritten_in_place(tmp_path: Path) -> None:
     assert [p.read_text() for p in paths] == ["other\n", "web\n", "r\n"]
     assert paths[0].stat().st_ino == inode
     assert paths[0].stat().st_mode & 0o777 == 0o644
+
+
+def test_hosts_of_a_container_without_ipv6_name_no_such_address() -> None:
+    assert hosts_text([("10.0.0.9", "db")], [("172.17.0.2", "web")], has_ipv6=False) == (
+        "127.0.0.1\tlocalhost\n10.0.0.9\tdb\n172.17.0.2\tweb\n"
+    )

@@ -101,3 +101,30 @@ def test_damage_shows_in_the_counts() -> None:
 
 def test_versions_of_ports() -> None:
     assert (WEB.version, SIX.version) == (4, 6)
+
+
+def test_gateway_modes_open_networks_or_ports() -> None:
+    open4, open6 = (PublishedPort("tcp", "0.0.0.0", 0, "10.0.0.2", 80), PublishedPort("udp", "::", 0, "fd00::2", 53))
+    subnets = (ip_network("10.0.0.0/24"), ip_network("fd00::/64"))
+    routed = BridgeRules("routed", subnets, routed=frozenset({4, 6}))
+    bare = BridgeRules("bare", subnets, unprotected=frozenset({4}))
+    inner = BridgeRules("inner", subnets, is_internal=True, routed=frozenset({4}), unprotected=frozenset({6}))
+    model = FirewallModel("t", (inner, routed, bare), (open4, open6, open4))
+    assert ruleset.elements(model)["open4"] == ["10.0.0.2 . tcp . 80"]
+    assert ruleset.elements(model)["open6"] == ["fd00::2 . udp . 53"]
+    rules = ruleset.rules(model)
+    assert rules["inward"][-4:] == [
+        'oifname "routed" ip protocol icmp accept',
+        'oifname "routed" meta l4proto ipv6-icmp accept',
+        'oifname "bare" meta nfproto ipv4 accept',
+        "drop",
+    ]
+    leaving = [rule for rule in rules["postrouting"] if "oifname !=" in rule]
+    assert leaving == [
+        'ip saddr 10.0.0.0/24 oifname != "bare" masquerade',
+        'ip6 saddr fd00::/64 oifname != "bare" masquerade',
+    ]
+    assert ruleset.render_ports("t", add=[open4], remove=[open6]).splitlines() == [
+        "delete element inet t open6 { fd00::2 . udp . 53 }",
+        "add element inet t open4 { 10.0.0.2 . tcp . 80 }",
+    ]

@@ -94,11 +94,40 @@ async def test_the_default_bridge_takes_the_interfaces_address_or_avoids_routes(
     assert (await stage.again()).find("bridge").blocks[0].subnet == "172.18.0.0/16"
 
 
+async def test_the_default_bridges_subnets_from_ranges_and_pools(stage: Stage) -> None:
+    service = await stage.again(fixed_cidr="192.168.130.0/24")
+    assert service.find("bridge").blocks[0] == IpamBlock(
+        subnet="192.168.130.0/24", ip_range="192.168.130.0/24", gateway="192.168.130.1"
+    )
+    pools = (("10.7.0.0/16", 24), ("fd07::/56", 64))
+    service = await stage.again(fixed_cidr="", ipv6=True, default_address_pools=pools)
+    assert [block.subnet for block in service.find("bridge").blocks] == ["192.168.130.0/24", "fd07::/64"]
+    town, _ = await service.create(CreateNetwork(name="town", has_ipv6=True))
+    assert [block.subnet for block in town.blocks] == ["10.7.0.0/24", "fd07:0:0:1::/64"]
+    stage.links = PlayedLinks(bridge_address="192.168.7.9/24")
+    service = await stage.again(fixed_cidr="192.168.7.128/25", ipv6=False)
+    assert service.find("bridge").blocks[0] == IpamBlock(
+        subnet="192.168.7.0/24", ip_range="192.168.7.128/25", gateway="192.168.7.9"
+    )
+
+
 async def test_without_a_bridge_containers_have_no_network(stage: Stage) -> None:
     service = await stage.again(bridge="none")
     with pytest.raises(NotFound, match="network bridge not found"):
         service.find("bridge")
     assert list(await service.validate_wish("default", {}, EndpointWish())) == ["bridge"]
+
+
+async def test_the_networks_that_are_given_are_all_of_them(stage: Stage) -> None:
+    town, wish = (await stage.service.create(CreateNetwork(name="town")))[0], EndpointWish()
+    assert await stage.service.validate_wish("default", {"town": wish}, EndpointWish()) == {"town": wish}
+    assert await stage.service.validate_wish("bridge", {town.id: wish}, EndpointWish()) == {"town": wish}
+    both = await stage.service.validate_wish("town", {"absent": wish, town.id[:12]: wish}, EndpointWish())
+    assert list(both) == ["town", "absent"]
+    for mode in ("host", "none"):
+        assert list(await stage.service.validate_wish(mode, {}, wish)) == [mode]
+        with pytest.raises(InvalidParameter, match="cannot attach both user-defined and non-user-defined"):
+            await stage.service.validate_wish(mode, {"town": wish}, wish)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from engine.api.shapes.inspect import InspectFacts, health_view, inspect_view, network_settings, state_view
+from engine.api.shapes.inspect import (
+    InspectFacts,
+    health_view,
+    inspect_view,
+    network_settings,
+    state_view,
+    with_own_names,
+)
 from engine.clock import SECOND, ZERO_TIME
 from engine.containers.model import Health, HealthProbe, State, Status
 from engine.containers.mounts import MountPoint
@@ -82,9 +89,9 @@ def test_health_has_its_last_results() -> None:
     }
 
 
-@pytest.mark.parametrize("mode", ["default", "bridge"])
-def test_old_members_repeat_the_default_bridge(mode: str) -> None:
-    view = network_settings(facts(), mode)
+def test_old_members_repeat_the_default_bridge() -> None:
+    front = {"front": {"IPAddress": "10.0.0.2", "IPPrefixLen": 24}}
+    view = network_settings(facts(networks={**front, **facts().networks}))
     assert (view["IPAddress"], view["IPPrefixLen"], view["MacAddress"], view["Gateway"]) == (
         "172.17.0.2",
         16,
@@ -96,10 +103,20 @@ def test_old_members_repeat_the_default_bridge(mode: str) -> None:
 
 
 def test_old_members_are_empty_on_other_networks() -> None:
-    view = network_settings(facts(), "front")
+    view = network_settings(facts(networks={"front": {"IPAddress": "10.0.0.2", "IPPrefixLen": 24}}))
     assert (view["IPAddress"], view["IPPrefixLen"], view["MacAddress"]) == ("", 0, "")
-    assert "bridge" in view["Networks"]
-    assert network_settings(facts(networks={}), "bridge")["EndpointID"] == ""
+    assert "front" in view["Networks"]
+    assert network_settings(facts(networks={}))["EndpointID"] == ""
+
+
+def test_old_versions_show_a_containers_own_names_among_its_aliases() -> None:
+    record = container(2, config={"hostname": "host"})
+    networks = {"front": {"Aliases": ["db", "host"]}, "back": {"Aliases": None}, "bridge": {"Aliases": None}}
+    shown = with_own_names(record, facts(networks=networks)).networks
+    own = record.id[:12]
+    assert shown["front"]["Aliases"] == ["db", "host", own]
+    assert shown["back"]["Aliases"] == [own, "host"]
+    assert shown["bridge"]["Aliases"] is None
 
 
 def test_the_whole_document() -> None:
@@ -142,6 +159,13 @@ def test_the_whole_document() -> None:
             "Propagation": "rprivate",
         },
     ]
+
+
+@pytest.mark.parametrize(("mode", "network"), [("default", "bridge"), ("front", "front")])
+def test_the_hardware_address_that_was_asked_for_is_in_the_configuration(mode: str, network: str) -> None:
+    wish = {network: EndpointSettings(mac_address="02:42:01:02:03:04"), "other": EndpointSettings(mac_address="02:43")}
+    record = container(2, host={"network_mode": mode}, networks=wish)
+    assert inspect_view(record, facts())["Config"]["MacAddress"] == "02:42:01:02:03:04"
 
 
 def test_a_container_that_never_ran_has_no_files() -> None:

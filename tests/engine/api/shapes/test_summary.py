@@ -79,6 +79,7 @@ def test_ports_are_flattened() -> None:
         {"PrivatePort": 53, "Type": "udp"},
     ]
     assert port_list(None) == []
+    assert port_list({"80/tcp": [{"HostIp": "::", "HostPort": ""}]}) == [{"IP": "::", "PrivatePort": 80, "Type": "tcp"}]
 
 
 def test_the_whole_element() -> None:
