@@ -415,7 +415,7 @@ def registry_settings(config: Config) -> Settings:
     own = root / "berth"
     base = Settings(
         root=root,
-        address=config.registry_addr,
+        address=config.registry_addr if config.registry_addr != "none" else ":0",  # which is never opened
         own_tls_folder=own / "tls",
         htpasswd=own / "htpasswd",
         grants_file=own / "grants.yml",
