@@ -1,4 +1,4 @@
-"""Who ``--user`` names: the passwd and group files of a container, read without following a link out of its root.
+"""Who ``--user`` names, and which mode a folder has: a container's root, read without following a link out of it.
 
 A running container is read through its first process's root, any other through its writable layer and the image's
 layers, uppermost first. What image layers hold never changes, so it is remembered per image.
@@ -14,7 +14,7 @@ from pathlib import Path
 from engine.containers.model import Container
 from engine.containers.users import ResolvedUser, resolve_user
 from engine.errors import SystemFailure
-from engine.kernel.rooted import read_in_root_sync
+from engine.kernel.rooted import mode_in_root_sync, read_in_root_sync
 from engine.snapshots.base import LayerKey
 from engine.tasks import run_blocking
 
@@ -49,8 +49,26 @@ class Accounts:
         upper = self._upper(container.id)
         if not os.path.lexists(upper / "etc"):
             return self._of_image_sync(container.layers)
-        roots = [upper, *(self._layer_folder(LayerKey(key)) for key in reversed(container.layers))]
+        roots = self._roots(container)
         return _first_sync(roots, PASSWD), _first_sync(roots, GROUP)
+
+    async def folder_mode(self, container: Container, path: str) -> int | None:
+        """The permissions of a folder in the root of a container that is to start; None where there is none."""
+        return await run_blocking(self._folder_mode_sync, container, path)
+
+    def _folder_mode_sync(self, container: Container, path: str) -> int | None:
+        for root in self._roots(container):
+            mode = mode_in_root_sync(str(root), path)
+            if mode is not None:
+                return stat.S_IMODE(mode) if stat.S_ISDIR(mode) else None
+            if _is_hidden_sync(root, path.lstrip("/")):
+                return None
+        return None
+
+    def _roots(self, container: Container) -> list[Path]:
+        """The folders that are laid over each other, uppermost first."""
+        layers = (self._layer_folder(LayerKey(key)) for key in reversed(container.layers))
+        return [self._upper(container.id), *layers]
 
     def _of_image_sync(self, layers: tuple[str, ...]) -> tuple[str, str]:
         known = self._known.get(layers)

@@ -35,7 +35,7 @@ from engine.containers.merge import replace_env, with_home
 from engine.containers.model import Container
 from engine.containers.mounts import MountPoint
 from engine.containers.namespaces import joined_container
-from engine.containers.rootview import check_propagation, hand_over, keep_source_flags
+from engine.containers.rootview import KERNEL_VIEWS, check_propagation, hand_over, keep_source_flags
 from engine.containers.security import ALL_CAPABILITIES
 from engine.containers.settings import ExecSettings, HostConfig, Ulimit
 from engine.containers.sources import Sources
@@ -174,6 +174,8 @@ class Assembly:
             container.id, layers, str(rootfs), transient=container.host_config.auto_remove
         )
         steps = (*steps, *image_steps)
+        for mount in spec["mounts"]:
+            await self._keep_mode(container, mount)
         spec["mounts"] = await run_blocking(keep_source_flags, spec["mounts"], _mount_flags_sync)
         if not offers_recursive_read_only(runtime):
             spec["mounts"], handed = hand_over(spec["mounts"], str(run_dir / READ_ONLY))
@@ -353,6 +355,16 @@ class Assembly:
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
         return spec
+
+    async def _keep_mode(self, container: Container, mount: dict[str, Any]) -> None:
+        """A tmpfs without a mode of its own has that of the folder it covers, as runc does by itself."""
+        if mount["type"] != "tmpfs" or mount["destination"] in KERNEL_VIEWS:
+            return
+        if any(option.startswith("mode=") for option in mount["options"]):
+            return
+        mode = await self._accounts.folder_mode(container, mount["destination"])
+        if mode is not None:
+            mount["options"].append(f"mode={mode:o}")
 
     async def _inject_devices(self, spec: dict[str, Any], host: HostConfig) -> None:
         """The devices that CDI specifications describe. Raises ``ValueError``."""

@@ -17,7 +17,7 @@ from engine.kernel.mount import MountStep
 
 OciMount = dict[str, Any]
 
-_KERNEL_VIEWS = frozenset({"/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"})
+KERNEL_VIEWS = frozenset({"/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"})
 _SOURCE_FLAGS = (
     (os.ST_RDONLY, "ro"),
     (os.ST_NOSUID, "nosuid"),
@@ -49,7 +49,7 @@ def mount_list(
         mine.setdefault("/dev/shm", _bind("/dev/shm", shm_path, []))
     base = [mount for mount in _standard(host, writable_cgroups) if not _is_covered(mount["destination"], mine)]
     if host.readonly_rootfs:
-        base = [m if m["destination"] in _KERNEL_VIEWS else _read_only(m) for m in base]
+        base = [m if m["destination"] in KERNEL_VIEWS else _read_only(m) for m in base]
     return base + sorted(mine.values(), key=lambda mount: clean(mount["destination"]).count("/"))
 
 
@@ -140,14 +140,16 @@ def hand_over(mounts: Sequence[OciMount], folder: str) -> tuple[list[OciMount], 
     """Binds that are to be read-only all the way down, for a runtime that does not know ``rro``.
 
     The shim makes each below ``folder`` first; the runtime then binds what is there. Returns the mounts as the runtime
-    shall see them, and the shim's steps.
+    shall see them, and the shim's steps. These copies of a tree may hear of the host's mounts, and never tell it of
+    theirs: taking a copy away would take away what the host has mounted there.
     """
     left: list[OciMount] = []
     steps: list[MountStep] = []
     for mount in mounts:
         if "rro" in mount["options"]:
             target = f"{folder}/{len(steps)}"
-            steps.append(MountStep(mount["source"], target, "", ("rbind", "rro")))
+            alone = {"private", "rprivate"} & set(mount["options"])
+            steps.append(MountStep(mount["source"], target, "", ("rbind", "rprivate" if alone else "rslave", "rro")))
             options = ["ro" if option == "rro" else option for option in mount["options"]]
             mount = {**mount, "source": target, "options": options}
         left.append(mount)

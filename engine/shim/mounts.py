@@ -77,8 +77,12 @@ def mount(source: str, target: str, fstype: str, flags: int, data: str) -> None:
 
 
 def unmount(target: str) -> None:
-    """Unmount at once where possible (the kernel is then done with it), else as soon as it is unused."""
+    """Unmount at once where possible (the kernel is then done with it), else as soon as it is unused.
+
+    A tree is cut off from all others first: what is unmounted in it must not be unmounted elsewhere.
+    """
     if _libc.umount2(target.encode(), 0) < 0:
+        mount("none", target, "", PROPAGATION["rprivate"], "")
         _check(_libc.umount2(target.encode(), MNT_DETACH), f"unmount {target}")
 
 

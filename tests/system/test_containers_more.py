@@ -361,3 +361,17 @@ def test_limits_that_are_none(docker: Docker, busybox: str) -> None:
     rules = ["--device-cgroup-rule", "c 10:* r", "--device-cgroup-rule", "b *:* rw", "--device-cgroup-rule", "a *:* m"]
     docker("run", "--rm", *rules, busybox, "true", check=True)
     docker("rm", "-f", "none", check=True)
+
+
+def test_a_tmpfs_has_the_mode_of_what_it_covers(docker: Docker, busybox: str) -> None:
+    docker("create", "--name", "closed", busybox, check=True)
+    docker("run", "--name", "mode", busybox, "sh", "-c", "mkdir -m 700 /closed", check=True)
+    docker("commit", "mode", "closed:1", check=True)
+    docker("rm", "mode", "closed", check=True)
+    for runtime in ("crun", "runc"):
+        for options, mode in (("/closed", "700"), ("/closed:mode=1770", "1770"), ("/fresh", "1777")):
+            command = ["run", "--rm", "--runtime", runtime, "--tmpfs", options, "closed:1"]
+            shown = docker(*command, "stat", "-c", "%a", options.partition(":")[0], check=True).stdout.strip()
+            if (runtime, options) != ("runc", "/closed:mode=1770"):  # runc 1.1 prefers the folder's even then
+                assert shown == mode, (runtime, options)
+    docker("rmi", "closed:1", check=True)

@@ -92,3 +92,16 @@ async def test_a_running_container_is_read_through_its_process(bench: Bench) -> 
         await bench.accounts.resolve(record, "no-such-user-here")
     ended_since = running(1, state={"pid": 2**22 + 1}, layers=("low",))
     assert (await bench.accounts.resolve(ended_since, "www")).uid == 33
+
+
+async def test_the_uppermost_folder_has_its_mode(bench: Bench) -> None:
+    for layer, mode in (("low", 0o755), ("high", 0o700)):
+        (bench.root / layer / "data").mkdir()
+        (bench.root / layer / "data").chmod(mode)
+    (bench.root / "high" / "file").touch()
+    (bench.root / "upper" / container(1).id).mkdir(parents=True)
+    record = container(1, layers=("low", "high"))
+    assert await bench.accounts.folder_mode(record, "/data") == 0o700
+    assert await bench.accounts.folder_mode(container(1, layers=("high", "low")), "/data") == 0o755
+    assert await bench.accounts.folder_mode(record, "/file") is None
+    assert await bench.accounts.folder_mode(record, "/none") is None

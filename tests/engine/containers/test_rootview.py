@@ -93,13 +93,18 @@ def test_what_a_runtime_cannot_make_read_only_is_handed_over() -> None:
     mounts = [
         {"destination": "/a", "type": "bind", "source": "/x", "options": ["rbind", "rro", "rslave"]},
         {"destination": "/b", "type": "bind", "source": "/y", "options": ["rbind", "ro"]},
+        {"destination": "/c", "type": "bind", "source": "/z", "options": ["rbind", "rro", "rprivate"]},
     ]
     left, steps = hand_over(mounts, "/run/c/read-only")
     assert left == [
         {"destination": "/a", "type": "bind", "source": "/run/c/read-only/0", "options": ["rbind", "ro", "rslave"]},
         mounts[1],
+        {"destination": "/c", "type": "bind", "source": "/run/c/read-only/1", "options": ["rbind", "ro", "rprivate"]},
     ]
-    assert steps == [MountStep("/x", "/run/c/read-only/0", "", ("rbind", "rro"))]
+    assert steps == [
+        MountStep("/x", "/run/c/read-only/0", "", ("rbind", "rslave", "rro")),
+        MountStep("/z", "/run/c/read-only/1", "", ("rbind", "rprivate", "rro")),
+    ]
 
 
 def test_recursive_read_only_where_it_cannot_be() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from pathlib import Path
 
 import pytest
 
-from engine.kernel.rooted import read_in_root_sync
+from engine.kernel.rooted import mode_in_root_sync, read_in_root_sync
 
 
 @pytest.fixture
@@ -70,3 +71,13 @@ def test_an_absent_root_is_an_error(tmp_path: Path) -> None:
 def test_other_failures_are_errors(root: Path) -> None:
     with pytest.raises(OSError, match="name too long"):
         read_in_root_sync(str(root), "x" * 300)
+
+
+def test_modes_are_those_of_what_links_lead_to_inside(root: Path) -> None:
+    (root / "closed").mkdir(mode=0o700)
+    (root / "link").symlink_to("/closed")
+    (root / "out").symlink_to("../../passwd")
+    assert mode_in_root_sync(str(root), "/closed") == stat.S_IFDIR | 0o700
+    assert mode_in_root_sync(str(root), "link") == stat.S_IFDIR | 0o700
+    assert mode_in_root_sync(str(root), "out") is None
+    assert mode_in_root_sync(str(root), "none/below") is None
