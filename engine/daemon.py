@@ -63,7 +63,7 @@ from engine.containers.stats import Collectors
 from engine.containers.store import ContainerStore
 from engine.containers.supervisor import Supervisor
 from engine.containers.update import Updater
-from engine.errors import EngineError
+from engine.errors import EngineError, os_words
 from engine.events import EventBus
 from engine.images.content import ImageContent
 from engine.images.service import ImageService
@@ -447,7 +447,7 @@ def run(config: Config) -> None:
         uvloop.run(_serve(config))
     except (OSError, EngineError, ValueError, sqlite3.Error, ExceptionGroup) as error:
         log.debug("start failed", exc_info=error)
-        sys.exit(f"berth: failed to start daemon: {error}")
+        sys.exit(f"berth: failed to start daemon: {os_words(error)}")
 
 
 async def _serve(config: Config) -> None:

@@ -222,7 +222,7 @@ class SystemRoutes:
 
         return {
             "ServerVersion": ENGINE_VERSION,
-            "ContainerdCommit": commit("N/A"),
+            "ContainerdCommit": commit(""),
             "RuncCommit": commit(self._host.runtimes[self._host.default_runtime].commit),
             "InitCommit": commit(""),
         }

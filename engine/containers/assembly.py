@@ -35,7 +35,7 @@ from engine.containers.merge import replace_env, with_home
 from engine.containers.model import Container
 from engine.containers.mounts import MountPoint
 from engine.containers.namespaces import joined_container
-from engine.containers.rootview import KERNEL_VIEWS, check_propagation, hand_over, keep_source_flags
+from engine.containers.rootview import KERNEL_VIEWS, check_propagation, hand_over, keep_source_flags, planned
 from engine.containers.security import ALL_CAPABILITIES
 from engine.containers.settings import ExecSettings, HostConfig, Ulimit
 from engine.containers.sources import Sources
@@ -47,7 +47,7 @@ from engine.networks.model import Link, SandboxRequest
 from engine.networks.sandbox import Sandbox
 from engine.networks.service import NetworkService
 from engine.runtime.cgroups import Cgroups
-from engine.runtime.oci import Runtime, kill_leftover, offers_recursive_read_only, update_resources
+from engine.runtime.oci import Runtime, guards_proc, kill_leftover, offers_recursive_read_only, update_resources
 from engine.runtime.shims import LogSpec, Shim, Shims, ShimSpec
 from engine.snapshots.base import LayerKey, Snapshotter
 from engine.snapshots.trash import Trash
@@ -177,6 +177,7 @@ class Assembly:
         for mount in spec["mounts"]:
             await self._keep_mode(container, mount)
         spec["mounts"] = await run_blocking(keep_source_flags, spec["mounts"], _mount_flags_sync)
+        guarded = () if guards_proc(runtime) else planned(spec["mounts"])
         if not offers_recursive_read_only(runtime):
             spec["mounts"], handed = hand_over(spec["mounts"], str(run_dir / READ_ONLY))
             steps = (*steps, *handed)
@@ -200,6 +201,7 @@ class Assembly:
                 cgroup_path=self.cgroup_path(container),
                 program=spec["process"]["args"][0],
                 shared_pid=container.host_config.pid_mode != "",
+                guarded=guarded,
             )
         )
         undo.push_async_callback(shim.discard)

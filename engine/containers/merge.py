@@ -69,8 +69,9 @@ def environment(config: ContainerConfig, hostname: str, link_env: Sequence[str] 
 
 
 def with_home(env: Sequence[str], home: str) -> tuple[str, ...]:
-    """``env`` with a HOME where it has none. runc sees to that by itself, crun not for a user without an account."""
-    return tuple(env) if any(_key(item) == "HOME" for item in env) else (*env, f"HOME={home}")
+    """``env`` with a HOME where it has none, or an empty one. runc sees to that by itself, crun not."""
+    kept = tuple(item for item in env if item != "HOME=")
+    return kept if any(_key(item) == "HOME" for item in kept) else (*kept, f"HOME={home}")
 
 
 def replace_env(defaults: Iterable[str], overrides: Iterable[str]) -> tuple[str, ...]:

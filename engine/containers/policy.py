@@ -48,8 +48,15 @@ def wants_restart(policy: RestartPolicy, exit_code: int, restarts: int, *, manua
             return False
 
 
-def starts_with_daemon(policy: RestartPolicy, exit_code: int, *, manually_stopped: bool, was_running: bool) -> bool:
-    """Whether a container without a process is to be started when the daemon (or the machine) starts."""
+def starts_with_daemon(
+    policy: RestartPolicy, exit_code: int, *, ever_started: bool, manually_stopped: bool, was_running: bool
+) -> bool:
+    """Whether a container without a process is to be started when the daemon (or the machine) starts.
+
+    One that nobody has ever started is not: starting it is somebody's decision.
+    """
+    if not ever_started:
+        return False
     match policy.name:
         case "always":
             return True

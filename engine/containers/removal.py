@@ -113,7 +113,7 @@ class Remover:
     async def _remove_volumes(self, container: Container) -> None:
         for name in container.anonymous_volumes:
             try:
-                await self._volumes.remove(name)
+                await self._volumes.remove_with_container(name)
             except EngineError as error:
                 log.info("volume %s of removed container %s stays: %s", name, container.id, error)
 

@@ -156,6 +156,12 @@ def hand_over(mounts: Sequence[OciMount], folder: str) -> tuple[list[OciMount], 
     return left, steps
 
 
+def planned(mounts: Sequence[OciMount]) -> tuple[tuple[str, str, str], ...]:
+    """Destination, source and type of the mounts that could be where the kernel's views belong."""
+    asked = [mount for mount in mounts if mount["type"] in ("bind", "tmpfs")]
+    return tuple((mount["destination"], mount["source"], mount["type"]) for mount in asked)
+
+
 def check_propagation(points: Iterable[MountPoint], mountinfo: str, root: str) -> tuple[MountPoint, ...]:
     """Refuse what the host's own mounts cannot do: only what lies on a shared mount can be shared, or followed.
 

@@ -93,9 +93,7 @@ class Supervisor:
             await self._assembly.kill_leftover(container_id)
             return ExitRecord(model.LOST_EXIT_CODE, oom_killed=False, started_at=0, finished_at=now_ns())
 
-    async def _handle_exit(
-        self, container_id: str, live: Live, record: ExitRecord, *, before_us: bool = False
-    ) -> None:
+    async def _handle_exit(self, container_id: str, live: Live, record: ExitRecord, *, before_us: bool = False) -> None:
         """Put an exit on record and draw the conclusions.
 
         ``before_us``: it ended while no daemon ran, and whether it runs again is decided when all are restored.
@@ -281,6 +279,7 @@ class Supervisor:
             if self._live[now.id].restart_task is None and policy.starts_with_daemon(
                 now.host_config.restart_policy,
                 now.state.exit_code,
+                ever_started=now.state.started_at != 0,
                 manually_stopped=now.state.manually_stopped,
                 was_running=was_running,
             ):

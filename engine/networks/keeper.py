@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.errors import Conflict, Forbidden, InvalidParameter, NotFound, SystemFailure
+from engine.errors import Conflict, Forbidden, InvalidParameter, NotFound, SystemFailure, os_words
 from engine.kernel import namespaces, netlink
 from engine.kernel.namespaces import NetworkNamespace
 from engine.kernel.netlink import RouteSocket
@@ -163,7 +163,7 @@ class SandboxKeeper:
         try:
             namespace = await self._pool.take()
         except OSError as error:
-            raise SystemFailure(f"cannot create a network namespace: {error}") from error
+            raise SystemFailure(f"cannot create a network namespace: {os_words(error)}") from error
         undo.callback(namespace.close)
         sandbox.namespace, sandbox.netns_path = namespace, namespace.path
         wishes = self._wishes(request)
@@ -186,7 +186,7 @@ class SandboxKeeper:
         try:
             await self._resolver.open(sandbox, namespace)
         except OSError as error:
-            raise SystemFailure(f"cannot give container {sandbox.name} a name server: {error}") from error
+            raise SystemFailure(f"cannot give container {sandbox.name} a name server: {os_words(error)}") from error
         await self._write_own_files(sandbox, request)
 
     def _wishes(self, request: SandboxRequest) -> list[tuple[Network, EndpointWish | None]]:
@@ -219,7 +219,7 @@ class SandboxKeeper:
             await self._drivers[network.driver].attach(network, endpoint, namespace)
         except (OSError, ValueError) as error:
             raise SystemFailure(
-                f"failed to create endpoint {endpoint.endpoint_id} on network {network.name}: {error}"
+                f"failed to create endpoint {endpoint.endpoint_id} on network {network.name}: {os_words(error)}"
             ) from error
         await self._announcer.start(network, endpoint, namespace)
 
@@ -248,7 +248,7 @@ class SandboxKeeper:
                 await run_in("net", _set_routes_sync, sandbox.namespace, ways)
             except OSError as error:
                 raise SystemFailure(
-                    f"cannot set the default route of container {sandbox.container_id}: {error}"
+                    f"cannot set the default route of container {sandbox.container_id}: {os_words(error)}"
                 ) from error
 
     async def _publish(self, sandbox: Sandbox, ports: PortsWish, undo: contextlib.AsyncExitStack) -> None:
@@ -290,7 +290,7 @@ class SandboxKeeper:
         try:
             await self._firewall.publish(sandbox.container_id, translations(sandbox, endpoint))
         except OSError as error:
-            raise SystemFailure(f"{failed}{error}") from error
+            raise SystemFailure(f"{failed}{os_words(error)}") from error
 
     def _host_addresses(self, wish: PortWish, network: Network, endpoint: EndpointState) -> tuple[str, ...]:
         if wish.host_ip:
@@ -518,11 +518,15 @@ class SandboxKeeper:
             ports = translations(sandbox, endpoint) if endpoint is not None else []
             await self._firewall.publish(sandbox.container_id, ports)
         except OSError as error:
-            raise SystemFailure(f"cannot move the published ports of container {sandbox.name}: {error}") from error
+            raise SystemFailure(
+                f"cannot move the published ports of container {sandbox.name}: {os_words(error)}"
+            ) from error
         try:
             await self._resolver.update(sandbox, sandbox.namespace)
         except OSError as error:
-            raise SystemFailure(f"cannot tell the name server about container {sandbox.name}: {error}") from error
+            raise SystemFailure(
+                f"cannot tell the name server about container {sandbox.name}: {os_words(error)}"
+            ) from error
         if sandbox.hosts_path:
             await run_blocking(_rewrite_sync, Path(sandbox.hosts_path), hosts_of(sandbox))
 

@@ -18,7 +18,7 @@ import msgspec
 
 from engine.clock import now_ns
 from engine.config import Config, own_ports
-from engine.errors import Conflict, EngineError, Forbidden, InvalidParameter, NotFound, SystemFailure
+from engine.errors import Conflict, EngineError, Forbidden, InvalidParameter, NotFound, SystemFailure, os_words
 from engine.events import EventBus
 from engine.filters import Filters
 from engine.journal import Journal
@@ -86,9 +86,7 @@ class NetworkService:
         self._events = events
         self._store = NetworkStore(journal)
         self._links = links or HostLinks()
-        self._firewall = firewall or Firewall(
-            table_name(config), is_enabled=config.iptables, has_ipv6=config.ip6tables
-        )
+        self._firewall = firewall or Firewall(table_name(config), is_enabled=config.iptables, has_ipv6=config.ip6tables)
         self._drivers: Mapping[str, Driver] = drivers or {
             "bridge": BridgeDriver(self._links, self._firewall, forwards=config.ip_forward),
             "macvlan": MacvlanDriver(self._links, "macvlan"),
@@ -127,7 +125,7 @@ class NetworkService:
                     await self._store.put(Network(id=new_id(), name=name, driver=driver, has_ipv4=False))
             await self._ensure_default_bridge()
         except (OSError, ValueError) as error:
-            raise SystemFailure(f"Error initializing network controller: {error}") from error
+            raise SystemFailure(f"Error initializing network controller: {os_words(error)}") from error
         for network in self._store:
             if network.is_config_only or (network.name == "bridge"):
                 continue
@@ -217,7 +215,7 @@ class NetworkService:
             try:
                 await self._firewall.apply()
             except OSError as error:
-                raise SystemFailure(f"cannot set up the firewall: {error}") from error
+                raise SystemFailure(f"cannot set up the firewall: {os_words(error)}") from error
             try:
                 await self._keeper.settle()
             except OSError:
@@ -368,7 +366,7 @@ class NetworkService:
                 except (OSError, ValueError) as error:
                     with contextlib.suppress(OSError):
                         await driver.remove(network)
-                    words = f"cannot create network {network.name}: {error}"
+                    words = f"cannot create network {network.name}: {os_words(error)}"
                     raise SystemFailure(words if isinstance(error, OSError) else str(error)) from error
             await self._store.put(network)
         self._event("create", network.id)
@@ -434,7 +432,7 @@ class NetworkService:
             try:
                 await self._drivers[network.driver].remove(network)
             except OSError as error:
-                raise SystemFailure(f"error while removing network: {error}") from error
+                raise SystemFailure(f"error while removing network: {os_words(error)}") from error
         self._event("destroy", network)
         return network
 
@@ -451,7 +449,11 @@ class NetworkService:
         return removed
 
     async def connect(
-        self, container_id: str, reference: str, wish: EndpointWish | None, ports: PortsWish = PortsWish()  # noqa: B008
+        self,
+        container_id: str,
+        reference: str,
+        wish: EndpointWish | None,
+        ports: PortsWish = PortsWish(),  # noqa: B008
     ) -> EndpointState:
         """Connect a running container, whose ports are published if no other network has done it.
 

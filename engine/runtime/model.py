@@ -34,7 +34,8 @@ class ShimSpec:
     """All that a shim must know; `console_size` is (rows, columns).
 
     `hold_fds` stay open in the shim until the container's end is discarded. `shared_pid` says that the container has no
-    pid namespace of its own, so that its other processes must be killed when its first one has ended.
+    pid namespace of its own, so that its other processes must be killed when its first one has ended. `guarded` are the
+    runtime's mounts (destination, source, type) that the shim must keep out of /proc, as this runtime would not.
     """
 
     container_id: str
@@ -52,6 +53,7 @@ class ShimSpec:
     cgroup_path: str
     program: str = ""
     shared_pid: bool = False
+    guarded: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

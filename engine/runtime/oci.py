@@ -53,6 +53,11 @@ def offers_recursive_read_only(runtime: Runtime) -> bool:
     return since is not None and version is not None and (int(version[1]), int(version[2])) >= since
 
 
+def guards_proc(runtime: Runtime) -> bool:
+    """Whether it refuses by itself to put anything in the place of /proc or into it."""
+    return os.path.basename(runtime.path) == "runc"
+
+
 class ExecGroups(StrEnum):
     """How an exec gets a control group of its own."""
 

@@ -154,8 +154,11 @@ class Shims:
                 if sock is None:
                     sock = await run_blocking(self._start_zygote_sync, path)
                 channel = Channel(sock, lambda _event: None, lambda: log.warning("the zygote has ended"))
-                async with asyncio.timeout(SPAWN_SECONDS):
-                    await channel.ask("hello")
+                try:
+                    async with asyncio.timeout(SPAWN_SECONDS):
+                        await channel.ask("hello")
+                except TimeoutError as error:
+                    raise TimeoutError(f"the zygote does not answer within {SPAWN_SECONDS} seconds") from error
                 self._zygote = channel
             return self._zygote
 
@@ -213,5 +216,6 @@ def _settings(spec: ShimSpec, cgroups: Cgroups) -> dict[str, Any]:
         "leaf_prefix": leaf_prefix,
         "leaf_way": leaf_way.value,
         "shared_pid": spec.shared_pid,
+        "guarded": spec.guarded,
         "groups": cgroups.folders(spec.cgroup_path) if leaves_only_groups(spec.runtime) else [],
     }

@@ -38,6 +38,8 @@ class Runtime:
     def __init__(self, settings: dict[str, Any]) -> None:
         self._path = settings["path"]
         self._globals = [self._path, *settings["args"], "--root", settings["root"]]
+        # What crun says after the start goes to the container's output too: that is for people to read.
+        self._log_format = "text" if os.path.basename(self._path) == "crun" else "json"
         self._waiting: dict[int, Callable[[int], None]] = {}
         self._strays: dict[int, int] = {}
 
@@ -45,7 +47,7 @@ class Runtime:
         """Run `runtime arguments...`; done(exit_code) is called later. OSError when the program cannot be started."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(log)
-        argv = [*self._globals, "--log", log, "--log-format", "json", *arguments]
+        argv = [*self._globals, "--log", log, "--log-format", self._log_format, *arguments]
         actions = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(stdio)]
         pid = os.posix_spawnp(self._path, argv, _ENVIRONMENT, file_actions=actions, setsigdef=DEFAULTS)
         self._waiting[pid] = done

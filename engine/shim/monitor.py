@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from engine.shim import console, invoke, mounts, oom, remains, wire
+from engine.shim import console, invoke, mounts, oom, procguard, remains, wire
 from engine.shim.execs import Execs
 from engine.shim.log import open_log
 from engine.shim.loop import READ, Loop
@@ -236,6 +236,11 @@ class Monitor:
         if self._phase != "ready":
             raise FileExistsError(f"container {self._container_id} has already been started")
         self._phase = "starting"
+        try:
+            procguard.check(f"{self._settings['bundle']}/rootfs", self._settings["guarded"])
+        except OSError:
+            self._phase = "failed"
+            raise
         arguments = ["run", "--detach", "--pid-file", os.path.abspath(wire.PID_FILE)]
         arguments += ["--bundle", self._settings["bundle"]]
         if self._settings["terminal"]:

@@ -119,7 +119,6 @@ class Archives:
                     if found:
                         await filling.result()
 
-
     async def make_folder(self, key: str, layers: Sequence[LayerKey], folder: str) -> None:
         """Make a folder of the snapshot, and those on the way, where they are missing: root's, mode 0755.
 

@@ -8,6 +8,7 @@ first running container and unmounted after the last.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
@@ -67,6 +68,8 @@ class VolumeService:
         self._locks = KeyedLocks()
         self._holds: dict[str, set[str]] = {}
         self._mounted: dict[str, set[str]] = {}
+        self._uses = itertools.count()
+        self._unwanted: set[str] = set()  # to be removed when nobody reads them any more
 
     async def restore(self, running: Mapping[str, Collection[str]]) -> None:
         """Bring journal and disk together at start; ``running`` names, by volume, the containers that use it now.
@@ -181,7 +184,7 @@ class VolumeService:
     def users(self, name: str) -> tuple[str, ...]:
         """Everyone who keeps the volume from being removed, each once."""
         found = [*self._users.users_of_volume(name), *self._holds.get(name, ()), *self._mounted.get(name, ())]
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys(user.partition("/")[0] for user in found))
 
     def list(self, filters: Filters) -> tuple[Volume, ...]:
         """All volumes that pass the filters (``LIST_FILTERS``), by name."""
@@ -206,6 +209,22 @@ class VolumeService:
             if users:
                 raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
             await self._remove_locked(name)
+
+    async def remove_with_container(self, name: str) -> None:
+        """Remove a volume whose container is gone; where a copy out of that still runs, as soon as this has ended.
+
+        Raises ``Conflict`` when another container uses it.
+        """
+        async with self._locks(name):
+            if self._store.get(name) is None:
+                return
+            if name in self._mounted and not self._wanting(name):
+                self._unwanted.add(name)
+                return
+        await self.remove(name)
+
+    def _wanting(self, name: str) -> bool:
+        return bool(self._users.users_of_volume(name)) or name in self._holds
 
     async def _remove_locked(self, name: str) -> None:
         volume = self.get(name)
@@ -299,18 +318,23 @@ class VolumeService:
                         await run_blocking(self._folders.unmount_sync, name)
                     except OSError as error:
                         log.warning("could not unmount volume %s: %s", name, error)
+                if volume is not None and name in self._unwanted and not self._wanting(name):
+                    try:
+                        await self._remove_locked(name)
+                    except EngineError as error:
+                        log.warning("volume %s of a removed container stays: %s", name, error)
+                self._unwanted.discard(name)
         return True
 
     @contextlib.asynccontextmanager
     async def in_use(self, name: str, container_id: str) -> AsyncIterator[Path]:
         """The volume's data present for the time of the block (copying into it before a container starts)."""
-        already = container_id in self._mounted.get(name, ())
-        path = await self._present(name, container_id)
+        use = f"{container_id}/{next(self._uses)}"  # its own: the container may start or end meanwhile
+        path = await self._present(name, use)
         try:
             yield path
         finally:
-            if not already:
-                await self._absent(name, container_id)
+            await self._absent(name, use)
 
     async def is_empty(self, name: str) -> bool:
         """Whether the image's files may be copied into the volume."""

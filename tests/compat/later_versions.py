@@ -35,7 +35,7 @@ LATER_WORDS: tuple[tuple[str, str], ...] = (
     (r"-o parent interface does was not found", "-o parent interface was not found"),
     (r"network \S+ (id <id> )?has active endpoints.*", "network … has active endpoints"),
     (
-        r'you cannot remove a running container <id>\. stop the container before attempting removal or force remove',
+        r"you cannot remove a running container <id>\. stop the container before attempting removal or force remove",
         'cannot remove container "…": container is running: stop the container before removing or force remove',
     ),
     (r'cannot remove container "/\S+": container is (?=running|paused)', 'cannot remove container "…": container is '),

@@ -39,9 +39,7 @@ class Authority:
         made = Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
         made.cert.write_bytes(self._sign(_name(name), key, is_ca=False))
         plain = serialization.NoEncryption()
-        made.key.write_bytes(
-            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-        )
+        made.key.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
         return made
 
     def _sign(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, is_ca: bool) -> bytes:

@@ -286,7 +286,7 @@ class FakeVolumeRemover:
         self.removed: list[str] = []
         self.failure: EngineError | None = None
 
-    async def remove(self, name: str, *, force: bool = False) -> None:
+    async def remove_with_container(self, name: str) -> None:
         if self.failure is not None:
             raise self.failure
         self.removed.append(name)

@@ -94,6 +94,7 @@ def test_a_reboot_is_recognised_by_the_empty_run_folder(engine: Berth) -> None:
     engine.docker(
         "run", "-d", "--name", "stopped", "--restart", "unless-stopped", "busybox", "sleep", "1000", check=True
     )
+    engine.docker("create", "--name", "unborn", "--restart", "always", "busybox", "sleep", "1000", check=True)
     engine.docker("stop", "-t", "0", "stopped", check=True)
     engine.kill()
     reboot(engine)
@@ -106,7 +107,7 @@ def test_a_reboot_is_recognised_by_the_empty_run_folder(engine: Berth) -> None:
         if states["again"] == "running":
             break
         time.sleep(0.2)
-    assert states == {"plain": "exited", "again": "running", "stopped": "exited"}
+    assert states == {"plain": "exited", "again": "running", "stopped": "exited", "unborn": "created"}
     identifier = engine.docker("inspect", "-f", "{{.Id}}", "plain", check=True).stdout.strip()
     assert not cgroups({identifier}), "an ended container has no control group, however it ended"
     assert exit_code(engine, "plain") == 255

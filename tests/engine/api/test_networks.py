@@ -61,9 +61,7 @@ async def client(short_root: Path, connector: Connector, serve: Serve) -> AsyncI
     await journal.aclose()
 
 
-async def create(
-    client: aiohttp.ClientSession, version: str = "1.51", **body: Any
-) -> tuple[int, dict[str, Any]]:
+async def create(client: aiohttp.ClientSession, version: str = "1.51", **body: Any) -> tuple[int, dict[str, Any]]:
     async with client.post(f"/v{version}/networks/create", json=body) as response:
         return response.status, await response.json()
 

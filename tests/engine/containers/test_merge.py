@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from engine.containers.merge import DEFAULT_PATH, command_line, environment, image_settings, merge_image, replace_env
+from engine.containers.merge import (
+    DEFAULT_PATH,
+    command_line,
+    environment,
+    image_settings,
+    merge_image,
+    replace_env,
+    with_home,
+)
 from engine.containers.settings import ContainerConfig, HealthConfig
 
 IMAGE = image_settings(
@@ -88,6 +96,12 @@ def test_environment_lists(
 def test_the_process_environment_has_dockers_defaults_first() -> None:
     config = ContainerConfig(tty=True, env=("HOSTNAME=mine", "X=1", "TERM"))
     assert environment(config, "box", ("L=1",)) == (f"PATH={DEFAULT_PATH}", "HOSTNAME=mine", "L=1", "X=1")
+
+
+def test_an_empty_home_counts_as_none() -> None:
+    assert with_home(["A=1", "HOME="], "/root") == ("A=1", "HOME=/root")
+    assert with_home(["A=1"], "/root") == ("A=1", "HOME=/root")
+    assert with_home(["HOME=/srv", "A=1"], "/root") == ("HOME=/srv", "A=1")
 
 
 def test_replacing_keeps_places() -> None:

@@ -45,8 +45,11 @@ def test_after_an_exit(name: str, most: int, exit_code: int, restarts: int, want
     ],
 )
 def test_when_the_daemon_starts(name: str, exit_code: int, stopped: bool, was_running: bool, wanted: bool) -> None:
-    decided = starts_with_daemon(policy(name), exit_code, manually_stopped=stopped, was_running=was_running)
-    assert decided is wanted
+    for ever_started in (True, False):
+        decided = starts_with_daemon(
+            policy(name), exit_code, ever_started=ever_started, manually_stopped=stopped, was_running=was_running
+        )
+        assert decided is (wanted and ever_started)
 
 
 def test_the_delay_doubles_up_to_a_minute() -> None:

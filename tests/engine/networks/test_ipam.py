@@ -86,7 +86,6 @@ def test_private_ipv6_subnets_are_private_stable_and_distinct() -> None:
     assert ipam.unique_local_subnet(seed, [first]) != first
 
 
-
 def test_overlap_names_what_is_in_the_way() -> None:
     assert ipam.overlaps(ip_network("10.0.0.0/8"), [ip_network("fd00::/8"), ip_network("10.9.0.0/16")]) == ip_network(
         "10.9.0.0/16"

@@ -216,6 +216,25 @@ async def test_use_for_the_time_of_a_block(bench: Bench) -> None:
     assert volumes.users("data") == ("c1",)
 
 
+async def test_the_volume_of_a_removed_container_goes_when_nobody_reads_it_any_more(bench: Bench) -> None:
+    volumes = await bench.start()
+    for name in ("read", "unread", "shared"):
+        await volumes.create(name)
+    bench.users.by_volume["shared"] = ["c2"]
+    async with volumes.in_use("read", "c1"), volumes.in_use("read", "c1"), volumes.in_use("shared", "c1"):
+        await volumes.remove_with_container("read")
+        await volumes.remove_with_container("unread")
+        with pytest.raises(Conflict):
+            await volumes.remove_with_container("shared")
+        assert [v.name for v in volumes.list(Filters.parse("{}", LIST_FILTERS))] == ["read", "shared"]
+    assert [v.name for v in volumes.list(Filters.parse("{}", LIST_FILTERS))] == ["shared"]
+    await volumes.remove_with_container("read")
+    await volumes.create("read")
+    async with volumes.in_use("read", "c1"):
+        pass
+    assert volumes.get("read"), "a later one of the same name is another"
+
+
 async def test_usage(bench: Bench) -> None:
     volumes = await bench.start()
     await volumes.create("data")
