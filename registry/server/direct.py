@@ -151,6 +151,8 @@ class DirectBody:
     async def _fill(self, view: memoryview, patient: bool) -> int:
         """Wait for bytes and take what is there; `_Pause` when none come and something is there to be handed on."""
         self._running = begin_blocking(self._receive_sync, view)
+        if self._cipher is not None:
+            self._cipher.lend(self._running)
         count = await asyncio.shield(self._running)
         if count:
             return count

@@ -1,14 +1,13 @@
 """Answers, written to the connection in as few pieces as possible.
 
 aiohttp's own response objects cost more than everything else a cached manifest needs, so a `Reply` formats its head
-itself and sends head and body in one write. `FileReply` adds sendfile where the connection is plain TCP.
+itself and sends head and body in one write. `FileReply` sends large files around the transport (`sending.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -17,14 +16,12 @@ import msgspec
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
-from registry.server.sockets import writable
+from registry.server.sending import SEND_STALL_SECONDS, FileSender
 from registry.tasks import begin, run_blocking
 
 _LINES = {status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus}
 _LARGE_BODY = 64 * 1024
 _FILE_CHUNK = 256 * 1024
-_SENDFILE_CHUNK = 4 * 1024 * 1024
-SEND_STALL_SECONDS = 120.0
 
 
 class Reply:
@@ -115,6 +112,10 @@ class FileReply(Reply):
                 raise ConnectionResetError("the client has gone")
             small = self.content_length <= _LARGE_BODY
             first = await run_blocking(os.pread, descriptor, self.content_length, self.offset) if small else b""
+            sender = None if small else FileSender.of(request, transport)
+            if sender is not None:
+                self.body_length = await sender.send(self.head(request), descriptor, self.offset, self.content_length)
+                return
             transport.write(self.head(request) + first)
             self.body_length = len(first)
             if self.body_length < self.content_length:
@@ -128,12 +129,6 @@ class FileReply(Reply):
             os.close(descriptor)
 
     async def _send_rest(self, request: BaseRequest, transport: asyncio.Transport, descriptor: int) -> None:
-        plain = transport.get_extra_info("sslcontext") is None
-        pseudo = transport.get_extra_info("socket") if plain else None
-        if pseudo is not None and pseudo.family in (socket.AF_INET, socket.AF_INET6):
-            await _flushed(request, transport)
-            self.body_length = await _sendfile(pseudo.fileno(), descriptor, self.offset, self.content_length)
-            return
         position, end = self.offset, self.offset + self.content_length
         ahead = begin(run_blocking(os.pread, descriptor, min(_FILE_CHUNK, end - position), position))
         try:
@@ -200,53 +195,6 @@ async def drain(request: BaseRequest) -> None:
     if protocol.writing_paused:
         async with asyncio.timeout(SEND_STALL_SECONDS):
             await protocol._drain_helper()
-
-
-async def _flushed(request: BaseRequest, transport: asyncio.Transport) -> None:
-    """Wait until the transport's own buffer is empty, so that bytes sent around it come after the head."""
-    if transport.get_write_buffer_size() == 0:
-        return
-    low, high = transport.get_write_buffer_limits()
-    transport.set_write_buffer_limits(0)
-    try:
-        await drain(request)
-    finally:
-        transport.set_write_buffer_limits(high, low)
-
-
-async def _sendfile(connection: int, file: int, offset: int, length: int) -> int:
-    """Send a file on a socket the kernel's way; the bytes sent. A thread copies, the loop waits for the client.
-
-    The socket is duplicated, as `sockets.py` demands.
-    """
-    descriptor = os.dup(connection)
-    sent = 0
-    try:
-        while sent < length:
-            count = await run_blocking(_sendfile_sync, descriptor, file, offset + sent, length - sent)
-            if count < 0:
-                raise ConnectionResetError("the file is shorter than it was")
-            sent += count
-            if sent < length:
-                async with asyncio.timeout(SEND_STALL_SECONDS):
-                    await writable(descriptor)
-    finally:
-        os.close(descriptor)
-    return sent
-
-
-def _sendfile_sync(descriptor: int, file: int, offset: int, length: int) -> int:
-    """As much as the socket takes now; -1 at the end of the file."""
-    total = 0
-    while total < min(length, _SENDFILE_CHUNK):
-        try:
-            count = os.sendfile(descriptor, file, offset + total, min(length, _SENDFILE_CHUNK) - total)
-        except BlockingIOError:
-            return total
-        if count == 0:
-            return total or -1
-        total += count
-    return total
 
 
 def as_response(reply: Reply) -> web.StreamResponse:

@@ -1,11 +1,15 @@
-"""TLS connections that threads can decrypt for. They are accepted plain and upgraded here, which leaves both ends of
-the cipher at hand: the transport below it, to pause, and the memory it reads from, to fill (see `direct.py`).
+"""TLS connections that threads can encrypt and decrypt for. They are accepted plain and upgraded here, which leaves
+both ends of the cipher at hand: the transport below it, to pause, and the memory it reads from and writes to (see
+`direct.py` for receiving, `sending.py` for sending).
+
+Promise: one owner at a time. While a thread has the cipher, the loop's TLS protocol finds it waiting for the network.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 import threading
@@ -23,21 +27,74 @@ _local = threading.local()
 
 
 class OpenObject(ssl.SSLObject):
-    """A cipher with what is around it: `incoming` is what it reads from, `raw` the transport of the encrypted bytes."""
+    """A cipher with what is around it: `incoming` is what it reads from, `raw` the transport of the encrypted bytes.
+
+    It writes to `sealed`, and the loop's TLS protocol reads from `outgoing`, so that the protocol, which may be closed
+    at any time, takes nothing that a thread has just encrypted.
+    """
 
     incoming: ssl.MemoryBIO
+    outgoing: ssl.MemoryBIO
+    sealed: ssl.MemoryBIO
     raw: asyncio.Transport
+    is_lent = False
+
+    def lend(self, work: asyncio.Future[int]) -> None:
+        """Leave the cipher to a thread that was just begun, until `work` is done."""
+        self.is_lent = True
+        work.add_done_callback(self._give_back)
+
+    def _give_back(self, work: asyncio.Future[int]) -> None:
+        self.is_lent = False
+
+    def do_handshake(self) -> None:
+        """For the loop, as all the base class's methods."""
+        try:
+            super().do_handshake()
+        finally:
+            self._pass_on()
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:
+        """As the base class, unless a thread has the cipher."""
+        if self.is_lent:
+            raise ssl.SSLWantReadError
+        try:
+            return super().read(len, buffer)
+        finally:
+            self._pass_on()
+
+    def write(self, data: Any) -> int:
+        """As the base class, unless a thread has the cipher."""
+        if self.is_lent:
+            raise ssl.SSLWantReadError
+        try:
+            return super().write(data)
+        finally:
+            self._pass_on()
+
+    def unwrap(self) -> None:
+        """As the base class, unless a thread has the cipher: then the connection is closed without a goodbye."""
+        if self.is_lent:
+            raise ssl.SSLWantReadError
+        try:
+            super().unwrap()
+        finally:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        if self.sealed.pending:
+            self.outgoing.write(self.sealed.read())
 
     def receive_sync(self, sock: socket.socket, view: memoryview) -> int:
         """Fill `view` with decrypted bytes, as far as they are there; ConnectionResetError at the end of the stream.
 
-        Only for a thread that has cipher and socket to itself: `raw` is paused and nothing is written.
+        Only for a thread that has cipher and socket to itself: it is lent, and `raw` is paused.
         """
         filled = 0
         scratch = _scratch()
         while filled < len(view):
             try:
-                count = cast(int, self.read(len(view) - filled, cast(Any, view[filled:])))
+                count = cast(int, super().read(len(view) - filled, cast(Any, view[filled:])))
             except ssl.SSLWantReadError:
                 try:
                     arrived = sock.recv_into(scratch, 0, socket.MSG_DONTWAIT)
@@ -53,6 +110,19 @@ class OpenObject(ssl.SSLObject):
                 return _ended(filled)
             filled += count
         return filled
+
+    def seal_sync(self, head: bytes, file: int, offset: int, length: int) -> tuple[int, memoryview]:
+        """`head` and a piece of a file, encrypted: how much of the file (nothing at its end), and what to send.
+
+        Only for a thread that the cipher is lent to.
+        """
+        if head:
+            super().write(head)
+        piece = _scratch()[:length]
+        count = os.preadv(file, [piece], offset)
+        if count:
+            super().write(piece[:count])
+        return count, memoryview(self.sealed.read())
 
     def rest(self) -> bytes:
         """What is decrypted or can be, without the socket: requests that came along with a body's end."""
@@ -85,10 +155,11 @@ class OpenContext(ssl.SSLContext):
     """A context whose connections know their `OpenObject`."""
 
     def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **more: Any) -> ssl.SSLObject:
-        """As the base class; remembers where the encrypted bytes come from."""
-        wrapped = super().wrap_bio(incoming, outgoing, *args, **more)
-        if isinstance(wrapped, OpenObject):
-            wrapped.incoming = incoming
+        """As the base class; remembers where the encrypted bytes come from and go to."""
+        sealed = ssl.MemoryBIO()
+        wrapped = super().wrap_bio(incoming, sealed, *args, **more)
+        assert isinstance(wrapped, OpenObject)
+        wrapped.incoming, wrapped.outgoing, wrapped.sealed = incoming, outgoing, sealed
         return wrapped
 
 

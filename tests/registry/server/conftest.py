@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import io
 import json
+import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -81,6 +86,56 @@ class Client:
         answer = await self.call("PUT", url, data=data, headers=headers, **options)
         assert answer.status == 201, answer
         return Digest.of(data)
+
+
+class Wire:
+    """One connection, spoken to byte by byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def to(cls, client: Client, receive_bytes: int = 0) -> Wire:
+        context: ssl.SSLContext | None = None
+        if client.base.startswith("https"):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        sock = socket.socket()
+        if receive_bytes:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, (client.host, client.port))
+        named = "" if context is not None else None
+        return cls(*await asyncio.open_connection(sock=sock, ssl=context, server_hostname=named))
+
+    def send(self, method: str, path: str, body: bytes = b"", length: int | None = None, headers: str = "") -> None:
+        size = len(body) if length is None else length
+        head = f"{method} {path} HTTP/1.1\r\nHost: here\r\n{headers}Content-Length: {size}\r\n\r\n"
+        self.writer.write(head.encode() + body)
+
+    async def head(self) -> tuple[int, dict[str, str]]:
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+        lines = head.split("\r\n")
+        headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:])}
+        return int(lines[0].split()[1]), headers
+
+    async def whole(self) -> tuple[int, dict[str, str], bytes]:
+        async with asyncio.timeout(20):
+            status, headers = await self.head()
+            return status, headers, await self.reader.readexactly(int(headers.get("content-length", "0")))
+
+    async def answer(self) -> tuple[int, dict[str, str]]:
+        return (await self.whole())[:2]
+
+    async def open_upload(self) -> str:
+        self.send("POST", "/v2/a/blobs/uploads/")
+        _, headers = await self.answer()
+        return urlsplit(headers["location"]).path
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
 
 
 ANN = ("ann", "secret")

@@ -3,58 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import ssl
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
 
 from registry.digest import Digest
 from registry.server import bodies, direct
-from tests.registry.server.conftest import Client, Start
+from tests.registry.server.conftest import Client, Start, Wire
 
 MIB = 1024 * 1024
-
-
-class Wire:
-    """One connection, spoken to byte by byte."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-
-    @classmethod
-    async def to(cls, client: Client) -> Wire:
-        context: ssl.SSLContext | None = None
-        if client.base.startswith("https"):
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        return cls(*await asyncio.open_connection(client.host, client.port, ssl=context))
-
-    def send(self, method: str, path: str, body: bytes = b"", length: int | None = None, headers: str = "") -> None:
-        size = len(body) if length is None else length
-        head = f"{method} {path} HTTP/1.1\r\nHost: here\r\n{headers}Content-Length: {size}\r\n\r\n"
-        self.writer.write(head.encode() + body)
-
-    async def answer(self) -> tuple[int, dict[str, str]]:
-        async with asyncio.timeout(10):
-            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
-            lines = head.split("\r\n")
-            headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:])}
-            await self.reader.readexactly(int(headers.get("content-length", "0")))
-        return int(lines[0].split()[1]), headers
-
-    async def open_upload(self) -> str:
-        self.send("POST", "/v2/a/blobs/uploads/")
-        _, headers = await self.answer()
-        return urlsplit(headers["location"]).path
-
-    async def close(self) -> None:
-        self.writer.close()
-        with contextlib.suppress(OSError):
-            await self.writer.wait_closed()
 
 
 @pytest_asyncio.fixture(params=["plain", "tls"])
