@@ -351,10 +351,10 @@ def _folders(value: Any) -> tuple[str, ...]:
 
 
 def _features(value: Any) -> Mapping[str, bool]:
-    """Values are booleans, or what Go reads as one, as a flag has them (``--feature cdi=false``)."""
+    """Booleans, or what Go reads as one, as a flag has them (``--feature cdi=false``; a name alone is on)."""
     found: dict[str, bool] = {}
     for name, entry in value.items():
-        text = str(entry).lower()
+        text = str(entry).lower() or "true"
         if text not in ("1", "t", "true", "0", "f", "false"):
             raise ValueError(entry)
         found[str(name)] = text in ("1", "t", "true")

@@ -121,5 +121,6 @@ async def _send(request: web.Request, chunks: AsyncIterator[bytes], headers: dic
         if request.transport is not None:
             request.transport.abort()
         return response
-    await response.write_eof()
+    with contextlib.suppress(ConnectionError):  # the client has all it wants and is gone
+        await response.write_eof()
     return response

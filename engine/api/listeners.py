@@ -67,7 +67,7 @@ class Listeners:
         """Listen on each of ``hosts`` (``unix://``, ``tcp://``, ``fd://``). Raises ``OSError`` or ``ValueError``
         with the address in it."""
         self._server = EngineServer(self._api)
-        for host in hosts:
+        for host in dict.fromkeys(hosts):
             scheme, _, address = host.partition("://")
             if scheme == "unix":
                 await self._open_unix(Path(address))

@@ -276,6 +276,7 @@ def test_features(tmp_path: Path) -> None:
     assert loaded(tmp_path, {"features": {"buildkit": True}}).has_cdi
     assert not loaded(tmp_path, {"features": {"cdi": False}}).has_cdi
     assert not loaded(tmp_path, {}, features={"cdi": "false"}).has_cdi
+    assert loaded(tmp_path, {}, features={"cdi": ""}).has_cdi
     with pytest.raises(ConfigError, match="invalid value for features"):
         loaded(tmp_path, {"features": {"cdi": "perhaps"}})
 
