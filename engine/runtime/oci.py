@@ -156,9 +156,9 @@ def normalise(words: str, program: str | None = None) -> str:
 
 
 def exit_hint(text: str, program: str) -> int:
-    """dockerd's exit code for a failed start: only what is said of the program itself is the program's fault."""
+    """dockerd's exit code for a failed start: what is said of the program or its folder is the program's fault."""
     lowered = text.lower()
-    if program.lower() not in lowered:
+    if program.lower() not in lowered and "chdir to cwd" not in lowered:
         return 128
     if any(part in lowered for part in ("executable file not found", "no such file or directory")):
         return 127

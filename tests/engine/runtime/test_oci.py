@@ -88,6 +88,8 @@ def test_words_are_runcs(words: str, text: str) -> None:
         ("stat /x: no such file or directory", 127),
         ('exec: "/x": permission denied', 126),
         ('exec: "/x": is a directory', 126),
+        ('chdir to cwd ("/nosuch") set in config.json failed: no such file or directory', 127),
+        ('chdir to cwd ("/etc/passwd") set in config.json failed: not a directory', 126),
         ("mkdir `/proc/y`: no such file or directory", 128),  # not the program's fault
         ("cgroups: cannot set memory", 128),
     ],
