@@ -19,6 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from engine.config import Config
+from engine.kernel.apparmor import is_enabled_sync, is_supported_sync, parser_sync
 from engine.runtime.cgroups import Cgroups
 from engine.runtime.oci import PREFERENCE, probe_runtimes, trouble_running
 
@@ -118,7 +119,8 @@ async def _runtimes() -> Iterator[Finding]:
         )
     found = []
     try:
-        runtimes, default = await probe_runtimes({}, None, Path("/run/berth"))
+        systemd = Cgroups.detect_sync().driver == "systemd"
+        runtimes, default = await probe_runtimes({}, None, Path("/run/berth"), systemd=systemd)
     except FileNotFoundError as error:
         return iter([Finding("runtime", State.MISSING, str(error), "apt-get install runc, or see the reason above")])
     for name, runtime in runtimes.items():
@@ -187,8 +189,11 @@ def seccomp() -> Finding:
 
 
 def apparmor() -> Finding:
-    if _text("/sys/module/apparmor/parameters/enabled") == "Y":
+    if is_supported_sync():
         return Finding("apparmor", State.OK, "enabled")
+    if is_enabled_sync() and not parser_sync():
+        words = "the kernel has it, but there is no apparmor_parser to load profiles"
+        return Finding("apparmor", State.LIMITED, words, "apt-get install apparmor; until then it confines nothing")
     return Finding("apparmor", State.OK, "not enabled on this host (optional)")
 
 

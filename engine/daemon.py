@@ -333,8 +333,8 @@ class Daemon:
         """What this machine offers."""
         config = self.config
         driver = next((o.partition("=")[2] for o in config.exec_opts if o.startswith("native.cgroupdriver=")), None)
-        facts = await run_blocking(partial(probe_host_sync, will_forward=config.ip_forward))
         cgroups = await run_blocking(Cgroups.detect_sync, driver)
+        facts = await run_blocking(partial(probe_host_sync, cgroups.driver, will_forward=config.ip_forward))
         configured = {n: {"path": r.path, "runtimeArgs": r.args} for n, r in config.runtimes.items()}
         runtimes, default = await probe_runtimes(
             configured, config.default_runtime or None, config.exec_root, systemd=cgroups.driver == "systemd"

@@ -41,6 +41,7 @@ CLI_MAY = (
     "engine.daemon",
     "engine.runtime.oci",  # `berth check` probes the host exactly as the daemon does
     "engine.runtime.cgroups",
+    "engine.kernel.apparmor",
 )
 _IMPORT_NAMES = {"pyyaml": "yaml", "dnspython": "dns"}
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "core"}

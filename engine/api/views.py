@@ -98,6 +98,7 @@ class ContainerViews:
             sandbox_key=sandbox_key,
             graph=self._graph(container),
             links=self._service.shown_links(container),
+            apparmor=self._service.assembly.apparmor_profile(container),
             has_log=container.host_config.log_config.type == "json-file",
             size_rw=size.get("SizeRw"),
             size_root=size.get("SizeRootFs"),

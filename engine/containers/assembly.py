@@ -36,18 +36,31 @@ from engine.containers.model import Container
 from engine.containers.mounts import MountPoint
 from engine.containers.namespaces import joined_container
 from engine.containers.rootview import KERNEL_VIEWS, check_propagation, hand_over, keep_source_flags, planned
-from engine.containers.security import ALL_CAPABILITIES
+from engine.containers.security import (
+    ALL_CAPABILITIES,
+    DEFAULT_APPARMOR_PROFILE,
+    apparmor_profile,
+    parse_security_options,
+)
 from engine.containers.settings import ExecSettings, HostConfig, Ulimit
 from engine.containers.sources import Sources
 from engine.containers.spec import SpecInput, build_spec, capability_sets
 from engine.containers.store import ContainerStore
 from engine.errors import Conflict, InvalidParameter, NotFound, SystemFailure, not_running, os_words
+from engine.kernel import apparmor
 from engine.kernel.mount import mount_sync, unmount_sync
 from engine.networks.model import Link, SandboxRequest
 from engine.networks.sandbox import Sandbox
 from engine.networks.service import NetworkService
 from engine.runtime.cgroups import Cgroups
-from engine.runtime.oci import Runtime, guards_proc, kill_leftover, offers_recursive_read_only, update_resources
+from engine.runtime.oci import (
+    Runtime,
+    guards_proc,
+    kill_leftover,
+    offers_recursive_read_only,
+    runtime_annotations,
+    update_resources,
+)
 from engine.runtime.shims import LogSpec, Shim, Shims, ShimSpec
 from engine.snapshots.base import LayerKey, Snapshotter
 from engine.snapshots.trash import Trash
@@ -132,6 +145,11 @@ class Assembly:
         parent = container.host_config.cgroup_parent or self._config.cgroup_parent or None
         return self._host.cgroups.container_path(container.id, parent)
 
+    def apparmor_profile(self, container: Container) -> str:
+        """The AppArmor profile of a container, or "" where the host has none."""
+        host = container.host_config
+        return apparmor_profile(host, parse_security_options(host.security_opt), self._host.facts)
+
     def runtime_of(self, container: Container) -> Runtime:
         """The OCI runtime of a container. Raises ``SystemFailure`` when it is not installed any more."""
         runtime = self._host.runtimes.get(container.runtime or self._host.default_runtime)
@@ -168,7 +186,9 @@ class Assembly:
         sandbox = await self._open_sandbox(container, undo)
         live.sandbox = sandbox
         spec = await self._spec(container, sandbox, mounts, str(rootfs), shm)
+        await _load_profile(spec["process"])
         runtime = self.runtime_of(container)
+        spec["annotations"] = {**runtime_annotations(runtime), **spec.get("annotations", {})}
         layers = tuple(LayerKey(key) for key in container.layers)
         steps = await self._snapshotter.mount_steps(
             container.id, layers, str(rootfs), transient=container.host_config.auto_remove
@@ -523,7 +543,17 @@ class Assembly:
         if settings.privileged:
             granted = [c for c in ALL_CAPABILITIES if c in self._host.facts.capabilities]
         process["capabilities"] = capability_sets(granted, user.uid)
+        await _load_profile(process)
         return process
+
+
+async def _load_profile(process: Mapping[str, Any]) -> None:
+    """What runs under docker's AppArmor profile finds it in the kernel. Raises ``SystemFailure``."""
+    if process.get("apparmorProfile") == DEFAULT_APPARMOR_PROFILE:
+        try:
+            await run_blocking(apparmor.ensure_sync, DEFAULT_APPARMOR_PROFILE)
+        except OSError as error:
+            raise SystemFailure(str(error)) from error
 
 
 def _console_size(container: Container) -> tuple[int, int] | None:

@@ -140,7 +140,13 @@ class Creator:
     def _check(self, request: CreateRequest) -> tuple[HostConfig, list[str]]:
         """Check everything that can be checked without touching the host; the host settings with defaults filled in."""
         try:
-            found = validate_create(request.config, request.host_config, self._facts, runtimes=self._runtimes)
+            found = validate_create(
+                request.config,
+                request.host_config,
+                self._facts,
+                runtimes=self._runtimes,
+                systemd_cgroup=self._facts.cgroup_driver == "systemd",
+            )
             host = with_defaults(request.host_config, self._facts, self._defaults, found.discarded)
             check_log_options(host.log_config.type, host.log_config.config or {})
         except ValueError as error:

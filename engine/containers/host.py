@@ -29,6 +29,7 @@ class HostFacts:
     """
 
     cgroup_version: int = 1
+    cgroup_driver: str = "cgroupfs"
     supports: frozenset[str] = frozenset()
     cpus: int = 1
     cpuset_cpus: str = "0"

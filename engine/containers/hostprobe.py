@@ -21,6 +21,7 @@ from engine.config import Config
 from engine.containers.cdi import CdiCatalog, catalog_of
 from engine.containers.host import DeviceNode, HostFacts
 from engine.containers.security import ALL_CAPABILITIES
+from engine.kernel import apparmor
 
 _SKIPPED_FOLDERS = frozenset({"pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"})
 
@@ -65,8 +66,8 @@ _LIMITS = (
 )
 
 
-def probe_host_sync(*, will_forward: bool = False) -> HostFacts:
-    """Everything that does not change while the daemon runs.
+def probe_host_sync(cgroup_driver: str = "cgroupfs", *, will_forward: bool = False) -> HostFacts:
+    """Everything that does not change while the daemon runs; ``cgroup_driver`` is the daemon's choice.
 
     ``will_forward``: the daemon turns forwarding on with its first bridge, however the kernel has it now.
     """
@@ -75,6 +76,7 @@ def probe_host_sync(*, will_forward: bool = False) -> HostFacts:
     kernel = (int(release[1]), int(release[2])) if release else (0, 0)
     return HostFacts(
         cgroup_version=version,
+        cgroup_driver=cgroup_driver,
         supports=supports,
         cpus=os.cpu_count() or 1,
         cpuset_cpus=cpus or _read("/sys/devices/system/cpu/online") or "0",
@@ -84,7 +86,7 @@ def probe_host_sync(*, will_forward: bool = False) -> HostFacts:
         arch=platform.machine(),
         kernel=kernel,
         seccomp="Seccomp:" in _read("/proc/self/status"),
-        apparmor=_read("/sys/module/apparmor/parameters/enabled") == "Y",
+        apparmor=apparmor.is_supported_sync(),
         user_namespaces=Path("/proc/self/ns/user").exists(),
         cgroup_namespaces=Path("/proc/self/ns/cgroup").exists(),
         ipv4_forwarding=will_forward or _read("/proc/sys/net/ipv4/ip_forward") == "1",

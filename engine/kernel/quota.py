@@ -1,7 +1,8 @@
 """Project quotas: a size limit for a folder tree, on file systems mounted with ``pquota``/``prjquota``.
 
-Used for ``--storage-opt size``. A folder gets a project number of its own that everything made below inherits; the
-kernel then refuses (EDQUOT/ENOSPC) what would pass the limit. See quotactl(2) and ioctl_fssetxattr(2).
+Used for ``--storage-opt size`` and for volumes with a size. A folder gets a project number of its own that everything
+made below inherits; the kernel then refuses (EDQUOT/ENOSPC) what would pass the limit. See quotactl(2) and
+ioctl_fssetxattr(2).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import fcntl
 import os
 import stat
 import struct
+import threading
 from pathlib import Path
 
 UNSUPPORTED = "--storage-opt is supported only for overlay over xfs with 'pquota' mount option"
@@ -25,20 +27,27 @@ _Q_XSETQLIM = 0x5804
 _PROJECT = 2
 _VERSION, _FLAG_PROJECT = 1, 2
 _SOFT_AND_HARD = 1 << 2 | 1 << 3
-_FIRST_ID = 0x62000000
+SNAPSHOTS, VOLUMES = 0x62000000, 0x72000000
+"""Where the project numbers of each begin: on one file system they must differ."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class ProjectQuota:
     """Project quotas below one folder; the device node that quotactl wants is made there."""
 
-    def __init__(self, root: Path) -> None:
-        self._node = root.parent / "backing-device"
+    def __init__(self, root: Path, first: int) -> None:
+        self._node = root.parent / f"backing-device-{root.name}"
         self._root = root
+        self._first = first
         self._next = 0
+        self._lock = threading.Lock()
 
     def limit_sync(self, folder: Path, size_bytes: int) -> None:
         """Allow at most ``size_bytes`` below the empty ``folder``."""
+        with self._lock:
+            self._limit_sync(folder, size_bytes)
+
+    def _limit_sync(self, folder: Path, size_bytes: int) -> None:
         number = self._fresh_id_sync()
         record = _QUOTA.pack(
             _VERSION, _FLAG_PROJECT, _SOFT_AND_HARD, number, size_bytes // 512, size_bytes // 512,
@@ -56,10 +65,10 @@ class ProjectQuota:
             _set_project_sync(path, number)
 
     def _fresh_id_sync(self) -> int:
-        """A project number above all that snapshots here hold."""
+        """A project number above all that folders here hold."""
         if not self._next:
             used = [project_of_sync(path) for path in self._root.iterdir() if path.is_dir()]
-            self._next = max([_FIRST_ID, *used])
+            self._next = max([self._first, *used])
         self._next += 1
         return self._next
 
@@ -82,12 +91,12 @@ def _set_project_sync(folder: Path, number: int) -> None:
         os.close(fd)
 
 
-def probe_sync(root: Path) -> ProjectQuota | None:
-    """Project quotas for ``root``, or None where its file system is not mounted with them."""
+def probe_sync(root: Path, first: int) -> ProjectQuota | None:
+    """Project quotas for ``root``, numbered from ``first``, or None where its file system is not mounted with them."""
     device = os.stat(root).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")
         if left.split()[2] == wanted and {"prjquota", "pquota"} & set(right.split()[-1].split(",")):
-            return ProjectQuota(root)
+            return ProjectQuota(root, first)
     return None

@@ -24,6 +24,7 @@ from engine.tasks import run_blocking
 
 PROGRAM_SECONDS = 30.0
 PREFERENCE = ("crun", "runc")
+SYSTEMD = "--systemd-cgroup"
 SHIM_V2 = "io.containerd.runc.v2"
 CRUNS_UNIFIED = "/sys/fs/cgroup/unified"  # the one place where crun looks for v2 beside v1
 LIMITING_CONTROLLERS = frozenset(("cpu", "cpuset", "io", "memory", "pids"))
@@ -78,7 +79,18 @@ def exec_groups(runtime: Runtime, cgroup_version: int) -> ExecGroups:
 
 def leaves_only_groups(runtime: Runtime) -> bool:
     """Whether an ended container leaves only control groups and a flat folder, which can go without the runtime."""
-    return os.path.basename(runtime.path) in PREFERENCE and "--systemd-cgroup" not in runtime.args
+    return os.path.basename(runtime.path) in PREFERENCE and SYSTEMD not in runtime.args
+
+
+def runtime_annotations(runtime: Runtime) -> dict[str, str]:
+    """What the specification of a container has to say to this runtime.
+
+    crun puts a container into a group below its systemd scope, and limits and counts only there; what berth reads and
+    writes, and where execs get groups of their own, is the scope, as with runc.
+    """
+    if os.path.basename(runtime.path) == "crun" and SYSTEMD in runtime.args:
+        return {"run.oci.systemd.subgroup": ""}
+    return {}
 
 
 class RuntimeFailure(Exception):
@@ -277,10 +289,16 @@ async def probe_runtimes(
         if default not in found:
             raise FileNotFoundError(f"specified default runtime '{default}' does not exist")
         return found, default
+    troubles = []
     for name in PREFERENCE:
-        if name in found and not await trouble_running(found[name]):
-            return found, name
-    raise FileNotFoundError("no OCI runtime works on this host; install runc or crun")
+        if name in found:
+            trouble = await trouble_running(found[name])
+            if not trouble:
+                return found, name
+            troubles.append(f"{name}: {trouble}")
+    raise FileNotFoundError(
+        "no OCI runtime works on this host; " + ("; ".join(troubles) if troubles else "install runc or crun")
+    )
 
 
 def uncounted_controllers_sync() -> tuple[str, ...]:
@@ -301,7 +319,7 @@ async def _describe(name: str, path: str, arguments: tuple[str, ...], exec_root:
     with contextlib.suppress(OSError, TimeoutError):
         version, commit = parse_version((await run_program([path, "--version"]))[1])
     if systemd:
-        arguments = ("--systemd-cgroup", *arguments)
+        arguments = (SYSTEMD, *arguments)
     covered = await run_blocking(uncounted_controllers_sync) if os.path.basename(path) == "crun" else ()
     return Runtime(name, path, arguments, str(exec_root / "runtimes" / name), version, commit, covered)
 
@@ -310,7 +328,8 @@ async def trouble_running(runtime: Runtime) -> str:
     """Why a trivial container cannot be run here, or "" when it can: some refuse a host's cgroup layout only then."""
     async with _scratch() as folder:
         name = f"berth-probe-{folder.name[-8:]}"
-        await run_blocking(_write_probe_sync, folder, name)
+        groups = Cgroups({}, "", driver="systemd" if SYSTEMD in runtime.args else "cgroupfs")
+        await run_blocking(_write_probe_sync, folder, groups.container_path(name))
         argv = [*_command(runtime), "--root", f"{folder}/state", "run", "--bundle", str(folder), name]
         try:
             code, _output, errors = await run_program(argv)
@@ -322,7 +341,7 @@ async def trouble_running(runtime: Runtime) -> str:
         return normalise(errors)
 
 
-def _write_probe_sync(folder: Path, name: str) -> None:
+def _write_probe_sync(folder: Path, cgroup_path: str) -> None:
     (folder / "rootfs").mkdir()
     for point in ("proc", "dev"):
         (folder / "rootfs" / point).mkdir()
@@ -333,7 +352,7 @@ def _write_probe_sync(folder: Path, name: str) -> None:
         "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
         "linux": {
             "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")],
-            "cgroupsPath": f"/docker/{name}",
+            "cgroupsPath": cgroup_path,
             "resources": {"pids": {"limit": 64}},
         },
     }

@@ -303,6 +303,7 @@ class Monitor:
         finished_at = time.time_ns()
         oom_killed = oom.kills(self._settings["oom_file"]) > 0
         if self._oom is not None:
+            oom_killed = oom_killed or self._oom.noticed > 0
             self._oom.close()
         if self._settings["shared_pid"]:
             # Without a pid namespace of its own, init's end does not end the others.

@@ -25,13 +25,16 @@ def kills(path: str) -> int:
 
 
 class Watch:
-    """Calls back after the counter has grown: an eventfd on v1, kernfs's poll on v2."""
+    """Calls back after the counter has grown: an eventfd on v1, kernfs's poll on v2.
+
+    `noticed` outlives the group: systemd removes a scope as soon as its last process has ended.
+    """
 
     def __init__(self, loop: Loop, path: str, call: Callable[[], None]) -> None:
         self._loop = loop
         self._path = path
         self._call = call
-        self._seen = 0
+        self.noticed = 0
         self._descriptors: list[int] = []
         with contextlib.suppress(OSError):
             self._begin()
@@ -64,8 +67,9 @@ class Watch:
         self._call()
 
     def _changed(self, _events: int) -> None:
-        os.pread(self._descriptors[0], 4096, 0)
+        with contextlib.suppress(OSError):  # the group is gone
+            os.pread(self._descriptors[0], 4096, 0)
         count = kills(self._path)
-        if count > self._seen:
-            self._seen = count
+        if count > self.noticed:
+            self.noticed = count
             self._call()

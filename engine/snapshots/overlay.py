@@ -45,7 +45,7 @@ class OverlaySnapshotter:
     def _start_sync(self) -> list[Path]:
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._view.mkdir(exist_ok=True, mode=0o700)
-        self._quota = quota.probe_sync(self.root)
+        self._quota = quota.probe_sync(self.root, quota.SNAPSHOTS)
         return [*self.root.glob("*.new"), *self.root.glob("*/view-*")]
 
     async def prepare(self, key: str, layers: Sequence[LayerKey], size_limit: int | None = None) -> None:

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from engine.kernel import quota
 from engine.kernel.mount import mount_sync, unmount_sync
 from engine.names import new_id
 from engine.volumes.model import MountRequest, nfs_server, with_server_address
@@ -27,6 +28,12 @@ class LocalFolders:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._quota: quota.ProjectQuota | None = None
+
+    @property
+    def can_limit(self) -> bool:
+        """Whether a volume can have a size, which takes a file system with project quotas."""
+        return self._quota is not None
 
     def data(self, name: str) -> Path:
         """Where a volume's data lie."""
@@ -36,6 +43,7 @@ class LocalFolders:
         """Make the root, and finish removals that were cut short."""
         self.root.mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o711)
+        self._quota = quota.probe_sync(self.root, quota.VOLUMES)
         for leftover in self._trash():
             self.empty_trash_sync(leftover)
 
@@ -52,10 +60,13 @@ class LocalFolders:
                 found[entry.name] = data.stat().st_mtime_ns
         return found
 
-    def create_sync(self, name: str) -> None:
-        """Make the folders; there already is fine."""
+    def create_sync(self, name: str, size_limit: int | None = None) -> None:
+        """Make the folders; there already is fine. At most ``size_limit`` bytes go in where ``can_limit``."""
         (self.root / name).mkdir(mode=0o701, exist_ok=True)
+        made = not self.data(name).exists()
         self.data(name).mkdir(mode=0o755, exist_ok=True)
+        if made and size_limit is not None and self._quota is not None:
+            self._quota.limit_sync(self.root / name, size_limit)
 
     def discard_sync(self, name: str) -> Path | None:
         """Take a volume away in one step; returns what ``empty_trash_sync`` is to delete, None when there is none."""

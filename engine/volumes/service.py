@@ -32,6 +32,7 @@ from engine.volumes.model import (
     check_name,
     check_options,
     mount_request,
+    size_limit,
 )
 from engine.volumes.store import VolumeStore
 
@@ -146,7 +147,7 @@ class VolumeService:
             return existing
         try:
             check_name(name)
-            check_options(options or {})
+            check_options(options or {}, quota=self._folders.can_limit)
         except ValueError as error:
             raise InvalidParameter(f"create {name}: {error}") from error
         volume = Volume(
@@ -159,7 +160,7 @@ class VolumeService:
         # Record first: a folder that nobody knows would be taken for somebody's data at the next start.
         await self._store.put(volume)
         try:
-            await run_blocking(self._folders.create_sync, name)
+            await run_blocking(self._folders.create_sync, name, size_limit(options or {}))
         except OSError as error:
             await self._store.delete(name)
             raise SystemFailure(
@@ -285,7 +286,7 @@ class VolumeService:
             volume = self.get(name)
             path = self._folders.data(name)
             # A folder that somebody deleted by hand is made again, as dockerd does.
-            await run_blocking(self._folders.create_sync, name)
+            await run_blocking(self._folders.create_sync, name, size_limit(volume.options or {}))
             if volume.needs_mount and not await run_blocking(self._folders.is_mounted_sync, name):
                 try:
                     await run_blocking(self._folders.mount_sync, name, mount_request(volume.options or {}))

@@ -176,6 +176,9 @@ class FakeAssembly:
     def expect_process(self) -> None:
         """Nothing to prepare."""
 
+    def apparmor_profile(self, container: Container) -> str:
+        return f"profile of {container.name}"
+
     def with_shared_names(self, container: Container) -> Container:
         return container
 

@@ -126,6 +126,7 @@ async def test_inspect_facts(views: ContainerViews, bench: ServiceBench) -> None
     assert facts.graph["LowerDir"] == "/data/layers/high/fs:/data/layers/low/fs"
     assert facts.graph["UpperDir"] == f"/data/snapshots/{record.id}/diff"
     assert (facts.size_rw, facts.size_root, facts.has_log) == (0, 1000, False)
+    assert facts.apparmor == f"profile of {record.name}"
 
 
 async def test_who_has_joined_anothers_network_shows_no_sandbox(views: ContainerViews) -> None:

@@ -1,5 +1,8 @@
 """Different runtimes' words for one failure become the ones docker's clients look for."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from engine.runtime import oci
@@ -13,6 +16,7 @@ from engine.runtime.oci import (
     normalise,
     offers_recursive_read_only,
     parse_version,
+    trouble_running,
     uncounted_controllers_sync,
 )
 
@@ -164,3 +168,35 @@ def test_crun_is_spared_controllers_that_limit_nothing(
     monkeypatch.setattr(oci.Cgroups, "detect_sync", lambda: groups)
     expected = (f"{unified}/cgroup.controllers",) if covered else ()
     assert uncounted_controllers_sync() == expected
+
+
+@pytest.mark.parametrize(
+    ("args", "place"), [((), "/docker/berth-probe-"), (("--systemd-cgroup",), "system.slice:docker:berth-probe-")]
+)
+async def test_the_probe_names_its_control_group_as_the_driver_does(
+    tmp_path: Path, args: tuple[str, ...], place: str
+) -> None:
+    """runc and crun refuse the other driver's form, and nothing would start on a host with systemd and v2."""
+    fake = tmp_path / "runc"
+    fake.write_text(f'#!/bin/sh\nwhile [ "$1" != --bundle ]; do shift; done\ncp "$2/config.json" {tmp_path}\n')
+    fake.chmod(0o755)
+    assert await trouble_running(Runtime("runc", str(fake), args, str(tmp_path))) == ""
+    assert json.loads((tmp_path / "config.json").read_text())["linux"]["cgroupsPath"].startswith(place)
+
+
+async def test_a_host_without_a_working_runtime_is_told_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "runc"
+    fake.write_text('#!/bin/sh\n[ "$1" = --version ] || { echo no cgroups >&2; exit 1; }\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(oci, "PREFERENCE", ("runc",))
+    with pytest.raises(FileNotFoundError, match="no OCI runtime works on this host; runc: no cgroups"):
+        await oci.probe_runtimes({}, None, tmp_path)
+
+
+def test_crun_is_told_to_run_a_container_in_its_scope_itself() -> None:
+    """Else limits that are changed later, execs and counters miss the group that crun makes below the scope."""
+    crun = Runtime("crun", "/usr/bin/crun", ("--systemd-cgroup",), "/run/x")
+    assert oci.runtime_annotations(crun) == {"run.oci.systemd.subgroup": ""}
+    assert oci.runtime_annotations(Runtime("crun", "/usr/bin/crun", (), "/run/x")) == {}
+    assert oci.runtime_annotations(Runtime("runc", "/usr/bin/runc", ("--systemd-cgroup",), "/run/x")) == {}

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
+from engine.volumes import local as local_driver
 from engine.volumes.local import LocalFolders
 
 
@@ -67,3 +70,25 @@ def test_emptiness_and_size(tmp_path: Path) -> None:
     assert local.size_sync("missing") == 0
     assert not local.is_mounted_sync("one")
     local.unmount_sync("one")
+
+
+class _Quota:
+    def __init__(self) -> None:
+        self.limits: list[tuple[Path, int]] = []
+
+    def limit_sync(self, folder: Path, size_bytes: int) -> None:
+        self.limits.append((folder, size_bytes))
+
+
+def test_a_size_is_a_project_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On xfs or ext4 with project quotas a volume has a size, as with dockerd."""
+    known = _Quota()
+    monkeypatch.setattr(local_driver.quota, "probe_sync", lambda _root, _first: known)
+    limited = LocalFolders(tmp_path / "volumes")
+    assert not limited.can_limit
+    limited.prepare_sync()
+    assert limited.can_limit
+    limited.create_sync("small", 5 << 20)
+    limited.create_sync("small", 5 << 20)
+    limited.create_sync("large")
+    assert known.limits == [(tmp_path / "volumes" / "small", 5 << 20)]

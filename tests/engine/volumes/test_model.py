@@ -12,6 +12,7 @@ from engine.volumes.model import (
     check_options,
     mount_request,
     nfs_server,
+    size_limit,
     with_server_address,
 )
 
@@ -55,6 +56,19 @@ def test_good_options() -> None:
     check_options({})
     check_options({"type": "tmpfs", "device": "tmpfs", "o": "size=1m"})
     check_options({"size": "1m"}, quota=True)
+
+
+@pytest.mark.parametrize(
+    ("size", "limit"), [("1m", 1 << 20), ("2GiB", 2 << 30), ("1.5 kb", 1536), ("7", 7), ("0", None)]
+)
+def test_sizes(size: str, limit: int | None) -> None:
+    assert size_limit({"size": size}) == limit
+
+
+def test_a_bad_size() -> None:
+    with pytest.raises(ValueError, match="invalid size: 'much'"):
+        check_options({"size": "much"}, quota=True)
+    assert size_limit({}) is None
 
 
 def test_what_a_volume_is() -> None:
