@@ -12,7 +12,6 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ import msgspec
 
 from engine.clock import rfc3339
 from engine.config import Config
-from engine.containers import cdi
+from engine.containers import cdi, rundir
 from engine.containers.accounts import Accounts
 from engine.containers.host import DeviceNode, HostFacts
 from engine.containers.hostprobe import all_devices_sync, cdi_catalog_sync, device_nodes_sync
@@ -48,7 +47,6 @@ from engine.containers.spec import SpecInput, build_spec, capability_sets
 from engine.containers.store import ContainerStore
 from engine.errors import Conflict, InvalidParameter, NotFound, SystemFailure, not_running, os_words
 from engine.kernel import apparmor
-from engine.kernel.mount import mount_sync, unmount_sync
 from engine.networks.model import Link, SandboxRequest
 from engine.networks.sandbox import Sandbox
 from engine.networks.service import NetworkService
@@ -69,8 +67,6 @@ from engine.volumes.service import VolumeService
 
 log = logging.getLogger(__name__)
 
-SHARED_MEMORY = "shm"
-READ_ONLY = "read-only"
 IPV6_OFF_SYSCTLS = ("net.ipv6.conf.all.disable_ipv6", "net.ipv6.conf.default.disable_ipv6")
 NAME_FILES = {"/etc/resolv.conf": "resolv_path", "/etc/hostname": "hostname_path", "/etc/hosts": "hosts_path"}
 
@@ -179,8 +175,8 @@ class Assembly:
         self.expect_process()
         run_dir = self.run_dir(container.id)
         rootfs = run_dir / "rootfs"
-        await run_blocking(_fresh_run_dir_sync, run_dir)
-        undo.push_async_callback(run_blocking, _drop_sync, run_dir)
+        await run_blocking(rundir.make_fresh_sync, run_dir)
+        undo.push_async_callback(run_blocking, rundir.drop_sync, run_dir)
         mounts, image_steps = await self._sources.prepare(container, run_dir, undo)
         shm = await self._shared_memory(container, undo)
         sandbox = await self._open_sandbox(container, undo)
@@ -199,7 +195,7 @@ class Assembly:
         spec["mounts"] = await run_blocking(keep_source_flags, spec["mounts"], _mount_flags_sync)
         guarded = () if guards_proc(runtime) else planned(spec["mounts"])
         if not offers_recursive_read_only(runtime):
-            spec["mounts"], handed = hand_over(spec["mounts"], str(run_dir / READ_ONLY))
+            spec["mounts"], handed = hand_over(spec["mounts"], str(run_dir / rundir.READ_ONLY))
             steps = (*steps, *handed)
         async with aiofiles.open(run_dir / "config.json", "wb") as file:
             await file.write(msgspec.json.encode(spec))
@@ -235,7 +231,7 @@ class Assembly:
         if joined is not None:
             other = self._store.find(joined)
             self._namespace_owner(joined, "ipc")
-            shared = self.run_dir(other.id) / SHARED_MEMORY
+            shared = self.run_dir(other.id) / rundir.SHARED_MEMORY
             if not await run_blocking(shared.is_dir):
                 raise Conflict(
                     f"cannot join IPC of container {other.id}: non-shareable IPC "
@@ -244,9 +240,9 @@ class Assembly:
             return str(shared)
         if mode != "shareable":
             return None
-        folder = self.run_dir(container.id) / SHARED_MEMORY
-        await run_blocking(_mount_shared_memory_sync, folder, container.host_config.shm_size)
-        undo.push_async_callback(run_blocking, _unmount_sync, folder)
+        folder = self.run_dir(container.id) / rundir.SHARED_MEMORY
+        await run_blocking(rundir.mount_shared_memory_sync, folder, container.host_config.shm_size)
+        undo.push_async_callback(run_blocking, rundir.unmount_shared_memory_sync, folder)
         return str(folder)
 
     async def _open_sandbox(self, container: Container, undo: contextlib.AsyncExitStack) -> Sandbox:
@@ -452,7 +448,7 @@ class Assembly:
         for result in await asyncio.gather(*releases, return_exceptions=True):
             if isinstance(result, Exception):
                 log.error("container %s: putting away its run: %s", container.id, result, exc_info=result)
-        await run_blocking(_drop_sync, self.run_dir(container.id))
+        await run_blocking(rundir.drop_sync, self.run_dir(container.id))
 
     async def kill_leftover(self, container_id: str) -> None:
         """End the processes of a container whose shim is gone."""
@@ -478,17 +474,17 @@ class Assembly:
         for key in await self._snapshotter.keys():
             if self._store.get(key) is None:
                 await self._snapshotter.remove(key)
-        for folder in await run_blocking(_list_sync, self.data_root):
+        for folder in await run_blocking(rundir.list_sync, self.data_root):
             if self._store.get(folder.name) is None:
                 await self._trash.take(folder)
 
     async def run_dirs(self, run_root: Path) -> list[Path]:
         """The run folders that exist."""
-        return await run_blocking(_list_sync, run_root)
+        return await run_blocking(rundir.list_sync, run_root)
 
     async def drop_run_dir(self, run_dir: Path) -> None:
         """Delete one run folder."""
-        await run_blocking(_drop_sync, run_dir)
+        await run_blocking(rundir.drop_sync, run_dir)
 
     # Processes.
 
@@ -577,11 +573,6 @@ def _forget_shim(live: Live) -> None:
     live.sandbox = None
 
 
-def _fresh_run_dir_sync(run_dir: Path) -> None:
-    _drop_sync(run_dir)
-    (run_dir / "rootfs").mkdir(parents=True, mode=0o755)
-
-
 def _mount_flags_sync(path: str) -> int:
     try:
         return os.statvfs(path).f_flag
@@ -589,26 +580,6 @@ def _mount_flags_sync(path: str) -> int:
         return 0
 
 
-def _mount_shared_memory_sync(folder: Path, size: int) -> None:
-    folder.mkdir(mode=0o700)
-    options = ("nosuid", "nodev", "noexec", "mode=1777", f"size={size}")
-    mount_sync("shm", str(folder), "tmpfs", options)
-
-
-def _unmount_sync(folder: Path) -> None:
-    if folder.is_mount():
-        unmount_sync(str(folder))
-
-
-def _drop_sync(run_dir: Path) -> None:
-    _unmount_sync(run_dir / SHARED_MEMORY)
-    shutil.rmtree(run_dir, ignore_errors=True)
-
-
 async def _mount_table() -> str:
     async with aiofiles.open("/proc/self/mountinfo", errors="surrogateescape") as file:
         return await file.read()
-
-
-def _list_sync(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
