@@ -322,6 +322,9 @@ async def test_a_client_that_does_not_read_delays_nobody_and_loses_nothing(bench
 async def test_a_terminal_has_its_size_from_the_first_byte_and_can_be_resized(bench: Bench) -> None:
     script = "stty size; read line; stty size; tty"
     spec = await bench.spec("sh", "-c", script, stdin=True, terminal=True, console_size=(33, 99))
+    document = json.loads((spec.bundle / "config.json").read_text())
+    document["process"]["consoleSize"] = {"height": 33, "width": 99}  # crun starts the program before we can set it
+    (spec.bundle / "config.json").write_text(json.dumps(document))
     shim = await bench.shims.spawn(spec)
     sock = await shim.attach(stdin=True, stdout=True, stderr=True)
     await shim.run()
