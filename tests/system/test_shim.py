@@ -331,7 +331,9 @@ async def test_a_terminal_has_its_size_from_the_first_byte_and_can_be_resized(be
     loop = asyncio.get_running_loop()
     seen = b""
     while b"33 99\r\n" not in seen:
-        seen += await loop.sock_recv(sock, 4096)
+        part = await loop.sock_recv(sock, 4096)
+        assert part, seen
+        seen += part
     await shim.resize(44, 111)
     await loop.sock_sendall(sock, b"go\n")
     rest = await read_all(sock)
