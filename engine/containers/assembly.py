@@ -183,9 +183,8 @@ class Assembly:
         live.sandbox = sandbox
         spec = await self._spec(container, sandbox, mounts, str(rootfs), shm)
         await _load_profile(spec["process"])
-        console_size = live.console_size or _console_size(container)
-        if container.config.tty and console_size:  # for runtimes that set it before the program can ask
-            spec["process"]["consoleSize"] = {"height": console_size[0], "width": console_size[1]}
+        if container.config.tty and live.console_size:  # told since the creation; the record's is there already
+            spec["process"]["consoleSize"] = {"height": live.console_size[0], "width": live.console_size[1]}
         runtime = self.runtime_of(container)
         spec["annotations"] = {**runtime_annotations(runtime), **spec.get("annotations", {})}
         layers = tuple(LayerKey(key) for key in container.layers)
@@ -213,7 +212,7 @@ class Assembly:
                 terminal=container.config.tty,
                 open_stdin=container.config.open_stdin,
                 stdin_once=container.config.stdin_once,
-                console_size=console_size,
+                console_size=live.console_size or _console_size(container),
                 log=self._log_spec(container),
                 spill_dir=self.directory(container.id),
                 hold_fds=sandbox.hold_fds,

@@ -236,11 +236,6 @@ class Monitor:
         if self._phase != "ready":
             raise FileExistsError(f"container {self._container_id} has already been started")
         self._phase = "starting"
-        try:
-            procguard.check(f"{self._settings['bundle']}/rootfs", self._settings["guarded"])
-        except OSError:
-            self._phase = "failed"
-            raise
         arguments = ["run", "--detach", "--pid-file", os.path.abspath(wire.PID_FILE)]
         arguments += ["--bundle", self._settings["bundle"]]
         if self._settings["terminal"]:
@@ -248,6 +243,7 @@ class Monitor:
             arguments += ["--console-socket", self._console.path]
             self._loop.watch(self._console.fileno(), READ, self._master)
         try:
+            procguard.check(f"{self._settings['bundle']}/rootfs", self._settings["guarded"])
             done = partial(self._ran, answer)
             self._runtime.start([*arguments, self._container_id], self._stdio.child_ends, wire.LOG_FILE, done)
         except OSError:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +12,14 @@ import pytest
 
 from tests.support.certificates import Authority
 from tests.support.daemons import Berth
+from tests.support.listening import Listener
 
 pytestmark = pytest.mark.system
 
 WAIT_SECONDS = 20.0
 
 
-class Server:
+class Server(Listener):
     """Takes TLS connections on the loopback address and keeps what it is sent; asks for a certificate if told to."""
 
     def __init__(self, authority: Authority, *, wants_certificate: bool = False) -> None:
@@ -32,27 +31,15 @@ class Server:
             self._context.verify_mode = ssl.CERT_REQUIRED
         self.data = b""
         self.clients: list[str] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._serve, daemon=True).start()
+        super().__init__()
 
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            with contextlib.suppress(OSError), connection:
-                connection.settimeout(WAIT_SECONDS)
-                with self._context.wrap_socket(connection, server_side=True) as secured:
-                    subject = (secured.getpeercert() or {}).get("subject", ())
-                    self.clients += [value for part in subject for _, value in part]  # type: ignore[misc]
-                    while data := secured.recv(65536):
-                        self.data += data
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+    def serve(self, connection: socket.socket) -> None:
+        connection.settimeout(WAIT_SECONDS)
+        with self._context.wrap_socket(connection, server_side=True) as secured:
+            subject = (secured.getpeercert() or {}).get("subject", ())
+            self.clients += [value for part in subject for _, value in part]  # type: ignore[misc]
+            while data := secured.recv(65536):
+                self.data += data
 
 
 @pytest.fixture

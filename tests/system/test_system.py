@@ -7,39 +7,27 @@ import json
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.daemons import Berth, free_port
+from tests.support.listening import Listener
 
 pytestmark = pytest.mark.system
 
 
-class Proxy:
+class Proxy(Listener):
     """Answers whatever it is asked as a proxy with 502, and remembers what that was."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._serve, daemon=True).start()
+        super().__init__()
 
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            with connection:
-                self.asked.append(connection.recv(65536).decode())
-                connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+    def serve(self, connection: socket.socket) -> None:
+        self.asked.append(connection.recv(65536).decode())
+        connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
 
 @pytest.fixture
