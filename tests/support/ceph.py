@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 PROGRAMS = ("ceph-mon", "ceph-osd", "ceph", "monmaptool", "radosgw", "radosgw-admin")
+_START_SECONDS = 50
+# That an OSD tells its place and class at its start is turned off: one that does so before the monitor's map has come
+# is refused ("wrong fsid") and ends.
 KEY, SECRET = "berth-key", "berth-secret"
 _CONFIGURATION = """
 [global]
@@ -29,6 +32,8 @@ osd pool default size = 1
 osd pool default min size = 1
 osd pool default pg num = 1
 osd crush chooseleaf type = 0
+osd crush update on start = false
+osd class update on start = false
 mon allow pool size one = true
 osd objectstore = memstore
 memstore device bytes = 2147483648
@@ -53,11 +58,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+class NotStarted(Exception):
+    """What Ceph's own logs say of why it does not run on this host."""
+
+
 class ObjectGateway:
-    """Started by the constructor, ended by `stop`."""
+    """Started by the constructor, ended by `stop`. Raises ``NotStarted``."""
 
     def __init__(self, folder: Path) -> None:
-        self._config = folder / "ceph.conf"
+        self._config, self._folder = folder / "ceph.conf", folder
         self._processes: list[subprocess.Popen[bytes]] = []
         fsid, osd, port, mon = uuid.uuid4(), uuid.uuid4(), free_port(), free_port()
         self.endpoint = f"http://127.0.0.1:{port}"
@@ -91,14 +100,20 @@ class ObjectGateway:
         self._processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
     def _wait(self) -> None:
-        for _ in range(600):
+        end = time.monotonic() + _START_SECONDS
+        while True:
             try:
                 urllib.request.urlopen(self.endpoint, timeout=5).close()
-            except OSError:
-                time.sleep(0.1)
-            else:
                 return
-        raise AssertionError("radosgw did not start")
+            except OSError as error:
+                ended = [process.args for process in self._processes if process.poll() is not None]
+                if ended or time.monotonic() > end:
+                    raise NotStarted(f"radosgw did not start; ended: {ended}\n{self._last_words()}") from error
+            time.sleep(0.1)
+
+    def _last_words(self) -> str:
+        logs = sorted(self._folder.glob("*.log"))
+        return "\n".join(f"{log.name}: {log.read_text(errors='replace')[-2000:]}" for log in logs)
 
     def stop(self) -> None:
         """End everything; nothing of it is kept."""

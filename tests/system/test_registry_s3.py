@@ -50,7 +50,10 @@ def endpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     if request.param == "radosgw":
         if not ceph.is_installed():
             pytest.skip(f"needs {', '.join(ceph.PROGRAMS)}")
-        gateway = ceph.ObjectGateway(tmp_path_factory.mktemp("ceph"))
+        try:
+            gateway = ceph.ObjectGateway(tmp_path_factory.mktemp("ceph"))
+        except ceph.NotStarted as error:
+            pytest.skip(str(error))
         yield gateway.endpoint
         gateway.stop()
         return
