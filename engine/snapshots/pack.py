@@ -10,13 +10,16 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from engine.snapshots import tar
 from engine.snapshots.extract import OPAQUE, OPAQUE_XATTR, WHITEOUT
 
 _FLUSH = 1 << 20
+_MOST_PARTS = 1000
+"""Fewer than what one writev takes (IOV_MAX, 1024)."""
 _SMALL = 1 << 17
+_ZEROS = bytes(tar.BLOCK)
 _PRIVATE_XATTRS = ("trusted.overlay.", "user.overlay.", "security.selinux")
 
 
@@ -25,26 +28,30 @@ class Sink:
 
     def __init__(self, fd: int, *, digest: bool = False) -> None:
         self._fd = fd
-        self._buffer = bytearray()
+        self._parts: list[bytes] = []
+        self._held = 0
         self._sha = hashlib.sha256() if digest else None
         self.total = 0
 
     def write(self, data: bytes) -> None:
-        self._buffer += data
-        if len(self._buffer) >= _FLUSH:
+        self._parts.append(data)
+        self._held += len(data)
+        if self._held >= _FLUSH or len(self._parts) >= _MOST_PARTS:
             self.flush()
 
     def flush(self) -> None:
-        if not self._buffer:
+        if not self._held:
             return
         if self._sha is not None:
-            self._sha.update(self._buffer)
-        self.total += len(self._buffer)
-        view = memoryview(self._buffer)
-        while view:
-            view = view[os.write(self._fd, view) :]
-        view.release()
-        self._buffer = bytearray()
+            for part in self._parts:
+                self._sha.update(part)
+        written = os.writev(self._fd, self._parts)
+        if written < self._held:
+            view = memoryview(b"".join(self._parts))[written:]
+            while view:
+                view = view[os.write(self._fd, view) :]
+        self.total += self._held
+        self._parts, self._held = [], 0
 
     def file(self, fd: int, size: int) -> None:
         """``size`` bytes of the file ``fd``; a file that shrinks meanwhile is filled up with zeros."""
@@ -63,7 +70,8 @@ class Sink:
             step = min(left, _FLUSH)
             self.write(bytes(step))
             left -= step
-        self.write(bytes(-size % tar.BLOCK))
+        if padding := -size % tar.BLOCK:
+            self.write(_ZEROS[:padding])
 
     def _send(self, fd: int, size: int) -> int:
         sent = 0
@@ -154,7 +162,7 @@ class Packer:
 
     def _described(self, path: bytes, name: bytes, info: os.stat_result) -> tar.Entry:
         mode = info.st_mode
-        item = tar.Entry(name, _kind(mode))
+        item = tar.Entry(name, _KINDS[stat.S_IFMT(mode)])
         item.mode = stat.S_IMODE(mode)
         item.uid, item.gid = info.st_uid, info.st_gid
         item.mtime_ns = info.st_mtime_ns
@@ -188,18 +196,14 @@ class Packer:
         self._sink.flush()
 
 
-_KINDS: tuple[tuple[Callable[[int], bool], bytes], ...] = (
-    (stat.S_ISREG, tar.REGULAR),
-    (stat.S_ISDIR, tar.FOLDER),
-    (stat.S_ISLNK, tar.SYMLINK),
-    (stat.S_ISCHR, tar.CHAR),
-    (stat.S_ISBLK, tar.BLOCK_DEVICE),
-    (stat.S_ISFIFO, tar.FIFO),
-)
-
-
-def _kind(mode: int) -> bytes:
-    return next(kind for test, kind in _KINDS if test(mode))
+_KINDS = {
+    stat.S_IFREG: tar.REGULAR,
+    stat.S_IFDIR: tar.FOLDER,
+    stat.S_IFLNK: tar.SYMLINK,
+    stat.S_IFCHR: tar.CHAR,
+    stat.S_IFBLK: tar.BLOCK_DEVICE,
+    stat.S_IFIFO: tar.FIFO,
+}
 
 
 def _names(folder: bytes) -> list[bytes]:
@@ -227,6 +231,8 @@ def kept_xattrs(path: bytes, every: bool = False) -> list[tuple[bytes, bytes]]:
     try:
         names = os.listxattr(path, follow_symlinks=False)
     except OSError:
+        return []
+    if not names:
         return []
     wanted = ("security.capability", "user.") if not every else ("",)
     kept = [n for n in names if n.startswith(wanted) and not n.startswith(_PRIVATE_XATTRS)]
