@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
 
 from engine.snapshots import tar
 from engine.snapshots.extract import OPAQUE, OPAQUE_XATTR, WHITEOUT
@@ -112,23 +111,27 @@ class Packer:
         """Everything below ``folder``, depth first, names in byte order, without recursion."""
         if self._closed and os.lstat(folder).st_dev in self._closed:
             return
-        stack: list[Iterator[bytes]] = [iter(_names(folder))]
+        stack = [iter(_children(folder))]
         places: list[tuple[bytes, bytes]] = [(folder, prefix)]
         while stack:
-            base = next(stack[-1], None)
-            if base is None:
+            child = next(stack[-1], None)
+            if child is None:
                 stack.pop()
                 places.pop()
                 continue
+            base, is_file = child
             parent, shown = places[-1]
             path, name = parent.rstrip(b"/") + b"/" + base, shown + base
             try:
+                if is_file:
+                    self._file(path, name)
+                    continue
                 info = os.lstat(path)
                 self.entry(path, name, info)
             except FileNotFoundError:
                 continue  # a running container removed it meanwhile
             if stat.S_ISDIR(info.st_mode) and info.st_dev not in self._closed:
-                stack.append(iter(_names(path)))
+                stack.append(iter(_children(path)))
                 places.append((path, name + b"/"))
 
     def entry(self, path: bytes, name: bytes, info: os.stat_result) -> None:
@@ -136,13 +139,13 @@ class Packer:
         mode = info.st_mode
         if stat.S_ISSOCK(mode):
             return
+        if stat.S_ISREG(mode):
+            self._file(path, name)
+            return
         if self._diff and is_whiteout(info):
             self.whiteout(name)
             return
         item = self._described(path, name, info)
-        if item.kind == tar.REGULAR:
-            self._file(path, item)
-            return
         self._sink.write(tar.header(item))
         if item.kind == tar.SYMLINK:
             self.size_bytes += len(item.link)
@@ -161,29 +164,32 @@ class Packer:
         self._sink.write(tar.header(item))
 
     def _described(self, path: bytes, name: bytes, info: os.stat_result) -> tar.Entry:
-        mode = info.st_mode
-        item = tar.Entry(name, _KINDS[stat.S_IFMT(mode)])
-        item.mode = stat.S_IMODE(mode)
-        item.uid, item.gid = info.st_uid, info.st_gid
-        item.mtime_ns = info.st_mtime_ns
+        item = _entry_of(name, info)
         if item.kind == tar.FOLDER:
             item.name = name if name.endswith(b"/") else name + b"/"
+            item.xattrs = kept_xattrs(path, self._every_xattr)
         elif item.kind == tar.SYMLINK:
             item.link = os.readlink(path)
-        elif info.st_nlink > 1 and item.kind == tar.REGULAR:
-            first = self._links.setdefault((info.st_dev, info.st_ino), name)
-            if first != name:
-                item.kind, item.link = tar.HARD_LINK, first
         elif item.kind in (tar.CHAR, tar.BLOCK_DEVICE):
             item.devmajor, item.devminor = os.major(info.st_rdev), os.minor(info.st_rdev)
-        if item.kind in (tar.REGULAR, tar.FOLDER):
-            item.xattrs = kept_xattrs(path, self._every_xattr)
-        item.size = info.st_size if item.kind == tar.REGULAR else 0
         return item
 
-    def _file(self, path: bytes, item: tar.Entry) -> None:
+    def _file(self, path: bytes, name: bytes) -> None:
+        """A regular file; everything is asked of the open file, which needs no second way to it."""
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):  # a running container put something else there
+                self.entry(path, name, info)
+                return
+            item = _entry_of(name, info)
+            item.xattrs = kept_xattrs(fd, self._every_xattr)
+            if info.st_nlink > 1:
+                first = self._links.setdefault((info.st_dev, info.st_ino), name)
+                if first != name:
+                    item.kind, item.link = tar.HARD_LINK, first
+            if item.kind == tar.REGULAR:
+                item.size = info.st_size
             self._sink.write(tar.header(item))
             if item.size:
                 self._sink.file(fd, item.size)
@@ -206,9 +212,19 @@ _KINDS = {
 }
 
 
-def _names(folder: bytes) -> list[bytes]:
+def _entry_of(name: bytes, info: os.stat_result) -> tar.Entry:
+    item = tar.Entry(name, _KINDS[stat.S_IFMT(info.st_mode)])
+    item.mode = stat.S_IMODE(info.st_mode)
+    item.uid, item.gid = info.st_uid, info.st_gid
+    item.mtime_ns = info.st_mtime_ns
+    return item
+
+
+def _children(folder: bytes) -> list[tuple[bytes, bool]]:
+    """The names in byte order, and whether each is a regular file."""
     try:
-        return sorted(os.listdir(folder))
+        with os.scandir(folder) as found:
+            return sorted((item.name, item.is_file(follow_symlinks=False)) for item in found)
     except FileNotFoundError:
         return []
 
@@ -226,14 +242,16 @@ def is_opaque(path: bytes) -> bool:
         return False
 
 
-def kept_xattrs(path: bytes, every: bool = False) -> list[tuple[bytes, bytes]]:
-    """The attributes an archive keeps: file capabilities and the user's own, or all but overlay's and labels."""
+def kept_xattrs(place: bytes | int, every: bool = False) -> list[tuple[bytes, bytes]]:
+    """The attributes an archive keeps: file capabilities and the user's own, or all but overlay's and labels. ``place``
+    is an open file or a path whose last link is not followed."""
+    follow = isinstance(place, int)
     try:
-        names = os.listxattr(path, follow_symlinks=False)
+        names = os.listxattr(place, follow_symlinks=follow)
     except OSError:
         return []
     if not names:
         return []
     wanted = ("security.capability", "user.") if not every else ("",)
     kept = [n for n in names if n.startswith(wanted) and not n.startswith(_PRIVATE_XATTRS)]
-    return [(os.fsencode(n), os.getxattr(path, n, follow_symlinks=False)) for n in sorted(kept)]
+    return [(os.fsencode(n), os.getxattr(place, n, follow_symlinks=follow)) for n in sorted(kept)]
