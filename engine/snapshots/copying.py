@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from engine.kernel import quota
+from engine.kernel import placement, quota
 from engine.kernel.mount import MountStep
 from engine.snapshots.base import Change, ChangeKind, DiffInfo, LayerKey, Stopped, Usage
 from engine.snapshots.layers import Layers
@@ -44,6 +44,7 @@ class CopyingSnapshotter:
     def _start_sync(self) -> list[Path]:
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._view.mkdir(exist_ok=True, mode=0o700)
+        placement.unrelated_sync(self.root)
         return [path for path in self.root.iterdir() if path.suffix == ".new"]
 
     async def prepare(self, key: str, layers: Sequence[LayerKey], size_limit: int | None = None) -> None:

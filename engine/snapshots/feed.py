@@ -1,8 +1,9 @@
 """A compressed blob as a stream of verified plain bytes, for the tar reader in a worker.
 
-One thread reads, decompresses (gzip, zstd, xz, bzip2 or plain, told apart by their first bytes) and hashes; all of that
-releases the interpreter lock, so it overlaps with the file-system calls of the reader. Memory is bounded whatever a
-blob expands to. Damage is ``ValueError``, an early end ``EOFError``.
+A blob is gzip, zstd, xz, bzip2 or plain, told apart by its first bytes. Where there is something to decompress or to
+hash a thread does it: that releases the interpreter lock, so it overlaps with the file-system calls of the reader.
+Plain bytes that nobody wants a digest of are read as they are pulled. Memory is bounded whatever a blob expands to.
+Damage is ``ValueError``, an early end ``EOFError``.
 """
 
 from __future__ import annotations
@@ -64,13 +65,22 @@ class Source:
 
 def plain(source: Source) -> Iterator[bytes]:
     """The decompressed bytes of ``source`` in chunks of at most ``CHUNK``."""
+    kind, head = _opened(source)
+    return _chunks(kind, head, source)
+
+
+def _opened(source: Source) -> tuple[str, bytes]:
+    """The compression, and the first bytes read to tell it."""
     head = source.read()
     while 0 < len(head) < 6:
         more = source.read()
         if not more:
             break
         head += more
-    kind = compression_of(head)
+    return compression_of(head), head
+
+
+def _chunks(kind: str, head: bytes, source: Source) -> Iterator[bytes]:
     if kind == "none":
         while head:
             yield head
@@ -155,32 +165,47 @@ class Feed:
     def __init__(self, fd: int, *, length: int | None = None, digest: bool = True) -> None:
         self.source = Source(fd, length)
         self._sha = hashlib.sha256() if digest else None
-        self._queue: queue.Queue[bytes | BaseException] = queue.Queue(_AHEAD)
         self._view = memoryview(b"")
         self._ended = False
+        self._pulled: Iterator[bytes] | None = None
         self.total = 0
-        self._thread = threading.Thread(target=self._pump, daemon=True)
-        self._thread.start()
 
-    def _pump(self) -> None:
+    def _open(self) -> Iterator[bytes]:
+        kind, head = _opened(self.source)
+        chunks = _chunks(kind, head, self.source)
+        return chunks if kind == "none" and self._sha is None else self._ahead(chunks)
+
+    def _ahead(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """The chunks, made and hashed by a thread that is a few of them ahead."""
+        ready: queue.Queue[bytes | BaseException] = queue.Queue(_AHEAD)
+        threading.Thread(target=self._pump, args=(chunks, ready), daemon=True).start()
+        while item := ready.get():
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def _pump(self, chunks: Iterator[bytes], ready: queue.Queue[bytes | BaseException]) -> None:
         try:
-            for chunk in plain(self.source):
+            for chunk in chunks:
                 if self._sha is not None:
                     self._sha.update(chunk)
-                self._queue.put(chunk)
+                ready.put(chunk)
         except BaseException as error:  # noqa: BLE001 - raised again by the consumer
-            self._queue.put(error)
+            ready.put(error)
         else:
-            self._queue.put(b"")
+            ready.put(b"")
 
     def _next(self) -> bool:
         """Make the next chunk current; False at the end."""
         if self._ended:
             return False
-        item = self._queue.get()
-        if isinstance(item, BaseException):
+        if self._pulled is None:
+            self._pulled = self._open()
+        try:
+            item = next(self._pulled, b"")
+        except BaseException:
             self._ended = True
-            raise item
+            raise
         self._ended = not item
         self._view = memoryview(item)
         self.total += len(item)

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from engine.kernel import placement
 from engine.kernel.mount import MountStep
 from engine.snapshots.base import Layer, LayerKey, Progress, chain_id, hex_of
 from engine.snapshots.trash import Trash
@@ -92,6 +93,7 @@ class Layers:
     def _load_sync(self) -> tuple[list[Path], list[Layer]]:
         for folder in (self.root, self.links, self._tmp, self._init):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        placement.unrelated_sync(self._tmp)
         self.plain_options = tuple(o for o in PLAIN_OPTIONS if (_PARAMETERS / o.partition("=")[0]).exists())
         leftovers = list(self._tmp.iterdir())
         known: list[Layer] = []

@@ -14,7 +14,7 @@ import stat
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from engine.kernel import quota
+from engine.kernel import placement, quota
 from engine.kernel.mount import MountStep
 from engine.snapshots.base import Change, ChangeKind, DiffInfo, LayerKey, Stopped, Usage
 from engine.snapshots.layers import Layers, step_data, unsynced
@@ -45,6 +45,7 @@ class OverlaySnapshotter:
     def _start_sync(self) -> list[Path]:
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._view.mkdir(exist_ok=True, mode=0o700)
+        placement.unrelated_sync(self.root)
         self._quota = quota.probe_sync(self.root, quota.SNAPSHOTS)
         return [*self.root.glob("*.new"), *self.root.glob("*/view-*")]
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
 
 from engine.snapshots import tar
 from engine.snapshots.extract import OPAQUE, OPAQUE_XATTR, WHITEOUT
 
 _FLUSH = 1 << 20
+_MOST_PARTS = 1000
+"""Fewer than what one writev takes (IOV_MAX, 1024)."""
 _SMALL = 1 << 17
+_ZEROS = bytes(tar.BLOCK)
 _PRIVATE_XATTRS = ("trusted.overlay.", "user.overlay.", "security.selinux")
 
 
@@ -25,26 +27,30 @@ class Sink:
 
     def __init__(self, fd: int, *, digest: bool = False) -> None:
         self._fd = fd
-        self._buffer = bytearray()
+        self._parts: list[bytes] = []
+        self._held = 0
         self._sha = hashlib.sha256() if digest else None
         self.total = 0
 
     def write(self, data: bytes) -> None:
-        self._buffer += data
-        if len(self._buffer) >= _FLUSH:
+        self._parts.append(data)
+        self._held += len(data)
+        if self._held >= _FLUSH or len(self._parts) >= _MOST_PARTS:
             self.flush()
 
     def flush(self) -> None:
-        if not self._buffer:
+        if not self._held:
             return
         if self._sha is not None:
-            self._sha.update(self._buffer)
-        self.total += len(self._buffer)
-        view = memoryview(self._buffer)
-        while view:
-            view = view[os.write(self._fd, view) :]
-        view.release()
-        self._buffer = bytearray()
+            for part in self._parts:
+                self._sha.update(part)
+        written = os.writev(self._fd, self._parts)
+        if written < self._held:
+            view = memoryview(b"".join(self._parts))[written:]
+            while view:
+                view = view[os.write(self._fd, view) :]
+        self.total += self._held
+        self._parts, self._held = [], 0
 
     def file(self, fd: int, size: int) -> None:
         """``size`` bytes of the file ``fd``; a file that shrinks meanwhile is filled up with zeros."""
@@ -63,7 +69,8 @@ class Sink:
             step = min(left, _FLUSH)
             self.write(bytes(step))
             left -= step
-        self.write(bytes(-size % tar.BLOCK))
+        if padding := -size % tar.BLOCK:
+            self.write(_ZEROS[:padding])
 
     def _send(self, fd: int, size: int) -> int:
         sent = 0
@@ -104,23 +111,27 @@ class Packer:
         """Everything below ``folder``, depth first, names in byte order, without recursion."""
         if self._closed and os.lstat(folder).st_dev in self._closed:
             return
-        stack: list[Iterator[bytes]] = [iter(_names(folder))]
+        stack = [iter(_children(folder))]
         places: list[tuple[bytes, bytes]] = [(folder, prefix)]
         while stack:
-            base = next(stack[-1], None)
-            if base is None:
+            child = next(stack[-1], None)
+            if child is None:
                 stack.pop()
                 places.pop()
                 continue
+            base, is_file = child
             parent, shown = places[-1]
             path, name = parent.rstrip(b"/") + b"/" + base, shown + base
             try:
+                if is_file:
+                    self._file(path, name)
+                    continue
                 info = os.lstat(path)
                 self.entry(path, name, info)
             except FileNotFoundError:
                 continue  # a running container removed it meanwhile
             if stat.S_ISDIR(info.st_mode) and info.st_dev not in self._closed:
-                stack.append(iter(_names(path)))
+                stack.append(iter(_children(path)))
                 places.append((path, name + b"/"))
 
     def entry(self, path: bytes, name: bytes, info: os.stat_result) -> None:
@@ -128,13 +139,13 @@ class Packer:
         mode = info.st_mode
         if stat.S_ISSOCK(mode):
             return
+        if stat.S_ISREG(mode):
+            self._file(path, name)
+            return
         if self._diff and is_whiteout(info):
             self.whiteout(name)
             return
         item = self._described(path, name, info)
-        if item.kind == tar.REGULAR:
-            self._file(path, item)
-            return
         self._sink.write(tar.header(item))
         if item.kind == tar.SYMLINK:
             self.size_bytes += len(item.link)
@@ -153,29 +164,32 @@ class Packer:
         self._sink.write(tar.header(item))
 
     def _described(self, path: bytes, name: bytes, info: os.stat_result) -> tar.Entry:
-        mode = info.st_mode
-        item = tar.Entry(name, _kind(mode))
-        item.mode = stat.S_IMODE(mode)
-        item.uid, item.gid = info.st_uid, info.st_gid
-        item.mtime_ns = info.st_mtime_ns
+        item = _entry_of(name, info)
         if item.kind == tar.FOLDER:
             item.name = name if name.endswith(b"/") else name + b"/"
+            item.xattrs = kept_xattrs(path, self._every_xattr)
         elif item.kind == tar.SYMLINK:
             item.link = os.readlink(path)
-        elif info.st_nlink > 1 and item.kind == tar.REGULAR:
-            first = self._links.setdefault((info.st_dev, info.st_ino), name)
-            if first != name:
-                item.kind, item.link = tar.HARD_LINK, first
         elif item.kind in (tar.CHAR, tar.BLOCK_DEVICE):
             item.devmajor, item.devminor = os.major(info.st_rdev), os.minor(info.st_rdev)
-        if item.kind in (tar.REGULAR, tar.FOLDER):
-            item.xattrs = kept_xattrs(path, self._every_xattr)
-        item.size = info.st_size if item.kind == tar.REGULAR else 0
         return item
 
-    def _file(self, path: bytes, item: tar.Entry) -> None:
+    def _file(self, path: bytes, name: bytes) -> None:
+        """A regular file; everything is asked of the open file, which needs no second way to it."""
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):  # a running container put something else there
+                self.entry(path, name, info)
+                return
+            item = _entry_of(name, info)
+            item.xattrs = kept_xattrs(fd, self._every_xattr)
+            if info.st_nlink > 1:
+                first = self._links.setdefault((info.st_dev, info.st_ino), name)
+                if first != name:
+                    item.kind, item.link = tar.HARD_LINK, first
+            if item.kind == tar.REGULAR:
+                item.size = info.st_size
             self._sink.write(tar.header(item))
             if item.size:
                 self._sink.file(fd, item.size)
@@ -188,23 +202,29 @@ class Packer:
         self._sink.flush()
 
 
-_KINDS: tuple[tuple[Callable[[int], bool], bytes], ...] = (
-    (stat.S_ISREG, tar.REGULAR),
-    (stat.S_ISDIR, tar.FOLDER),
-    (stat.S_ISLNK, tar.SYMLINK),
-    (stat.S_ISCHR, tar.CHAR),
-    (stat.S_ISBLK, tar.BLOCK_DEVICE),
-    (stat.S_ISFIFO, tar.FIFO),
-)
+_KINDS = {
+    stat.S_IFREG: tar.REGULAR,
+    stat.S_IFDIR: tar.FOLDER,
+    stat.S_IFLNK: tar.SYMLINK,
+    stat.S_IFCHR: tar.CHAR,
+    stat.S_IFBLK: tar.BLOCK_DEVICE,
+    stat.S_IFIFO: tar.FIFO,
+}
 
 
-def _kind(mode: int) -> bytes:
-    return next(kind for test, kind in _KINDS if test(mode))
+def _entry_of(name: bytes, info: os.stat_result) -> tar.Entry:
+    item = tar.Entry(name, _KINDS[stat.S_IFMT(info.st_mode)])
+    item.mode = stat.S_IMODE(info.st_mode)
+    item.uid, item.gid = info.st_uid, info.st_gid
+    item.mtime_ns = info.st_mtime_ns
+    return item
 
 
-def _names(folder: bytes) -> list[bytes]:
+def _children(folder: bytes) -> list[tuple[bytes, bool]]:
+    """The names in byte order, and whether each is a regular file."""
     try:
-        return sorted(os.listdir(folder))
+        with os.scandir(folder) as found:
+            return sorted((item.name, item.is_file(follow_symlinks=False)) for item in found)
     except FileNotFoundError:
         return []
 
@@ -222,12 +242,16 @@ def is_opaque(path: bytes) -> bool:
         return False
 
 
-def kept_xattrs(path: bytes, every: bool = False) -> list[tuple[bytes, bytes]]:
-    """The attributes an archive keeps: file capabilities and the user's own, or all but overlay's and labels."""
+def kept_xattrs(place: bytes | int, every: bool = False) -> list[tuple[bytes, bytes]]:
+    """The attributes an archive keeps: file capabilities and the user's own, or all but overlay's and labels. ``place``
+    is an open file or a path whose last link is not followed."""
+    follow = isinstance(place, int)
     try:
-        names = os.listxattr(path, follow_symlinks=False)
+        names = os.listxattr(place, follow_symlinks=follow)
     except OSError:
+        return []
+    if not names:
         return []
     wanted = ("security.capability", "user.") if not every else ("",)
     kept = [n for n in names if n.startswith(wanted) and not n.startswith(_PRIVATE_XATTRS)]
-    return [(os.fsencode(n), os.getxattr(path, n, follow_symlinks=False)) for n in sorted(kept)]
+    return [(os.fsencode(n), os.getxattr(place, n, follow_symlinks=follow)) for n in sorted(kept)]

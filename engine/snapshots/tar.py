@@ -8,6 +8,7 @@ Writes ustar, with a pax header only where ustar cannot hold a value.
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 from collections.abc import Iterator
@@ -53,8 +54,9 @@ class Entry:
         self.sparse: list[tuple[int, int]] | None = None
 
 
+@functools.lru_cache(4096)
 def number(field: bytes) -> int:
-    """A numeric field: octal text, or base-256 where the top bit is set."""
+    """A numeric field: octal text, or base-256 where the top bit is set. The same few values come again and again."""
     if field[0] & 0x80:
         value = int.from_bytes(field, "big")
         bits = len(field) * 8
@@ -206,7 +208,7 @@ class Reader:
         self._left, self._pad = entry.stored, -entry.stored % BLOCK
         if entry.kind == b"S":
             self._old_sparse(entry, block)
-        elif any(key.startswith(b"GNU.sparse.") for key in pax):
+        elif pax and any(key.startswith(b"GNU.sparse.") for key in pax):
             self._pax_sparse(entry, pax)
         return entry
 
@@ -254,11 +256,6 @@ class Reader:
                     raise ValueError(_INVALID)
         values = [int(line) for line in lines[1:wanted]]
         return list(zip(values[::2], values[1::2], strict=True))
-
-    def content(self) -> bytes:
-        """The current entry's content, where it is small and not sparse."""
-        size, self._left = self._left, 0
-        return self._in.exactly(size)
 
     def copy_to(self, entry: Entry, fd: int) -> None:
         """Write the current entry's content to the empty file ``fd``."""
@@ -342,40 +339,51 @@ def _split_name(name: bytes) -> tuple[bytes, bytes] | None:
     return name[:cut], name[cut + 1 :]
 
 
+@functools.lru_cache(4096)
+def _numbers(mode: int, uid: int, gid: int, size: int, seconds: int) -> tuple[bytes, int]:
+    """The numeric fields in front of the checksum and their sum: many files differ in little but their names."""
+    fields = b"".join(
+        (_octal(mode, 8), _octal(uid, 8), _octal(gid, 8), _octal(size, 12), _octal(min(seconds, 8**11 - 1), 12))
+    )
+    return fields, sum(fields)
+
+
+@functools.lru_cache(256)
+def _tail(kind: bytes, link: bytes, device: tuple[int, int], prefix: bytes) -> tuple[bytes, bytes, int]:
+    """The kind with the link, what follows them, and the sum of it all."""
+    major, minor = (_octal(min(number, 8**7 - 1), 8) for number in device)
+    front = kind + link.ljust(100, b"\0")
+    back = b"ustar\00000" + bytes(64) + major + minor + prefix.ljust(167, b"\0")
+    return front, back, sum(front) + sum(back)
+
+
 def _ustar(entry: Entry, name: bytes, prefix: bytes, link: bytes, limits: tuple[int, int, int]) -> bytes:
-    uid, gid, size = limits
-    mtime = max(0, entry.mtime_ns // 1_000_000_000)
-    block = bytearray(
-        _HEADER.pack(
-            name, _octal(entry.mode, 8), _octal(uid, 8), _octal(gid, 8), _octal(size, 12),
-            _octal(min(mtime, 8**11 - 1), 12), b"        ", entry.kind, link, b"ustar\0", b"00", b"", b"",
-            _octal(min(entry.devmajor, 8**7 - 1), 8), _octal(min(entry.devminor, 8**7 - 1), 8), prefix,
-        )
-    )  # fmt: skip
-    block[148:156] = b"%06o\0 " % sum(block)
-    return bytes(block)
+    seconds = max(0, entry.mtime_ns // 1_000_000_000)
+    numbers, numbers_sum = _numbers(entry.mode, *limits, seconds)
+    front, back, tail_sum = _tail(entry.kind, link, (entry.devmajor, entry.devminor), prefix)
+    checksum = b"%06o\0 " % (sum(name) + numbers_sum + tail_sum + 8 * 32)
+    return b"".join((name.ljust(100, b"\0"), numbers, checksum, front, back))
 
 
 def header(entry: Entry) -> bytes:
     """The header blocks of ``entry``; times are whole seconds, as docker writes them."""
+    name, link = entry.name, entry.link
     records: list[tuple[bytes, bytes]] = []
-    split = _split_name(entry.name)
-    ascii_only = entry.name.isascii() and entry.link.isascii()
-    if split is None or not ascii_only:
-        records.append((b"path", entry.name))
-        split = (b"", entry.name[-100:]) if split is None else split
-    if len(entry.link) > 100 or not entry.link.isascii():
-        records.append((b"linkpath", entry.link))
-    for key, value, limit in ((b"uid", entry.uid, 8**7), (b"gid", entry.gid, 8**7), (b"size", entry.size, 8**11)):
-        if value >= limit:
-            records.append((key, b"%d" % value))
-    records += [(_XATTR + name, value) for name, value in entry.xattrs]
-    fits = (
-        entry.uid if entry.uid < 8**7 else 0,
-        entry.gid if entry.gid < 8**7 else 0,
-        entry.size if entry.size < 8**11 else 0,
-    )
-    block = _ustar(entry, split[1], split[0], entry.link[:100], fits)
+    split = _split_name(name)
+    if split is None or not (name.isascii() and link.isascii()):
+        records.append((b"path", name))
+        split = (b"", name[-100:]) if split is None else split
+    if len(link) > 100 or not link.isascii():
+        records.append((b"linkpath", link))
+    limits = (entry.uid, entry.gid, entry.size)
+    if entry.uid >= 8**7 or entry.gid >= 8**7 or entry.size >= 8**11:
+        held = ((b"uid", entry.uid, 8**7), (b"gid", entry.gid, 8**7), (b"size", entry.size, 8**11))
+        records += [(key, b"%d" % value) for key, value, limit in held if value >= limit]
+        uid, gid, size = (value if value < limit else 0 for _, value, limit in held)
+        limits = uid, gid, size
+    if entry.xattrs:
+        records += [(_XATTR + key, value) for key, value in entry.xattrs]
+    block = _ustar(entry, split[1], split[0], link[:100], limits)
     if not records:
         return block
     body = b"".join(_pax_record(key, value) for key, value in sorted(records))

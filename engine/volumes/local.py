@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.kernel import quota
+from engine.kernel import placement, quota
 from engine.kernel.mount import mount_sync, unmount_sync
 from engine.names import new_id
 from engine.volumes.model import MountRequest, nfs_server, with_server_address
@@ -42,6 +42,7 @@ class LocalFolders:
     def prepare_sync(self) -> None:
         """Make the root, and finish removals that were cut short."""
         self.root.mkdir(parents=True, exist_ok=True)
+        placement.unrelated_sync(self.root)
         self.root.chmod(0o711)
         self._quota = quota.probe_sync(self.root, quota.VOLUMES)
         for leftover in self._trash():

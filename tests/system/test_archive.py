@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import io
 import os
+import stat
+import struct
 import subprocess
 import tarfile
 from collections.abc import AsyncIterator
@@ -243,6 +245,38 @@ async def test_folders_and_files_do_not_replace_each_other_if_so_asked(room: Roo
     await put(view, "/bar", upload(("quux", b"x")), owner=(5, 6))
     info = (room.root / "snapshots/s/diff/bar/quux").stat()
     assert (info.st_size, info.st_uid, info.st_gid) == (1, 5, 6)
+
+
+# A default list of rights (acl(5)) in its on-disk form: the owner everything, the group and all others nothing.
+DEFAULT_RIGHTS = struct.pack("<I" + "HHI" * 3, 2, 1, 7, 2**32 - 1, 4, 0, 2**32 - 1, 32, 0, 2**32 - 1)
+
+
+async def test_files_are_as_the_archive_says_wherever_they_are_made(room: Room) -> None:
+    """A folder that hands down its group or a list of rights, an umask, and files in the way change nothing of it."""
+    view = await room.stopped()
+    plain, group, rights = (room.root / "volume" / name for name in ("plain", "group", "rights"))
+    for folder in (plain, group, rights):
+        folder.mkdir(parents=True)
+    os.chown(group, 33, 34)
+    group.chmod(0o2755)
+    os.setxattr(rights, "system.posix_acl_default", DEFAULT_RIGHTS)
+    (plain / "there").write_text("older")
+    (plain / "link").symlink_to("there")
+    out = io.BytesIO()
+    wanted = {}
+    with tarfile.open(fileobj=out, mode="w") as writer:
+        for folder in ("plain", "group", "rights"):
+            for name, mode, uid in (("there", 0o666, 0), ("link", 0o640, 0), ("set", 0o6755, 0), ("other", 0o4711, 7)):
+                info = tarfile.TarInfo(f"{folder}/{name}")
+                info.size, info.mode, info.uid, info.gid, info.mtime = 3, mode, uid, uid, 1_600_000_000
+                writer.addfile(info, io.BytesIO(b"new"))
+                wanted[info.name] = (mode, uid, uid, 1_600_000_000)
+    await room.put(replace(view, binds=(BindMount(str(room.root / "volume"), "/vol"),)), "/vol", out.getvalue())
+    for name, expected in wanted.items():
+        path = room.root / "volume" / name
+        found = path.lstat()
+        assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, int(found.st_mtime)) == expected, name
+        assert stat.S_ISREG(found.st_mode) and path.read_bytes() == b"new", name
 
 
 async def test_read_only_roots_and_volumes(room: Room) -> None:
