@@ -265,7 +265,7 @@ async def test_discard_ends_what_runs(bench: Bench) -> None:
     assert not any(os.path.exists(folder) for folder in bench.cgroups.folders(spec.cgroup_path))
 
 
-@pytest.mark.parametrize("seconds", [0.5, 1234.5])
+@pytest.mark.parametrize("seconds", [0.543, 1234.5])
 async def test_discard_ends_a_start_that_is_under_way(bench: Bench, seconds: float) -> None:
     """However that comes to its end: by itself, or because it takes too long."""
     spec = await bench.spec("sleep", "1000", runtime=slow(bench, seconds))
