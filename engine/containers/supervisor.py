@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -210,7 +209,7 @@ class Supervisor:
     async def _restore_one(self, container: Container) -> None:
         try:
             await self._reconcile(container)
-        except (EngineError, OSError) as error:
+        except Exception as error:  # no container keeps the daemon from starting for the others
             log.exception("container %s could not be restored: %s", container.id, error)
 
     async def _reconcile(self, container: Container) -> None:
@@ -252,12 +251,10 @@ class Supervisor:
 
     async def _end_shim(self, shim: Shim) -> None:
         """End a run that the record knows nothing of: a start no client was told of, or an exit not yet put away."""
-        with contextlib.suppress(OSError, ShimLost):
-            if shim.init_pid is not None and shim.exit_record is None:
-                with contextlib.suppress(ProcessLookupError):
-                    await shim.kill(signal.SIGKILL)
-                await shim.wait_exit()
+        try:
             await shim.discard()
+        except OSError as error:
+            log.warning("container %s: ending its earlier run: %s", shim.container_id, error)
 
     async def _sweep_run_root(self, run_root: Path) -> None:
         """End shims of containers that nobody knows (a create or removal cut short) and drop their run folders."""

@@ -32,7 +32,8 @@ LIMITING_CONTROLLERS = frozenset(("cpu", "cpuset", "io", "memory", "pids"))
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """One usable runtime. `args` come before every subcommand; `root` is where it keeps its state.
+    """One usable runtime. `args` come before every subcommand; `root` is where it keeps its state. `program` is what
+    it says it is, which tells what it can: a script that ends in crun is crun, whatever its name.
 
     `covered` are files that must read as empty where it runs, each covered in a mount namespace that only the runtime
     and its shim see (see `uncounted_controllers_sync`).
@@ -45,18 +46,19 @@ class Runtime:
     version: str = ""
     commit: str = ""
     covered: tuple[str, ...] = ()
+    program: str = ""
 
 
 def offers_recursive_read_only(runtime: Runtime) -> bool:
     """Whether the mount option `rro` is understood: by runc since 1.1, by crun (which says so since) 1.9."""
-    since = {"runc": (1, 1), "crun": (1, 9)}.get(os.path.basename(runtime.path))
+    since = {"runc": (1, 1), "crun": (1, 9)}.get(runtime.program)
     version = re.match(r"(\d+)\.(\d+)", runtime.version)
     return since is not None and version is not None and (int(version[1]), int(version[2])) >= since
 
 
 def guards_proc(runtime: Runtime) -> bool:
     """Whether it refuses by itself to put anything in the place of /proc or into it."""
-    return os.path.basename(runtime.path) == "runc"
+    return runtime.program == "runc"
 
 
 class ExecGroups(StrEnum):
@@ -69,17 +71,16 @@ class ExecGroups(StrEnum):
 
 def exec_groups(runtime: Runtime, cgroup_version: int) -> ExecGroups:
     """runc can be asked since 1.1, crun on v2; on v1 crun only ever joins the container's. Others are not asked."""
-    program = os.path.basename(runtime.path)
-    if program == "crun":
+    if runtime.program == "crun":
         return ExecGroups.ASKED if cgroup_version == 2 else ExecGroups.COVERED
     version = re.match(r"(\d+)\.(\d+)", runtime.version)
-    known = program == "runc" and version is not None and (int(version[1]), int(version[2])) >= (1, 1)
+    known = runtime.program == "runc" and version is not None and (int(version[1]), int(version[2])) >= (1, 1)
     return ExecGroups.ASKED if known else ExecGroups.NO
 
 
 def leaves_only_groups(runtime: Runtime) -> bool:
     """Whether an ended container leaves only control groups and a flat folder, which can go without the runtime."""
-    return os.path.basename(runtime.path) in PREFERENCE and SYSTEMD not in runtime.args
+    return runtime.program in PREFERENCE and SYSTEMD not in runtime.args
 
 
 def runtime_annotations(runtime: Runtime) -> dict[str, str]:
@@ -88,7 +89,7 @@ def runtime_annotations(runtime: Runtime) -> dict[str, str]:
     crun puts a container into a group below its systemd scope, and limits and counts only there; what berth reads and
     writes, and where execs get groups of their own, is the scope, as with runc.
     """
-    if os.path.basename(runtime.path) == "crun" and SYSTEMD in runtime.args:
+    if runtime.program == "crun" and SYSTEMD in runtime.args:
         return {"run.oci.systemd.subgroup": ""}
     return {}
 
@@ -257,11 +258,11 @@ async def kill_leftover(runtime: Runtime, container_id: str, cgroups: Cgroups, c
     await run_blocking(cgroups.remove_sync, cgroup_path)
 
 
-def parse_version(output: str) -> tuple[str, str]:
-    """Version and commit of `--version`: first line `NAME version X`, then `commit: Y`."""
-    version = re.search(r"^\S+ version (\S+)", output, re.MULTILINE)
+def parse_version(output: str) -> tuple[str, str, str]:
+    """Program, version and commit of `--version`: first line `NAME version X`, then `commit: Y`."""
+    version = re.search(r"^(\S+) version (\S+)", output, re.MULTILINE)
     commit = re.search(r"^commit: (\S+)", output, re.MULTILINE)
-    return (version[1] if version else "", commit[1] if commit else "")
+    return version[1] if version else "", version[2] if version else "", commit[1] if commit else ""
 
 
 async def probe_runtimes(
@@ -315,13 +316,13 @@ def uncounted_controllers_sync() -> tuple[str, ...]:
 
 
 async def _describe(name: str, path: str, arguments: tuple[str, ...], exec_root: Path, systemd: bool) -> Runtime:
-    version = commit = ""
+    program = version = commit = ""
     with contextlib.suppress(OSError, TimeoutError):
-        version, commit = parse_version((await run_program([path, "--version"]))[1])
+        program, version, commit = parse_version((await run_program([path, "--version"]))[1])
     if systemd:
         arguments = (SYSTEMD, *arguments)
-    covered = await run_blocking(uncounted_controllers_sync) if os.path.basename(path) == "crun" else ()
-    return Runtime(name, path, arguments, str(exec_root / "runtimes" / name), version, commit, covered)
+    covered = await run_blocking(uncounted_controllers_sync) if program == "crun" else ()
+    return Runtime(name, path, arguments, str(exec_root / "runtimes" / name), version, commit, covered, program)
 
 
 async def trouble_running(runtime: Runtime) -> str:

@@ -215,7 +215,7 @@ class Shim:
             await self._ask("hold", descriptors[start : start + wire.MAX_DESCRIPTORS])
 
     async def discard(self) -> None:
-        """Delete what the runtime keeps of an ended (or never started) container, unmount, and let the shim end.
+        """Delete what the runtime keeps of the container, unmount, and let the shim end. What still runs is killed.
 
         Clients still reading its output keep being served by what is left of the shim. A shim already gone is fine.
         """

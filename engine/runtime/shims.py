@@ -8,7 +8,9 @@ import contextlib
 import hashlib
 import logging
 import os
+import signal
 import socket
+import struct
 import subprocess
 import sys
 import weakref
@@ -59,6 +61,8 @@ log = logging.getLogger(__name__)
 
 SPAWN_SECONDS = 10.0  # mounts may touch slow disks; nothing else of a spawn takes longer than a millisecond
 LEAVE_SECONDS = 2.0
+HELLO_SECONDS = 30.0  # a shim answers in a millisecond, but a machine may be busy with other things
+_CREDENTIALS = struct.Struct("3i")
 
 
 def build_id() -> str:
@@ -138,9 +142,14 @@ class Shims:
         shim = Shim(container_id, run_dir, self._nursery)
         shim.connect(sock)
         try:
-            async with asyncio.timeout(SPAWN_SECONDS):
+            async with asyncio.timeout(HELLO_SECONDS):
                 await shim.hello()
-        except (OSError, TimeoutError):
+        except TimeoutError:  # not to be given up alive: it would hold the container's things for ever
+            log.error("container %s: its shim does not answer within %s s and is killed", container_id, HELLO_SECONDS)
+            _kill_peer(sock)
+            shim.abandon()
+            return None
+        except OSError:
             shim.abandon()
             return None
         self._living.add(shim)
@@ -180,6 +189,13 @@ class Shims:
         return ours
 
 
+def _kill_peer(sock: socket.socket) -> None:
+    """End the process that listens at the other end."""
+    pid, _, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 def _reap_sync(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(LEAVE_SECONDS)
@@ -195,7 +211,12 @@ def _settings(spec: ShimSpec, cgroups: Cgroups) -> dict[str, Any]:
         "container_id": spec.container_id,
         "run_dir": os.path.abspath(spec.run_dir),
         "bundle": os.path.abspath(spec.bundle),
-        "runtime": {"path": spec.runtime.path, "args": list(spec.runtime.args), "root": spec.runtime.root},
+        "runtime": {
+            "path": spec.runtime.path,
+            "args": list(spec.runtime.args),
+            "root": spec.runtime.root,
+            "program": spec.runtime.program,
+        },
         "covered": list(spec.runtime.covered),
         "mounts": [asdict(step) for step in spec.mounts],
         "terminal": spec.terminal,

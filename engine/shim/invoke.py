@@ -39,7 +39,7 @@ class Runtime:
         self._path = settings["path"]
         self._globals = [self._path, *settings["args"], "--root", settings["root"]]
         # What crun says after the start goes to the container's output too: that is for people to read.
-        self._log_format = "text" if os.path.basename(self._path) == "crun" else "json"
+        self._log_format = "text" if settings["program"] == "crun" else "json"
         self._waiting: dict[int, Callable[[int], None]] = {}
         self._strays: dict[int, int] = {}
 
@@ -49,7 +49,7 @@ class Runtime:
             os.unlink(log)
         argv = [*self._globals, "--log", log, "--log-format", self._log_format, *arguments]
         actions = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(stdio)]
-        pid = os.posix_spawnp(self._path, argv, _ENVIRONMENT, file_actions=actions, setsigdef=DEFAULTS)
+        pid = os.posix_spawnp(self._path, argv, _ENVIRONMENT, file_actions=actions, setsid=True, setsigdef=DEFAULTS)
         self._waiting[pid] = done
 
     def reaped(self, pid: int, code: int) -> bool:
@@ -69,6 +69,11 @@ class Runtime:
         """
         if self._waiting:
             self._strays[pid] = code
+
+    def kill(self) -> None:
+        """End the programs that are under way, and what they started; who waits for them is told as ever."""
+        for pid in self._waiting:
+            os.killpg(pid, signal.SIGKILL)
 
     def claim(self, pid: int) -> int | None:
         """The exit code of a process that ended before its pid was known."""

@@ -6,6 +6,7 @@ Owns the container's mounts, streams, log and exit record, and answers the daemo
 import contextlib
 import ctypes
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -15,13 +16,17 @@ from typing import Any
 from engine.shim import console, invoke, mounts, oom, procguard, remains, wire
 from engine.shim.execs import Execs
 from engine.shim.log import open_log
-from engine.shim.loop import READ, Loop
+from engine.shim.loop import READ, Loop, Timer
 from engine.shim.stdio import Stdio
 
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 # After discard, clients may still be reading what the container wrote; one that reads nothing for this long is cut off.
 LINGER_SECONDS = 60.0
+# How long the start of a container that is no longer wanted may still take before the runtime is killed in it.
+UNWANTED_START_SECONDS = 10.0
+# After how long without any daemon a shim looks whether one can still find it, and how often it looks again.
+ALONE_SECONDS = 5.0
 
 _prctl = ctypes.CDLL(None).prctl
 
@@ -56,6 +61,9 @@ class Monitor:
         self._record: wire.Message | None = None
         self._mounted: list[str] = []
         self._oom: oom.Watch | None = None
+        self._discards: list[Answer] = []  # who wants the end of it all
+        self._socket_inode = 0
+        self._alone: Timer | None = None
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
 
     def prepare(self) -> None:
@@ -73,6 +81,7 @@ class Monitor:
                 os.unlink(name)
         self._listener.bind(wire.SOCKET_FILE)
         os.chmod(wire.SOCKET_FILE, 0o600)
+        self._socket_inode = os.stat(wire.SOCKET_FILE).st_ino
         self._listener.listen(8)
         self._loop.watch(self._listener.fileno(), READ, self._accept)
         self._loop.catch_children()
@@ -146,6 +155,24 @@ class Monitor:
             self._connections.remove(connection)
             self._loop.forget(connection.fileno())
             connection.close()
+            if self._alone is None:
+                self._alone = self._loop.after(ALONE_SECONDS, self._look_around)
+
+    def _look_around(self) -> None:
+        """End what no daemon can find any more: it would stay for ever. Another daemon may come for all else."""
+        self._alone = None
+        if self._connections or self._discards:
+            return
+        if self._phase == "ready" or not self._can_be_found():
+            self._discard(lambda _results: None)
+        else:
+            self._alone = self._loop.after(ALONE_SECONDS, self._look_around)
+
+    def _can_be_found(self) -> bool:
+        try:
+            return os.stat(f"{self._settings['run_dir']}/{wire.SOCKET_FILE}").st_ino == self._socket_inode
+        except OSError:
+            return False
 
     # requests
 
@@ -272,6 +299,7 @@ class Monitor:
             self._stdio.close()
             self._stdio.finish()
             answer(wire.failure(error if isinstance(error, OSError) else OSError(str(error))))
+            self._end_if_unwanted()
             return
         self._phase = "running"
         self._started_at = time.time_ns()
@@ -282,6 +310,7 @@ class Monitor:
             self._ended(ended)
         elif self._settings["oom_file"]:
             self._oom = oom.Watch(self._loop, self._settings["oom_file"], lambda: self._tell({"event": "oom"}))
+        self._end_if_unwanted()
 
     def _reaped(self, pid: int, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)
@@ -322,6 +351,7 @@ class Monitor:
                 invoke.write_atomically(wire.EXIT_FILE, self._record)
             self._tell({"event": "exit", "record": self._record})
             self._stdio.finish()
+            self._end_if_unwanted()
 
         self._stdio.drain(drained)
 
@@ -331,8 +361,28 @@ class Monitor:
     # the end
 
     def _discard(self, answer: Answer) -> None:
-        if self._phase not in ("ready", "failed", "exited"):
-            raise ValueError(f"container {self._container_id} is {self._phase}, not ended")
+        if self._phase == "gone":
+            answer({})
+            return
+        self._discards.append(answer)
+        if self._phase == "starting":
+            self._loop.after(UNWANTED_START_SECONDS, self._cut_start)
+        self._end_if_unwanted()
+
+    def _end_if_unwanted(self) -> None:
+        if not self._discards:
+            return
+        if self._phase in ("ready", "failed", "exited"):
+            self._put_away()
+        elif self._phase == "running" and self._init_pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._init_pid, signal.SIGKILL)
+
+    def _cut_start(self) -> None:
+        if self._phase == "starting":
+            self._runtime.kill()
+
+    def _put_away(self) -> None:
         state = f"{self._settings['runtime']['root']}/{self._container_id}"
         forced = ["--force"] if self._phase == "failed" else []  # slow, but a failed start may have left anything
         exists = self._phase == "exited" or (bool(forced) and os.path.isdir(state))
@@ -346,14 +396,13 @@ class Monitor:
         self._held = []
         if exists:
             try:
-                done = partial(self._deleted, answer)
-                self._runtime.start(["delete", *forced, self._container_id], (0, 1, 1), wire.LOG_FILE, done)
+                self._runtime.start(["delete", *forced, self._container_id], (0, 1, 1), wire.LOG_FILE, self._deleted)
                 return
             except OSError:
                 pass
-        self._deleted(answer, 0)
+        self._deleted(0)
 
-    def _deleted(self, answer: Answer, code: int) -> None:
+    def _deleted(self, code: int) -> None:
         trouble = invoke.last_words(wire.LOG_FILE, code) if code else ""
         for target in reversed(self._mounted):
             try:
@@ -367,7 +416,9 @@ class Monitor:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
         os.chdir("/")
-        answer({"trouble": trouble})
+        self._phase = "gone"
+        for answer in self._discards:
+            answer({"trouble": trouble})
         self._linger()
 
     def _linger(self) -> None:

@@ -93,7 +93,7 @@ def _settings(folder: str) -> dict[str, object]:
         "container_id": "rehearsal",
         "run_dir": folder,
         "bundle": folder,
-        "runtime": {"path": f"{folder}/runtime", "args": [], "root": folder},
+        "runtime": {"path": f"{folder}/runtime", "args": [], "root": folder, "program": "crun"},
         "covered": [],
         "mounts": [],
         "terminal": False,

@@ -35,7 +35,9 @@ An attachment
 What is promised after a crash
     * The daemon dies: nothing in a container notices. Logs stay complete, exits are recorded in `exit.json` (written
       and renamed before anyone is told), the last hundred exec exit codes are remembered until the container's end.
-    * A shim ends only after `discard`; until then an ended container's shim waits beside its record.
+    * A shim ends only after `discard`, which ends the container first if it runs or is being started; until then an
+      ended container's shim waits beside its record. A shim that no daemon talks to ends by itself if it was never told
+      to run anything, or if its socket has gone from the run folder: nobody could find it again.
     * The log holds everything the process wrote before its exit is told or recorded.
     * A shim is killed: the daemon sees its connection end and the zygote's `shim_died`; the container's processes can
       be found through their cgroup. Mounts live in the shim's and the container's mount namespaces only and go with

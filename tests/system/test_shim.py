@@ -1,6 +1,7 @@
 """A container under its shim, for real: runtime, mounts, streams, exits, and what survives whom."""
 
 import asyncio
+import contextlib
 import json
 import os
 import pickle
@@ -18,6 +19,7 @@ import pytest
 
 from engine.kernel.mount import MountStep
 from engine.names import new_id
+from engine.runtime import shims as shims_module
 from engine.runtime.cgroups import Cgroups
 from engine.runtime.oci import PREFERENCE, Runtime, RuntimeFailure, kill_leftover, probe_runtimes, trouble_running
 from engine.runtime.shims import (
@@ -35,6 +37,7 @@ from engine.runtime.shims import (
     read_exit_record,
 )
 from engine.tasks import Nursery, run_blocking
+from tests.support.leaks import processes
 
 pytestmark = pytest.mark.system
 
@@ -235,6 +238,75 @@ async def test_discard_leaves_neither_mount_nor_process_nor_group(bench: Bench) 
     ]  # fmt: skip
     assert not any(os.path.exists(folder) for folder in bench.cgroups.folders(spec.cgroup_path))
     assert await bench.shims.find(shim.container_id, spec.run_dir) is None
+
+
+async def gone(shim: Shim) -> None:
+    """The shim's process has ended, within some seconds."""
+    async with asyncio.timeout(10):
+        while Path(f"/proc/{shim.pid}").exists():
+            await asyncio.sleep(0.01)
+
+
+def slow(bench: Bench, seconds: float) -> Runtime:
+    """The runtime under test, but it takes its time before it runs anything."""
+    script = bench.root / f"slow-{bench.runtime.program}-{seconds}"
+    script.write_text(f'#!/bin/sh\ncase " $* " in *" run "*) sleep {seconds};; esac\nexec {bench.runtime.path} "$@"\n')
+    script.chmod(0o755)
+    return replace(bench.runtime, path=str(script))
+
+
+async def test_discard_ends_what_runs(bench: Bench) -> None:
+    spec = await bench.spec("sleep", "1000")
+    shim = await bench.shims.spawn(spec)
+    await shim.run()
+    await shim.discard()
+    assert (await shim.wait_exit()).exit_code == 137
+    await gone(shim)
+    assert not any(os.path.exists(folder) for folder in bench.cgroups.folders(spec.cgroup_path))
+
+
+@pytest.mark.parametrize("seconds", [0.543, 1234.5])
+async def test_discard_ends_a_start_that_is_under_way(bench: Bench, seconds: float) -> None:
+    """However that comes to its end: by itself, or because it takes too long."""
+    spec = await bench.spec("sleep", "1000", runtime=slow(bench, seconds))
+    shim = await bench.shims.spawn(spec)
+    starting = asyncio.create_task(shim.run())
+    await asyncio.sleep(0.1)
+    await shim.discard()
+    with contextlib.suppress(RuntimeFailure, ShimLost):
+        await starting
+    await gone(shim)
+    assert not any(os.path.exists(folder) for folder in bench.cgroups.folders(spec.cgroup_path))
+    assert not processes(f"sleep {seconds}")
+
+
+async def test_a_shim_that_was_never_told_to_run_ends_with_its_daemon(bench: Bench) -> None:
+    shim = await bench.shims.spawn(await bench.spec("true"))
+    shim.close()
+    await gone(shim)
+
+
+async def test_a_shim_that_nobody_can_find_ends_its_container(bench: Bench) -> None:
+    shim = await bench.start("sleep", "1000")
+    init = shim.init_pid
+    shim.close()
+    await asyncio.sleep(6)
+    assert Path(f"/proc/{init}").exists(), "another daemon may come"
+    shim.run_dir.rename(shim.run_dir.with_suffix(".away"))
+    await gone(shim)
+    assert not Path(f"/proc/{init}").exists()
+    shim.run_dir.with_suffix(".away").rename(shim.run_dir)
+
+
+async def test_a_shim_that_does_not_answer_is_killed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    shim = await bench.start("sleep", "1000")
+    shim.close()
+    os.kill(shim.pid, signal.SIGSTOP)
+    monkeypatch.setattr(shims_module, "HELLO_SECONDS", 0.2)
+    assert await bench.shims.find(shim.container_id, shim.run_dir) is None
+    await gone(shim)
+    _container_id, _run_dir, cgroup = bench.made[-1]
+    await kill_leftover(bench.runtime, shim.container_id, bench.cgroups, cgroup)
 
 
 @pytest.mark.parametrize(

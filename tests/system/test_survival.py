@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.runtime.oci import PREFERENCE
 from tests.support.daemons import Berth, free_port
 from tests.support.leaks import cgroups, leftovers, processes
 
@@ -145,6 +146,34 @@ def reboot(engine: Berth) -> None:
 def kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def test_a_daemon_killed_during_a_slow_start_comes_back_and_the_start_is_undone(tmp_path: Path) -> None:
+    script = tmp_path / "slow"
+    real = next(path for name in PREFERENCE if (path := shutil.which(name)))
+    script.write_text(f'#!/bin/sh\ncase " $* " in *" run "*) sleep 2;; esac\nexec {real} "$@"\n')
+    script.chmod(0o755)
+    berth = Berth(registry=False, options=("--add-runtime", f"slow={script}"))
+    try:
+        berth.start()
+        berth.make_busybox()
+        berth.docker("create", "--name", "late", "--runtime", "slow", "busybox", "sleep", "1000", check=True)
+        command = ["docker", "-H", berth.host, "start", "late"]
+        with subprocess.Popen(command, env=berth.environment(), stderr=subprocess.DEVNULL) as client:
+            time.sleep(0.8)
+            berth.kill()
+            assert client.wait() != 0
+        berth.start()
+        assert berth.docker("inspect", "-f", "{{.State.Status}}", "late", check=True).stdout == "created\n"
+        left = processes(str(berth.exec_root / "containers"))
+        assert not left, "the start that nobody was told of is undone"
+        berth.docker("start", "late", check=True)
+        assert berth.docker("exec", "late", "echo", "runs", check=True).stdout == "runs\n"
+    finally:
+        berth.stop()
+    left_behind = leftovers(str(berth.root), berth.bridge)
+    berth.remove()
+    assert not left_behind
 
 
 def test_a_graceful_stop_leaves_containers_running_and_a_start_finds_them(engine: Berth) -> None:

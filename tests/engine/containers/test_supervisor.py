@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -217,10 +216,24 @@ async def test_a_start_nobody_was_told_of_is_undone(bench: Bench, tmp_path: Path
     record = container(1)
     shim = living(bench, record)
     await restore(bench, tmp_path, record)
-    assert shim.signals == [signal.SIGKILL]
     assert shim.is_discarded
     assert bench.now(record.id) == record
     assert bench.live[record.id].ended.is_set()
+
+
+async def test_one_that_cannot_be_restored_keeps_no_other_from_it(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, sound = container(1), running(2)
+    shim = living(bench, broken)
+
+    async def discard() -> None:
+        raise ValueError("what nobody has thought of")
+
+    monkeypatch.setattr(shim, "discard", discard)
+    await restore(bench, tmp_path, broken, sound)
+    assert bench.now(sound.id).state.status is Status.EXITED
+    assert "what nobody has thought of" in caplog.text
 
 
 async def test_removals_are_finished(bench: Bench, tmp_path: Path) -> None:

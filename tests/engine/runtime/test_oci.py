@@ -114,9 +114,9 @@ def test_failures_read_like_dockerds() -> None:
 
 def test_versions_are_found_in_what_runtimes_print() -> None:
     runc = "runc version 1.1.5+ds1\ncommit: 1.1.5+ds1-1+deb12u1\nspec: 1.0.2-dev\n"
-    assert parse_version(runc) == ("1.1.5+ds1", "1.1.5+ds1-1+deb12u1")
-    assert parse_version("crun version 1.8.1\ncommit: f8a096be\n") == ("1.8.1", "f8a096be")
-    assert parse_version("unexpected") == ("", "")
+    assert parse_version(runc) == ("runc", "1.1.5+ds1", "1.1.5+ds1-1+deb12u1")
+    assert parse_version("crun version 1.8.1\ncommit: f8a096be\n") == ("crun", "1.8.1", "f8a096be")
+    assert parse_version("unexpected") == ("", "", "")
 
 
 def test_no_program_at_all_is_not_found() -> None:
@@ -133,7 +133,7 @@ def test_a_folder_over_a_file_is_asked_about() -> None:
 
 
 def runtime(path: str, version: str) -> Runtime:
-    return Runtime("any", path, (), "/run/x", version)
+    return Runtime("any", path, (), "/run/x", version, program=path.rpartition("/")[2])
 
 
 def test_which_runtime_can_be_asked_for_groups_of_execs() -> None:
@@ -196,7 +196,9 @@ async def test_a_host_without_a_working_runtime_is_told_why(tmp_path: Path, monk
 
 def test_crun_is_told_to_run_a_container_in_its_scope_itself() -> None:
     """Else limits that are changed later, execs and counters miss the group that crun makes below the scope."""
-    crun = Runtime("crun", "/usr/bin/crun", ("--systemd-cgroup",), "/run/x")
-    assert oci.runtime_annotations(crun) == {"run.oci.systemd.subgroup": ""}
-    assert oci.runtime_annotations(Runtime("crun", "/usr/bin/crun", (), "/run/x")) == {}
-    assert oci.runtime_annotations(Runtime("runc", "/usr/bin/runc", ("--systemd-cgroup",), "/run/x")) == {}
+    def described(program: str, *args: str) -> Runtime:
+        return Runtime("any", "/usr/bin/any", args, "/run/x", program=program)
+
+    assert oci.runtime_annotations(described("crun", "--systemd-cgroup")) == {"run.oci.systemd.subgroup": ""}
+    assert oci.runtime_annotations(described("crun")) == {}
+    assert oci.runtime_annotations(described("runc", "--systemd-cgroup")) == {}
