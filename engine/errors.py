@@ -75,7 +75,10 @@ class Unavailable(EngineError):
 
 
 def os_words(error: BaseException) -> str:
-    """What the system said, as Go's programs word it: ``/x: no such file or directory``; any other error as it is."""
+    """What the system said, as Go's programs word it: ``/x: no such file or directory``; any other error as it is, of
+    several at once the first."""
+    if isinstance(error, BaseExceptionGroup):
+        return os_words(error.exceptions[0])
     if not isinstance(error, OSError) or error.errno is None:
         return str(error) or type(error).__name__
     known = os.strerror(error.errno)

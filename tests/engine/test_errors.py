@@ -34,6 +34,7 @@ STATUSES = {
         (OSError("As it is"), "As it is"),
         (ValueError("As it is"), "As it is"),
         (TimeoutError(), "TimeoutError"),
+        (ExceptionGroup("tasks", [ExceptionGroup("more", [ValueError("why"), ValueError("else")])]), "why"),
     ],
 )
 def test_what_the_system_said(error: Exception, words: str) -> None:
