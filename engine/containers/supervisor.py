@@ -230,7 +230,9 @@ class Supervisor:
             await self._end_shim(shim)
         if container.is_running:
             await self._handle_exit(container.id, live, record or await self._lost(container), before_us=True)
-        elif container.state.status is Status.RESTARTING:
+            return
+        await self._assembly.drop_run_dir(run_dir)
+        if container.state.status is Status.RESTARTING:
             # The daemon that waited for its next run is gone; whether there is one is decided when all are restored.
             await self._records.save(model.replace_state(container, status=Status.EXITED))
         elif container.state.status is Status.REMOVING or (

@@ -244,6 +244,8 @@ class FakeAssembly:
         return sorted(path for path in run_root.iterdir() if path.is_dir())
 
     async def drop_run_dir(self, run_dir: Path) -> None:
+        if not run_dir.is_dir():
+            return
         self.log.append(f"drop {run_dir.name}")
         for file in run_dir.iterdir():
             file.unlink()

@@ -217,6 +217,7 @@ async def test_a_start_nobody_was_told_of_is_undone(bench: Bench, tmp_path: Path
     shim = living(bench, record)
     await restore(bench, tmp_path, record)
     assert shim.is_discarded
+    assert bench.assembly.log == [f"drop {record.id}", "sweep"]
     assert bench.now(record.id) == record
     assert bench.live[record.id].ended.is_set()
 
@@ -244,14 +245,15 @@ async def test_removals_are_finished(bench: Bench, tmp_path: Path) -> None:
     assert sorted(bench.snapshotter.removed) == sorted([removing.id, leftover.id])
 
 
-async def test_run_folders_nobody_knows_are_swept(bench: Bench, tmp_path: Path) -> None:
-    stranger, known = container(8), ended(1)
+async def test_run_folders_of_no_run_are_swept(bench: Bench, tmp_path: Path) -> None:
+    stranger, idle, runs = container(8), ended(1), running(2)
     shim = living(bench, stranger)
-    bench.assembly.run_dir(known.id).mkdir()
-    await restore(bench, tmp_path, known)
+    bench.assembly.run_dir(idle.id).mkdir()
+    living(bench, runs)
+    await restore(bench, tmp_path, idle, runs)
     assert shim.is_discarded
-    assert bench.assembly.log == [f"drop {stranger.id}", "sweep"]
-    assert [path.name for path in tmp_path.iterdir()] == [known.id]
+    assert {f"drop {stranger.id}", f"drop {idle.id}"} < set(bench.assembly.log)
+    assert [path.name for path in tmp_path.iterdir()] == [runs.id]
 
 
 async def test_policies_say_who_starts_in_order_of_age(bench: Bench, tmp_path: Path) -> None:
