@@ -36,6 +36,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(needs_root)
 
 
+def pytest_collection_finish() -> None:
+    """What all tests share is taken out of collections, which would walk it in the middle of some test's turn."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_configure() -> None:
     """Open a loop once: the first of a process keeps descriptors (uvloop: a signal pipe), which no test leaks."""
     for make in pytest_asyncio_loop_factories().values():
