@@ -176,6 +176,6 @@ def _sysctls(given: SpecInput) -> dict[str, str]:
     if given.netns is not None and given.host.network_mode != "host":
         sysctls["net.ipv4.ip_unprivileged_port_start"] = "0"
         sysctls["net.ipv4.ping_group_range"] = "0 2147483647"
-    if given.config.domainname and given.host.uts_mode != "host":
+    if given.config.domainname:
         sysctls["kernel.domainname"] = given.config.domainname
     return {**sysctls, **(given.host.sysctls or {})}

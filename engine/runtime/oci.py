@@ -145,6 +145,20 @@ _CRUN: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"^error stat'ing file [`']([^`']*)['`]: (.+)$"), "error during container init: stat {0}: {1}"),
     (re.compile(r"^chdir [`']([^`']+)['`]: (.+)$"), 'chdir to cwd ("{0}") set in config.json failed: {1}'),
 )
+_CRUN_SYSCTLS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (
+        re.compile(r"^the sysctl [`']([^`']*)['`] requires a new IPC namespace"),
+        'sysctl "{0}" is not allowed in the hosts ipc namespace',
+    ),
+    (
+        re.compile(r"^the sysctl [`']([^`']*)['`] requires a new network namespace"),
+        'sysctl "{0}" not allowed in host network namespace',
+    ),
+    (
+        re.compile(r"^the sysctl [`']([^`']*)['`] (?:requires a new UTS namespace|is not namespaced)"),
+        'sysctl "{0}" is not in a separate kernel namespace',
+    ),
+)
 _ERRNO_WORDS = tuple(os.strerror(number) for number in errno.errorcode)
 
 
@@ -157,11 +171,12 @@ def normalise(words: str, program: str | None = None) -> str:
     if program == "" and words.startswith("open executable"):
         words = "executable file `` not found in $PATH"
     text = _PREFIX.sub("", (logged[-1].replace('\\"', '"') if logged else words).strip())
-    for pattern, sentence in _CRUN:
-        found = pattern.match(text)
-        if found:
-            text = "unable to start container process: " + sentence.format(*found.groups(), program=program)
-            break
+    for sentences, prefix in ((_CRUN, "unable to start container process: "), (_CRUN_SYSCTLS, "")):
+        for pattern, sentence in sentences:
+            found = pattern.match(text)
+            if found:
+                text = prefix + sentence.format(*found.groups(), program=program)
+                break
     for word in _ERRNO_WORDS:  # crun writes strerror(3)'s capital
         text = text.replace(word, word[0].lower() + word[1:])
     return text

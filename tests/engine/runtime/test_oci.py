@@ -77,6 +77,19 @@ from engine.runtime.oci import (
             ),
             'write "50m": invalid argument',
         ),
+        (
+            "the sysctl `kernel.msgmax` requires a new IPC namespace",
+            'sysctl "kernel.msgmax" is not allowed in the hosts ipc namespace',
+        ),
+        (
+            "the sysctl `net.ipv4.ip_forward` requires a new network namespace",
+            'sysctl "net.ipv4.ip_forward" not allowed in host network namespace',
+        ),
+        (
+            "the sysctl `kernel.domainname` requires a new UTS namespace",
+            'sysctl "kernel.domainname" is not in a separate kernel namespace',
+        ),
+        ("the sysctl `vm.x` is not namespaced", 'sysctl "vm.x" is not in a separate kernel namespace'),
         ("writing file `pids.max`: Invalid argument", "writing file `pids.max`: invalid argument"),
         ("exec failed: something else", "something else"),
     ],
