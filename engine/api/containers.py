@@ -51,12 +51,12 @@ class ContainerRoutes:
 
     def table(self) -> list[Route]:
         """All routes of this resource."""
-        one = "/containers/{name}"
+        one = "/containers/{name:.*}"  # also ``container/alias``, as another one knows it by its link
         return [
             Route("GET", "/containers/json", self.list),
             Route("POST", "/containers/create", self.create),
             Route("POST", "/containers/prune", self.prune),
-            Route("GET", "/containers/{name:.*}/json", self.inspect),
+            Route("GET", f"{one}/json", self.inspect),
             Route("POST", f"{one}/start", self.start),
             Route("POST", f"{one}/stop", self.stop),
             Route("POST", f"{one}/restart", self.restart),
@@ -70,7 +70,6 @@ class ContainerRoutes:
             Route("GET", f"{one}/logs", self.logs),
             Route("POST", f"{one}/logs/truncate", self.truncate_log),
             Route("DELETE", one, self.remove),
-            Route("DELETE", "/containers/{name}/{link:.*}", self.remove),
         ]
 
     async def list(self, request: web.Request) -> web.StreamResponse:
@@ -155,11 +154,11 @@ class ContainerRoutes:
 
     async def remove(self, request: web.Request) -> web.StreamResponse:
         """Remove it, or with ``link`` only the link ``container/alias``."""
+        name = request.match_info["name"]
         if query_bool(request, "link"):
-            await self._service.remove_link(request.match_info["name"], request.match_info.get("link", ""))
+            holder, _, alias = name.removeprefix("/").partition("/")
+            await self._service.remove_link(holder, alias)
             return no_content()
-        # A container may be called as another knows it by its link, too.
-        name = "/".join(filter(None, (request.match_info["name"], request.match_info.get("link", ""))))
         await self._service.remove(name, force=query_bool(request, "force"), volumes=query_bool(request, "v"))
         return no_content()
 

@@ -20,7 +20,7 @@ from engine.containers.create import CreateRequest, Creator
 from engine.containers.exec import Execs
 from engine.containers.journalist import Journalist
 from engine.containers.lifecycle import Lifecycle
-from engine.containers.links import links_of
+from engine.containers.links import follow_rename, links_of
 from engine.containers.listing import ListQuery
 from engine.containers.live import Exit, LiveTable, PendingAttach, StreamChoice
 from engine.containers.logs import LogQuery, read_log, truncate_log_sync
@@ -205,7 +205,19 @@ class ContainerService:
             await self._records.save(renamed, durable=True)
             self._records.store.release_name(container.name, container.id)
             await self._networks.rename_container(container.id, name)
+        await self._follow_rename(container.name, name)
         self._records.event(renamed, "rename", {"oldName": f"/{container.name}"})
+
+    async def _follow_rename(self, old: str, new: str) -> None:
+        """Links to a container that was renamed lead to it still."""
+        for linking in self._records.store:
+            if follow_rename(linking.host_config, old, new) is linking.host_config:
+                continue
+            async with self._locks(linking.id):
+                now = self._records.store.get(linking.id)
+                if now is not None:
+                    host = follow_rename(now.host_config, old, new)
+                    await self._records.save(msgspec.structs.replace(now, host_config=host), durable=True)
 
     def wait(self, reference: str, condition: str) -> asyncio.Future[Exit]:
         """A future of the exit. Conditions: ``not-running`` (default), ``next-exit``, ``removed``."""

@@ -356,3 +356,15 @@ async def test_a_followed_log_that_nobody_reads_any_more_is_let_go(api: Served, 
         assert await asyncio.wait_for(response.content.readline(), 5) == b"one\n"
         response.close()
     await until(lambda: not [t for t in asyncio.all_tasks() if "wait_any" in repr(t.get_coro())])
+
+
+async def test_a_link_names_a_container_in_every_call(api: Served, bench: ServiceBench) -> None:
+    await bench.records.save(container(6, name="parent", host={"links": ("old:alias",)}))
+    for method, rest, expected in (
+        ("GET", "/json", 200),
+        ("POST", "/stop", 304),
+        ("POST", "/wait", 200),
+        ("DELETE", "?link=1", 204),
+        ("GET", "/json", 404),
+    ):
+        assert (await ask(api, method, f"/containers/parent/alias{rest}"))[0] == expected

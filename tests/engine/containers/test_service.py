@@ -244,6 +244,14 @@ async def test_requiring_a_running_container(bench: ServiceBench) -> None:
             bench.service.require_running(name)
 
 
+async def test_links_follow_a_rename(bench: ServiceBench) -> None:
+    linked = container(6, name="linked", host={"links": ("box:data", "box", "web:w")})
+    await bench.records.save(linked)
+    await bench.service.rename("box", "other")
+    assert bench.now(linked.id).host_config.links == ("other:data", "other:box", "web:w")
+    assert bench.service.find("linked/data").name == "other"
+
+
 async def test_links_can_be_taken_away(bench: ServiceBench) -> None:
     linked = container(6, name="linked", host={"links": ("db:data", "web")})
     await bench.records.save(linked)
