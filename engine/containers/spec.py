@@ -103,7 +103,7 @@ def _process(given: SpecInput, options: security.SecurityOptions, capabilities: 
     }
     if config.tty and any(host.console_size):
         process["consoleSize"] = {"height": host.console_size[0], "width": host.console_size[1]}
-    limits = resources.rlimits(host, given.default_ulimits, given.facts)
+    limits = resources.rlimits(host, given.default_ulimits)
     if limits:
         process["rlimits"] = limits
     profile = security.apparmor_profile(host, options, given.facts)

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import tempfile
@@ -145,6 +146,8 @@ _CRUN: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"^error stat'ing file [`']([^`']*)['`]: (.+)$"), "error during container init: stat {0}: {1}"),
     (re.compile(r"^chdir [`']([^`']+)['`]: (.+)$"), 'chdir to cwd ("{0}") set in config.json failed: {1}'),
 )
+_INIT_FAILED = "unable to start container process: error during container init: "
+_CRUN_RLIMIT = re.compile(r"^setrlimit [`'](\w+)['`]: (.+)$")  # runc tells the limit's number
 _CRUN_SYSCTLS: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(r"^the sysctl [`']([^`']*)['`] requires a new IPC namespace"),
@@ -171,6 +174,10 @@ def normalise(words: str, program: str | None = None) -> str:
     if program == "" and words.startswith("open executable"):
         words = "executable file `` not found in $PATH"
     text = _PREFIX.sub("", (logged[-1].replace('\\"', '"') if logged else words).strip())
+    refused = _CRUN_RLIMIT.match(text)
+    if refused:
+        number, reason = getattr(resource, refused[1], refused[1]), refused[2]
+        text = f"{_INIT_FAILED}error setting rlimits for ready process: error setting rlimit type {number}: {reason}"
     for sentences, prefix in ((_CRUN, "unable to start container process: "), (_CRUN_SYSCTLS, "")):
         for pattern, sentence in sentences:
             found = pattern.match(text)

@@ -78,6 +78,13 @@ from engine.runtime.oci import (
             'write "50m": invalid argument',
         ),
         (
+            "setrlimit `RLIMIT_NOFILE`: Operation not permitted",
+            (
+                "unable to start container process: error during container init: "
+                "error setting rlimits for ready process: error setting rlimit type 7: operation not permitted"
+            ),
+        ),
+        (
             "the sysctl `kernel.msgmax` requires a new IPC namespace",
             'sysctl "kernel.msgmax" is not allowed in the hosts ipc namespace',
         ),
