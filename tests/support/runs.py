@@ -23,7 +23,7 @@ from engine.containers.prober import Prober
 from engine.containers.removal import Remover
 from engine.containers.store import ContainerStore
 from engine.containers.supervisor import Supervisor
-from engine.errors import EngineError, no_such_image, no_such_network
+from engine.errors import EngineError, InvalidParameter, no_such_image, no_such_network
 from engine.events import EventBus
 from engine.filters import Filters
 from engine.journal import Journal
@@ -169,6 +169,7 @@ class FakeAssembly:
         self.failure: Exception | None = None
         self.run_failure: Exception | None = None
         self.trash_failure: OSError | None = None
+        self.limits_failure: InvalidParameter | None = None
         self.ends_by = {9, 15}
         self.hold: asyncio.Event | None = None
         self.sizes: dict[str, int] = {}
@@ -178,6 +179,10 @@ class FakeAssembly:
 
     def apparmor_profile(self, container: Container) -> str:
         return f"profile of {container.name}"
+
+    def check_limits(self, container: Container) -> None:
+        if self.limits_failure is not None:
+            raise self.limits_failure
 
     def with_shared_names(self, container: Container) -> Container:
         return container
