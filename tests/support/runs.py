@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +29,7 @@ from engine.filters import Filters
 from engine.journal import Journal
 from engine.networks.model import SandboxDocument
 from engine.runtime.oci import RuntimeFailure
-from engine.runtime.shims import ExecSpec, ExitRecord, Shim, ShimLost, Shims
+from engine.runtime.shims import ExecSpec, ExitRecord, Shim, ShimEvent, ShimLost, Shims
 from engine.snapshots.base import Snapshotter
 from engine.tasks import KeyedLocks, Nursery
 from engine.volumes.service import VolumeService
@@ -78,12 +78,20 @@ class FakeShim:
         self.run_failure: Exception | None = None
         self.exec_failure: Exception | None = None
         self.is_discarded = False
+        self.listeners: list[Callable[[ShimEvent], None]] = []
         self._exit: asyncio.Future[ExitRecord] = asyncio.get_running_loop().create_future()
         self._execs: dict[str, asyncio.Future[int]] = {}
 
     @property
     def exit_record(self) -> ExitRecord | None:
         return self._exit.result() if self._exit.done() and self._exit.exception() is None else None
+
+    def subscribe(self, listener: Callable[[ShimEvent], None]) -> None:
+        self.listeners.append(listener)
+
+    def tell(self, event: ShimEvent) -> None:
+        for listener in self.listeners:
+            listener(event)
 
     async def hold(self, descriptors: tuple[int, ...]) -> None:
         if self.hold_failure is not None:
