@@ -74,7 +74,7 @@ def plan_mounts(
         points[point.destination] = point
     for mount in host.mounts or ():
         point = parse_mount(mount)
-        _claim(point.destination, mine, host.tmpfs)
+        _claim(point.destination, mine, {})  # a --tmpfs at the same place hides it
         points[point.destination] = point
     for path in config.volumes or ():
         destination = clean(path)
