@@ -370,6 +370,7 @@ class FakeNetworks:
         self.known = networks or (FakeNetwork("n1", "bridge"), FakeNetwork("n2", "front"))
         self.log: list[tuple[str, ...]] = []
         self.failure: EngineError | None = None
+        self.wish_failure: EngineError | None = None
 
     def find(self, reference: str) -> FakeNetwork:
         for network in self.known:
@@ -378,6 +379,8 @@ class FakeNetworks:
         raise no_such_network(reference)
 
     async def validate_wish(self, mode: str, endpoints: Mapping[str, Any], blank: Any = None) -> dict[str, Any]:
+        if self.wish_failure is not None:
+            raise self.wish_failure
         if mode in ("host", "none") or mode.startswith("container:"):
             return {}
         known = {network.id: network.name for network in self.known}
