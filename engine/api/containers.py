@@ -24,7 +24,7 @@ from engine.api.decode import (
 from engine.api.relay import DetachScanner, Pending, parse_detach_keys, relay, release
 from engine.api.shapes.containers import decode_create
 from engine.api.shapes.inspect import OWN_NAMES_APART, inspect_view, with_own_names
-from engine.api.shapes.older import RECURSIVE_READ_ONLY, for_version
+from engine.api.shapes.older import OWN_CGROUPS, PLATFORMS, RECURSIVE_READ_ONLY, for_version
 from engine.api.streams import MULTIPLEXED_STREAM, RAW_STREAM, Takeover, json_response, no_content
 from engine.api.views import ContainerViews
 from engine.clock import now_ns
@@ -90,8 +90,9 @@ class ContainerRoutes:
             body.config,
             body.host,
             body.networking,
-            parse_platform(query_str(request, "platform")),
+            parse_platform(query_str(request, "platform")) if version >= PLATFORMS else None,
             flat_read_only=version < RECURSIVE_READ_ONLY,
+            shared_cgroups=version < OWN_CGROUPS,
         )
         container, warnings = await self._service.create(wish)
         return json_response({"Id": container.id, "Warnings": warnings}, 201)

@@ -94,6 +94,10 @@ async def test_create(api: Served, bench: ServiceBench) -> None:
     (request,) = bench.creator.asked
     assert (request.name, request.config.image, request.host_config.memory) == ("web", "busybox", 2**23)
     assert list(request.networking.endpoints_config or {}) == ["front"]
+    assert (request.flat_read_only, request.shared_cgroups) == (False, False)
+    await ask(api, "POST", "/v1.40/containers/create", body, platform="linux/arm64")
+    older = bench.creator.asked[-1]
+    assert (older.flat_read_only, older.shared_cgroups, older.platform) == (True, True, None)
     bench.creator.failure = no_such_image("busybox")
     assert await ask(api, "POST", "/containers/create", body) == (404, {"message": "No such image: busybox"})
     async with api.session.post("/containers/create", data=b"{}", headers={"Content-Type": "text/plain"}) as response:
