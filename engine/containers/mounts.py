@@ -342,6 +342,11 @@ def tmpfs_options(data: str) -> list[str]:
     return [word for word in chosen.values() if word != "defaults"]
 
 
+def is_shared_tmpfs(data: str) -> bool:
+    """Whether a ``--tmpfs`` is to have a propagation of its own, which not every runtime leaves it."""
+    return not {"shared", "rshared", "unbindable", "runbindable"}.isdisjoint(tmpfs_options(data))
+
+
 def _is_tmpfs_option(word: str) -> bool:
     key, valued, _ = word.partition("=")
     return key in (_TMPFS_VALUES if valued else _TMPFS_FLAGS)

@@ -60,6 +60,12 @@ def guards_proc(runtime: Runtime) -> bool:
     return os.path.basename(runtime.path) == "runc"
 
 
+def sharing_runtime(runtimes: Mapping[str, Runtime], default: str) -> str:
+    """Which one leaves a tmpfs shared, where crun, the default, makes all mounts private in the end; "" for none."""
+    is_needed = os.path.basename(runtimes[default].path) == "crun"
+    return "runc" if is_needed and "runc" in runtimes and guards_proc(runtimes["runc"]) else ""
+
+
 class ExecGroups(StrEnum):
     """How an exec gets a control group of its own."""
 

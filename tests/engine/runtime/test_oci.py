@@ -214,6 +214,13 @@ async def test_a_host_without_a_working_runtime_is_told_why(tmp_path: Path, monk
         await oci.probe_runtimes({}, None, tmp_path)
 
 
+def test_a_shared_tmpfs_is_for_runc() -> None:
+    crun, runc = Runtime("crun", "/usr/bin/crun", (), "/run/x"), Runtime("runc", "/usr/sbin/runc", (), "/run/x")
+    assert oci.sharing_runtime({"crun": crun, "runc": runc}, "crun") == "runc"
+    assert oci.sharing_runtime({"crun": crun, "runc": runc}, "runc") == ""
+    assert oci.sharing_runtime({"crun": crun}, "crun") == ""
+
+
 def test_crun_is_told_to_run_a_container_in_its_scope_itself() -> None:
     """Else limits that are changed later, execs and counters miss the group that crun makes below the scope."""
     crun = Runtime("crun", "/usr/bin/crun", ("--systemd-cgroup",), "/run/x")
