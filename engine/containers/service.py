@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncGenerator, Collection, Iterable
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -26,7 +26,16 @@ from engine.containers.live import Exit, LiveTable, PendingAttach, StreamChoice
 from engine.containers.logs import LogQuery, read_log, truncate_log_sync
 from engine.containers.model import Container, Status
 from engine.containers.removal import Remover
-from engine.errors import Conflict, EngineError, InvalidParameter, NotFound, NotModified, is_paused, not_running
+from engine.errors import (
+    Conflict,
+    EngineError,
+    InvalidParameter,
+    NotFound,
+    NotModified,
+    SystemFailure,
+    is_paused,
+    not_running,
+)
 from engine.filters import Filters
 from engine.images.service import ImageService
 from engine.names import is_valid_name
@@ -140,19 +149,20 @@ class ContainerService:
 
     async def stop(self, reference: str, *, seconds: int | None = None, signal_name: str = "") -> None:
         """Ask it to end, then kill it."""
-        await self._lifecycle.stop(self.find(reference).id, seconds=seconds, signal_name=signal_name)
+        container = self.find(reference)
+        with _failing(f"cannot stop container: {reference}"):
+            await self._lifecycle.stop(container.id, seconds=seconds, signal_name=signal_name)
 
     async def restart(self, reference: str, *, seconds: int | None = None, signal_name: str = "") -> None:
         """Stop and start."""
         container = self.find(reference)
-        await self._lifecycle.restart(container.id, seconds=seconds, signal_name=signal_name)
+        with _failing(f"Cannot restart container {reference}"):
+            await self._lifecycle.restart(container.id, seconds=seconds, signal_name=signal_name)
 
     async def kill(self, reference: str, signal_name: str) -> None:
         """Send a signal. Clients know a failure by how its sentence begins."""
         try:
             await self._lifecycle.kill(self.find(reference).id, signal_name)
-        except InvalidParameter:
-            raise  # an unknown signal; the container has nothing to do with it
         except EngineError as error:
             raise type(error)(f"Cannot kill container: {reference}: {error.message}") from error
 
@@ -334,3 +344,14 @@ class ContainerService:
         if container.state.status is Status.PAUSED:
             raise is_paused(reference)
         return container
+
+
+@contextlib.contextmanager
+def _failing(what: str) -> Iterator[None]:
+    """Whatever goes wrong is a failure of the daemon's, as dockerd has it, and says what it kept from happening."""
+    try:
+        yield
+    except (NotModified, NotFound):
+        raise
+    except EngineError as error:
+        raise SystemFailure(f"{what}: {error.message}") from error

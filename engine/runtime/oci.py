@@ -152,9 +152,12 @@ _CRUN: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"^error stat'ing file [`']([^`']*)['`]: (.+)$"), "error during container init: stat {0}: {1}"),
     (re.compile(r"^chdir [`']([^`']+)['`]: (.+)$"), 'chdir to cwd ("{0}") set in config.json failed: {1}'),
 )
+_RELATIVE_FOLDER = "Cwd must be an absolute path"
 _INIT_FAILED = "unable to start container process: error during container init: "
 _CRUN_RLIMIT = re.compile(r"^setrlimit [`'](\w+)['`]: (.+)$")  # runc tells the limit's number
-_CRUN_SYSCTLS: tuple[tuple[re.Pattern[str], str], ...] = (
+# the same of what runc looks at before it starts anything
+_CRUN_CHECKS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"^chdir [`'][^/`'][^`']*['`]: "), _RELATIVE_FOLDER),
     (
         re.compile(r"^the sysctl [`']([^`']*)['`] requires a new IPC namespace"),
         'sysctl "{0}" is not allowed in the hosts ipc namespace',
@@ -180,23 +183,29 @@ def normalise(words: str, program: str | None = None) -> str:
     if program == "" and words.startswith("open executable"):
         words = "executable file `` not found in $PATH"
     text = _PREFIX.sub("", (logged[-1].replace('\\"', '"') if logged else words).strip())
-    refused = _CRUN_RLIMIT.match(text)
-    if refused:
-        number, reason = getattr(resource, refused[1], refused[1]), refused[2]
-        text = f"{_INIT_FAILED}error setting rlimits for ready process: error setting rlimit type {number}: {reason}"
-    for sentences, prefix in ((_CRUN, "unable to start container process: "), (_CRUN_SYSCTLS, "")):
-        for pattern, sentence in sentences:
-            found = pattern.match(text)
-            if found:
-                text = prefix + sentence.format(*found.groups(), program=program)
-                break
+    text = _in_runcs_words(text, program)
     for word in _ERRNO_WORDS:  # crun writes strerror(3)'s capital
         text = text.replace(word, word[0].lower() + word[1:])
     return text
 
 
+def _in_runcs_words(text: str, program: str | None) -> str:
+    refused = _CRUN_RLIMIT.match(text)
+    if refused:
+        number, reason = getattr(resource, refused[1], refused[1]), refused[2]
+        return f"{_INIT_FAILED}error setting rlimits for ready process: error setting rlimit type {number}: {reason}"
+    for sentences, prefix in ((_CRUN_CHECKS, ""), (_CRUN, "unable to start container process: ")):
+        for pattern, sentence in sentences:
+            found = pattern.match(text)
+            if found:
+                return prefix + sentence.format(*found.groups(), program=program)
+    return text
+
+
 def exit_hint(text: str, program: str) -> int:
     """dockerd's exit code for a failed start: what is said of the program or its folder is the program's fault."""
+    if text == _RELATIVE_FOLDER:
+        return 126
     lowered = text.lower()
     if program.lower() not in lowered and "chdir to cwd" not in lowered:
         return 128

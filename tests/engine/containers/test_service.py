@@ -17,7 +17,7 @@ from engine.containers.live import Exit, StreamChoice
 from engine.containers.logs import LogQuery
 from engine.containers.model import Container, Status
 from engine.containers.settings import EndpointSettings, LogConfig
-from engine.errors import Conflict, InvalidParameter, NotFound, NotModified
+from engine.errors import Conflict, EngineError, InvalidParameter, NotFound, NotModified, SystemFailure
 from engine.filters import Filters
 from tests.support.containers import container, ended, running
 from tests.support.runs import refused, until
@@ -130,6 +130,20 @@ async def test_a_kill_that_fails_begins_with_the_name_given(
 ) -> None:
     with pytest.raises(kind, match=f"^Cannot kill container: {name}: {words}$"):
         await bench.service.kill(name, "")
+
+
+async def test_a_stop_or_restart_that_fails_says_so(bench: ServiceBench) -> None:
+    bench.adopt(BOX)
+    for call, words in (
+        (bench.service.kill("box", "NOPE"), "Cannot kill container: box: invalid signal: NOPE"),
+        (bench.service.stop("box", signal_name="NOPE"), "cannot stop container: box: invalid signal: NOPE"),
+        (bench.service.restart("box", signal_name="99"), "Cannot restart container box: the linux daemon does not"),
+    ):
+        with pytest.raises(EngineError, match=f"^{words}"):
+            await call
+    bench.assembly.failure = refused("no program", 127)
+    with pytest.raises(SystemFailure, match="^Cannot restart container box: .*no program"):
+        await bench.service.restart("box", seconds=0)
 
 
 async def test_waiting_for_what_has_ended_is_answered_at_once(bench: ServiceBench) -> None:

@@ -77,6 +77,7 @@ from engine.runtime.oci import (
             ),
             'write "50m": invalid argument',
         ),
+        ("chdir `rel`: No such file or directory", "Cwd must be an absolute path"),
         (
             "setrlimit `RLIMIT_NOFILE`: Operation not permitted",
             (
