@@ -75,7 +75,7 @@ from engine.logs import configure_logging
 from engine.names import new_id
 from engine.networks.service import NetworkService
 from engine.runtime.cgroups import Cgroups
-from engine.runtime.oci import probe_runtimes
+from engine.runtime.oci import probe_runtimes, sharing_runtime
 from engine.runtime.shims import Shims
 from engine.snapshots.archive import Archives
 from engine.snapshots.base import Snapshotter
@@ -404,6 +404,7 @@ def _defaults(config: Config, host: Host) -> DaemonDefaults:
         ipc_mode=config.default_ipc_mode,
         cgroupns_mode=config.default_cgroupns_mode,
         runtime=host.default_runtime,
+        sharing_runtime="" if config.default_runtime else sharing_runtime(host.runtimes, host.default_runtime),
         log_config=LogConfig(type=config.log_driver, config=dict(config.log_opts)),
         cgroup_parent=config.cgroup_parent,
     )

@@ -33,7 +33,7 @@ class ArchiveRoutes:
 
     def table(self) -> list[Route]:
         """All routes of this resource."""
-        one = "/containers/{name}"
+        one = "/containers/{name:.*}"
         return [
             Route("HEAD", f"{one}/archive", self.stat),
             Route("GET", f"{one}/archive", self.get),

@@ -24,7 +24,7 @@ from engine.api.decode import (
 from engine.api.relay import DetachScanner, Pending, parse_detach_keys, relay, release
 from engine.api.shapes.containers import decode_create
 from engine.api.shapes.inspect import OWN_NAMES_APART, inspect_view, with_own_names
-from engine.api.shapes.older import RECURSIVE_READ_ONLY, for_version
+from engine.api.shapes.older import OWN_CGROUPS, PLATFORMS, RECURSIVE_READ_ONLY, for_version
 from engine.api.streams import MULTIPLEXED_STREAM, RAW_STREAM, Takeover, json_response, no_content
 from engine.api.views import ContainerViews
 from engine.clock import now_ns
@@ -51,12 +51,12 @@ class ContainerRoutes:
 
     def table(self) -> list[Route]:
         """All routes of this resource."""
-        one = "/containers/{name}"
+        one = "/containers/{name:.*}"  # also ``container/alias``, as another one knows it by its link
         return [
             Route("GET", "/containers/json", self.list),
             Route("POST", "/containers/create", self.create),
             Route("POST", "/containers/prune", self.prune),
-            Route("GET", "/containers/{name:.*}/json", self.inspect),
+            Route("GET", f"{one}/json", self.inspect),
             Route("POST", f"{one}/start", self.start),
             Route("POST", f"{one}/stop", self.stop),
             Route("POST", f"{one}/restart", self.restart),
@@ -70,7 +70,6 @@ class ContainerRoutes:
             Route("GET", f"{one}/logs", self.logs),
             Route("POST", f"{one}/logs/truncate", self.truncate_log),
             Route("DELETE", one, self.remove),
-            Route("DELETE", "/containers/{name}/{link:.*}", self.remove),
         ]
 
     async def list(self, request: web.Request) -> web.StreamResponse:
@@ -91,8 +90,9 @@ class ContainerRoutes:
             body.config,
             body.host,
             body.networking,
-            parse_platform(query_str(request, "platform")),
+            parse_platform(query_str(request, "platform")) if version >= PLATFORMS else None,
             flat_read_only=version < RECURSIVE_READ_ONLY,
+            shared_cgroups=version < OWN_CGROUPS,
         )
         container, warnings = await self._service.create(wish)
         return json_response({"Id": container.id, "Warnings": warnings}, 201)
@@ -155,11 +155,11 @@ class ContainerRoutes:
 
     async def remove(self, request: web.Request) -> web.StreamResponse:
         """Remove it, or with ``link`` only the link ``container/alias``."""
+        name = request.match_info["name"]
         if query_bool(request, "link"):
-            await self._service.remove_link(request.match_info["name"], request.match_info.get("link", ""))
+            holder, _, alias = name.removeprefix("/").partition("/")
+            await self._service.remove_link(holder, alias)
             return no_content()
-        # A container may be called as another knows it by its link, too.
-        name = "/".join(filter(None, (request.match_info["name"], request.match_info.get("link", ""))))
         await self._service.remove(name, force=query_bool(request, "force"), volumes=query_bool(request, "v"))
         return no_content()
 

@@ -37,7 +37,7 @@ class ExecRoutes:
     def table(self) -> list[Route]:
         """All routes of this resource."""
         return [
-            Route("POST", "/containers/{name}/exec", self.create),
+            Route("POST", "/containers/{name:.*}/exec", self.create),
             Route("POST", "/exec/{id}/start", self.start, streams=True),
             Route("POST", "/exec/{id}/resize", self.resize),
             Route("POST", "/exec/{id}/kill", self.kill),

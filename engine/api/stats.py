@@ -27,8 +27,8 @@ class StatsRoutes:
     def table(self) -> list[Route]:
         """All routes of this resource."""
         return [
-            Route("GET", "/containers/{name}/stats", self.stats),
-            Route("GET", "/containers/{name}/top", self.top),
+            Route("GET", "/containers/{name:.*}/stats", self.stats),
+            Route("GET", "/containers/{name:.*}/top", self.top),
         ]
 
     async def top(self, request: web.Request) -> web.StreamResponse:

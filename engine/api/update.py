@@ -19,7 +19,7 @@ class UpdateRoutes:
 
     def table(self) -> list[Route]:
         """All routes of this resource."""
-        return [Route("POST", "/containers/{name}/update", self.update)]
+        return [Route("POST", "/containers/{name:.*}/update", self.update)]
 
     async def update(self, request: web.Request) -> web.StreamResponse:
         """``docker update``."""

@@ -58,7 +58,7 @@ class WebsocketRoutes:
 
     def table(self) -> list[Route]:
         """All routes of this resource."""
-        return [Route("GET", "/containers/{name}/attach/ws", self.attach)]
+        return [Route("GET", "/containers/{name:.*}/attach/ws", self.attach)]
 
     async def attach(self, request: web.Request) -> web.StreamResponse:
         """Carry the container's streams until its output ends, or the client leaves or detaches."""

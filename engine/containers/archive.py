@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import posixpath
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +57,7 @@ class Archiver:
         """The path as it is, a link at its end not followed. Raises ``NotFound``."""
         container = self._records.store.find(reference)
         with worded(path, reference):
-            async with self._view(container) as view:
+            async with self._view(container, path) as view:
                 return await self._archives.stat(view, path)
 
     @contextlib.asynccontextmanager
@@ -65,7 +66,7 @@ class Archiver:
         container = self._records.store.find(reference)
         async with contextlib.AsyncExitStack() as stack:
             with worded(path, reference):
-                view = await stack.enter_async_context(self._view(container))
+                view = await stack.enter_async_context(self._view(container, path))
                 found, chunks = await stack.enter_async_context(self._archives.get(view, path))
             self._records.event(container, "archive-path")
             yield found, _worded_chunks(chunks, path, reference)
@@ -86,7 +87,7 @@ class Archiver:
                     await stack.enter_async_context(self._locks(container.id))
                     container = self._records.store.require(container.id)
                     body = _moving(body)
-                view = await stack.enter_async_context(self._view(container, writable=True))
+                view = await stack.enter_async_context(self._view(container, path, writable=True))
                 await self._archives.put(view, path, body, keep_kinds=keep_kinds, owner=owner)
         self._records.event(container, "extract-to-dir")
 
@@ -102,7 +103,7 @@ class Archiver:
         container = self._records.store.find(reference)
         async with contextlib.AsyncExitStack() as stack:
             with worded("/", reference):
-                view = await stack.enter_async_context(self._view(container, own_only=True))
+                view = await stack.enter_async_context(self._view(container, "/", own_only=True))
                 chunks = await stack.enter_async_context(self._archives.export(view))
             self._records.event(container, "export")
             yield _worded_chunks(chunks, "/", reference)
@@ -115,13 +116,14 @@ class Archiver:
 
     @contextlib.asynccontextmanager
     async def _view(
-        self, container: Container, *, writable: bool = False, own_only: bool = False
+        self, container: Container, path: str, *, writable: bool = False, own_only: bool = False
     ) -> AsyncIterator[RootView]:
+        """The files among which ``path`` is looked for."""
         read_only = container.host_config.readonly_rootfs
         async with contextlib.AsyncExitStack() as stack:
             binds = () if own_only else await self._binds(container, stack)
             if container.is_running and container.state.pid:
-                yield Running(container.state.pid, read_only, binds)
+                yield Running(container.state.pid, read_only, binds, bare=_is_the_kernels(path))
                 return
             view = await stack.enter_async_context(
                 self._snapshotter.view(container.id, _layers(container), writable=writable)
@@ -155,6 +157,11 @@ class Archiver:
             for target in NAME_FILES
             if target not in taken and (folder / Path(target).name).exists()
         ]
+
+
+def _is_the_kernels(path: str) -> bool:
+    """Whether it is named as one in /proc or /sys; there, clients see the folders that those are mounted on."""
+    return posixpath.normpath(f"/{path}").lstrip("/").partition("/")[0] in ("proc", "sys")
 
 
 def _layers(container: Container) -> tuple[LayerKey, ...]:

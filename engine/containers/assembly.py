@@ -26,6 +26,7 @@ from engine.containers import cdi, rundir
 from engine.containers.accounts import Accounts
 from engine.containers.host import DeviceNode, HostFacts
 from engine.containers.hostprobe import all_devices_sync, cdi_catalog_sync, device_nodes_sync
+from engine.containers.limits import Findings, check_limits
 from engine.containers.links import link_environment, links_of
 from engine.containers.live import Live
 from engine.containers.logsettings import log_file_name, plan_log
@@ -152,6 +153,13 @@ class Assembly:
         if runtime is None:
             raise SystemFailure(f"runtime {container.runtime} is not installed")
         return runtime
+
+    def check_limits(self, container: Container) -> None:
+        """What updates have made of its limits is possible on this host. Raises ``InvalidParameter``."""
+        try:
+            check_limits(container.host_config, self._host.facts, Findings())
+        except ValueError as error:
+            raise InvalidParameter(str(error)) from error
 
     def with_shared_names(self, container: Container) -> Container:
         """A container in another's network is called as that one is. Raises ``NotFound``."""

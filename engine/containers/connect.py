@@ -43,10 +43,10 @@ class Connector:
                 )
             if record.state.status in (Status.REMOVING, Status.DEAD):
                 raise Conflict(f"container {record.id} is marked for removal and cannot be connected or disconnected")
+            await self._networks.validate_wish(name, {name: settings})
             if network_id and name in record.networks:
                 raise Forbidden(f"endpoint with name {record.name} already exists in network {name}")
             _check_mix(name, record)
-            await self._networks.validate_wish(name, {name: settings})
             if record.is_running:
                 await self._networks.connect(record.id, network_id, settings, record.ports)
                 await self._hand_over_ports(record.id)
@@ -79,6 +79,10 @@ class Connector:
             if name not in record.networks:
                 the = "" if record.is_running and network_id else "the "
                 raise Forbidden(f"container {record.id} is not connected to {the}network {name}")
+            if record.is_running and name == "host":
+                raise InvalidParameter(
+                    "cannot disconnect container from host network - container was created in host network mode"
+                )
             if record.is_running:
                 try:
                     await self._networks.disconnect(record.id, network_id or name)
@@ -105,8 +109,10 @@ class Connector:
 
 def _check_mix(name: str, record: Container) -> None:
     """The host's network is had from the start or never; who has none has no other beside it."""
-    if name == "host" or "host" in record.networks:
-        raise Forbidden("container cannot be disconnected from host network or connected to host network")
+    if name == "host":
+        raise InvalidParameter(
+            "cannot connect container to host network - container must be created in host network mode"
+        )
     if record.networks and (name == "none" or "none" in record.networks):
         raise Forbidden(
             "container cannot be connected to multiple networks with one of the networks in private (none) mode"

@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -52,6 +52,8 @@ class CreateRequest:
     platform: Platform | None = None
     flat_read_only: bool = False
     """Read-only binds leave the mounts below them as they are, as before API 1.44."""
+    shared_cgroups: bool = False
+    """With cgroup v1 the default is the host's namespace, whatever the daemon's is, as before API 1.41."""
 
 
 class Creator:
@@ -147,7 +149,10 @@ class Creator:
                 runtimes=self._runtimes,
                 systemd_cgroup=self._facts.cgroup_driver == "systemd",
             )
-            host = with_defaults(request.host_config, self._facts, self._defaults, found.discarded)
+            defaults = self._defaults
+            if request.shared_cgroups and self._facts.cgroup_version == 1:
+                defaults = replace(defaults, cgroupns_mode="host")
+            host = with_defaults(request.host_config, self._facts, defaults, found.discarded)
             check_log_options(host.log_config.type, host.log_config.config or {})
         except ValueError as error:
             raise InvalidParameter(str(error)) from error

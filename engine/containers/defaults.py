@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from engine.containers.host import HostFacts
+from engine.containers.mounts import is_shared_tmpfs
 from engine.containers.security import DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS, parse_security_options
 from engine.containers.settings import ContainerConfig, HostConfig, LogConfig, RestartPolicy
 
@@ -27,6 +28,8 @@ class DaemonDefaults:
     cgroupns_mode: str = ""
     """Empty: ``host`` with cgroup v1, ``private`` with v2, as dockerd."""
     runtime: str = "runc"
+    sharing_runtime: str = ""
+    """For containers with a shared or unbindable tmpfs, where the default runtime makes all their mounts private."""
     log_config: LogConfig = field(default_factory=lambda: LogConfig(type="json-file"))
     cgroup_parent: str = ""
 
@@ -42,7 +45,7 @@ def with_defaults(
         "network_mode": host.network_mode or "default",
         "ipc_mode": host.ipc_mode or daemon.ipc_mode,
         "cgroupns_mode": host.cgroupns_mode or _cgroupns(host, facts, daemon),
-        "runtime": host.runtime or daemon.runtime,
+        "runtime": host.runtime or _runtime(host, daemon),
         "cgroup_parent": host.cgroup_parent or daemon.cgroup_parent,
         "restart_policy": _restart_policy(host.restart_policy),
         "log_config": _log_config(host.log_config, daemon.log_config),
@@ -108,6 +111,11 @@ def _cgroupns(host: HostConfig, facts: HostFacts, daemon: DaemonDefaults) -> str
     if daemon.cgroupns_mode:
         return daemon.cgroupns_mode
     return "private" if facts.cgroup_version == 2 and facts.cgroup_namespaces else "host"
+
+
+def _runtime(host: HostConfig, daemon: DaemonDefaults) -> str:
+    shares = daemon.sharing_runtime and any(is_shared_tmpfs(data) for data in (host.tmpfs or {}).values())
+    return daemon.sharing_runtime if shares else daemon.runtime
 
 
 def _restart_policy(policy: RestartPolicy) -> RestartPolicy:

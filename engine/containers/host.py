@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,5 +44,3 @@ class HostFacts:
     ipv4_forwarding: bool = True
     recursive_readonly: bool = False
     """Whether the kernel can make a tree of mounts read-only at once (5.12)."""
-    limits: Mapping[str, int] = field(default_factory=dict)
-    """Hard limits of the daemon itself by ulimit name: without CAP_SYS_RESOURCE a container cannot be given more."""

@@ -9,7 +9,6 @@ import contextlib
 import os
 import platform
 import re
-import resource
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -49,21 +48,6 @@ _V2_CONTROLS = {
     "pids": frozenset({"pids"}),
     "io": frozenset({"blkio_weight", "blkio_weight_device", "blkio_throttle"}),
 }
-_LIMITS = (
-    "as",
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-)
 
 
 def probe_host_sync(cgroup_driver: str = "cgroupfs", *, will_forward: bool = False) -> HostFacts:
@@ -90,7 +74,6 @@ def probe_host_sync(cgroup_driver: str = "cgroupfs", *, will_forward: bool = Fal
         user_namespaces=Path("/proc/self/ns/user").exists(),
         cgroup_namespaces=Path("/proc/self/ns/cgroup").exists(),
         ipv4_forwarding=will_forward or _read("/proc/sys/net/ipv4/ip_forward") == "1",
-        limits=_hard_limits(),
         recursive_readonly=kernel >= RECURSIVE_READ_ONLY_SINCE,
     )
 
@@ -180,18 +163,6 @@ def _capabilities() -> frozenset[str]:
     status = dict(line.split(":\t", 1) for line in _read("/proc/self/status").splitlines() if ":\t" in line)
     mask = int(status.get("CapPrm", "0"), 16) & int(status.get("CapBnd", "0"), 16)
     return frozenset(name for number, name in enumerate(ALL_CAPABILITIES) if mask >> number & 1)
-
-
-def _hard_limits() -> dict[str, int]:
-    """The daemon's own hard limits that are not unlimited, and only where it could not raise them."""
-    if "CAP_SYS_RESOURCE" in _capabilities():
-        return {}
-    limits: dict[str, int] = {}
-    for name in _LIMITS:
-        number = getattr(resource, f"RLIMIT_{name.upper()}", None)
-        if number is not None and (hard := resource.getrlimit(number)[1]) != resource.RLIM_INFINITY:
-            limits[name] = hard
-    return limits
 
 
 def _read(path: str) -> str:

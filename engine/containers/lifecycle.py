@@ -65,12 +65,14 @@ class Lifecycle:
         self._watch = watch
 
     async def start(self, container_id: str, *, by_hand: bool = True) -> None:
-        """Run the container. Raises ``NotModified`` when it runs already, ``Conflict`` when it cannot run now."""
+        """Run the container. Raises ``NotModified`` when it runs already, ``Conflict`` when it cannot run now,
+        ``InvalidParameter`` when its limits contradict each other."""
         async with self._locks(container_id):
             container = self._records.store.require(container_id)
             _check_startable(container)
             live = self._live[container_id]
             if by_hand:
+                self._assembly.check_limits(container)
                 _cancel_restart(live)
                 live.back_off.reset()
                 container = model.replace_state(container, restart_count=0, manually_stopped=False)

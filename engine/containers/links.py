@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from engine.containers.settings import HostConfig
 
 
@@ -20,6 +22,15 @@ def links_of(host: HostConfig) -> list[tuple[str, str]]:
         name = name.removeprefix("/")
         pairs.append((name, alias.removeprefix("/") or name))
     return pairs
+
+
+def follow_rename(host: HostConfig, old: str, new: str) -> HostConfig:
+    """``host`` whose links to the container ``old`` lead to ``new``, under the aliases they had."""
+    pairs = links_of(host)
+    if old not in (name for name, _ in pairs):
+        return host
+    links = tuple(f"{new if name == old else name}:{alias}" for name, alias in pairs)
+    return msgspec.structs.replace(host, links=links)
 
 
 _PRIVATE = ("HOME", "PATH")

@@ -74,7 +74,7 @@ def plan_mounts(
         points[point.destination] = point
     for mount in host.mounts or ():
         point = parse_mount(mount)
-        _claim(point.destination, mine, host.tmpfs)
+        _claim(point.destination, mine, {})  # a --tmpfs at the same place hides it
         points[point.destination] = point
     for path in config.volumes or ():
         destination = clean(path)
@@ -340,6 +340,11 @@ def tmpfs_options(data: str) -> list[str]:
         chosen.pop(_tmpfs_slot(word), None)
         chosen[_tmpfs_slot(word)] = word
     return [word for word in chosen.values() if word != "defaults"]
+
+
+def is_shared_tmpfs(data: str) -> bool:
+    """Whether a ``--tmpfs`` is to have a propagation of its own, which not every runtime leaves it."""
+    return not {"shared", "rshared", "unbindable", "runbindable"}.isdisjoint(tmpfs_options(data))
 
 
 def _is_tmpfs_option(word: str) -> bool:

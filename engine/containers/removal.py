@@ -51,27 +51,43 @@ class Remover:
         self._snapshotter = snapshotter
         self._locks = locks
         self._layers_let_go = layers_let_go
-        self._under_way: set[str] = set()
+        self._under_way: dict[str, asyncio.Event] = {}
 
     async def remove(
         self, container_id: str, *, force: bool = False, volumes: bool = False, reference: str = ""
     ) -> None:
-        """Remove it and, with ``volumes``, its anonymous volumes. Raises ``Conflict`` when it runs and not
-        ``force``, and when somebody else removes what a client called ``reference``."""
+        """Remove it and, with ``volumes``, its anonymous volumes.
+
+        Where somebody else removes what a client called ``reference``, ``force`` waits until that is done. Raises
+        ``Conflict`` without it, and when the container runs.
+        """
         container = self._records.store.require(container_id)
+        while (other := self._under_way.get(container_id)) is not None:
+            if not force:
+                raise Conflict(f"removal of container {reference or container_id} is already in progress")
+            await other.wait()
+            if self._records.store.get(container_id) is None:
+                if volumes:
+                    await self._remove_volumes(container)
+                return
         _check_removable(container, force)
-        if container_id in self._under_way:
-            raise Conflict(f"removal of container {reference or container_id} is already in progress")
-        self._under_way.add(container_id)
+        self._under_way[container_id] = done = asyncio.Event()
         try:
             await self._end(container, force)
             async with self._locks(container_id):
                 await self._remove_locked(container_id, force=force, volumes=volumes)
         finally:
-            self._under_way.discard(container_id)
+            del self._under_way[container_id]
+            done.set()
 
     async def auto_remove(self, container_id: str) -> None:
-        """What ``--rm`` promises: the container and its anonymous volumes."""
+        """What ``--rm`` promises: the container and its anonymous volumes.
+
+        Nothing where somebody removes it already, who has said what becomes of the volumes.
+        """
+        if container_id in self._under_way:
+            log.debug("container %s is being removed already", container_id)
+            return
         await self.remove(container_id, volumes=True)
 
     async def _end(self, container: Container, force: bool) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from engine.containers.host import HostFacts
 from engine.containers.settings import HostConfig, Resources, ThrottleDevice, Ulimit
 
 CPU_PERIOD_US = 100_000
@@ -97,15 +96,13 @@ def _numbers(path: str, device_number: DeviceNumber) -> dict[str, int]:
     return {"major": major, "minor": minor}
 
 
-def rlimits(host: HostConfig, defaults: Mapping[str, Ulimit], facts: HostFacts) -> list[dict[str, Any]]:
-    """``process.rlimits``: the daemon's defaults, the container's own over them, cut to what the daemon may give."""
+def rlimits(host: HostConfig, defaults: Mapping[str, Ulimit]) -> list[dict[str, Any]]:
+    """``process.rlimits``: the daemon's defaults, the container's own over them."""
     wanted = {**defaults, **{u.name.lower(): u for u in host.ulimits or ()}}
-    listed = []
-    for name, limit in wanted.items():
-        ceiling = facts.limits.get(name, UNLIMITED)
-        hard = min(_unsigned(limit.hard), ceiling)
-        listed.append({"type": f"RLIMIT_{name.upper()}", "hard": hard, "soft": min(_unsigned(limit.soft), hard)})
-    return listed
+    return [
+        {"type": f"RLIMIT_{name.upper()}", "hard": _unsigned(limit.hard), "soft": _unsigned(limit.soft)}
+        for name, limit in wanted.items()
+    ]
 
 
 def _unsigned(number: int) -> int:

@@ -41,7 +41,7 @@ def mount_list(
     """``mounts`` of the specification; cgroups are writable as ``writable_cgroups`` or, if None, privilege says."""
     mine = {point.destination: _of_point(point, recursive_readonly) for point in points}
     for destination, data in (host.tmpfs or {}).items():
-        mine.setdefault(clean(destination), _tmpfs(clean(destination), tmpfs_options(data)))
+        mine[clean(destination)] = _tmpfs(clean(destination), tmpfs_options(data))
     for destination, path in name_files.items():
         if destination not in mine:
             mine[destination] = _bind(destination, path, [] if not host.readonly_rootfs else ["ro"])

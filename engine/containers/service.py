@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncGenerator, Collection, Iterable
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -20,13 +20,22 @@ from engine.containers.create import CreateRequest, Creator
 from engine.containers.exec import Execs
 from engine.containers.journalist import Journalist
 from engine.containers.lifecycle import Lifecycle
-from engine.containers.links import links_of
+from engine.containers.links import follow_rename, links_of
 from engine.containers.listing import ListQuery
 from engine.containers.live import Exit, LiveTable, PendingAttach, StreamChoice
 from engine.containers.logs import LogQuery, read_log, truncate_log_sync
 from engine.containers.model import Container, Status
 from engine.containers.removal import Remover
-from engine.errors import Conflict, EngineError, InvalidParameter, NotFound, NotModified, is_paused, not_running
+from engine.errors import (
+    Conflict,
+    EngineError,
+    InvalidParameter,
+    NotFound,
+    NotModified,
+    SystemFailure,
+    is_paused,
+    not_running,
+)
 from engine.filters import Filters
 from engine.images.service import ImageService
 from engine.names import is_valid_name
@@ -140,19 +149,20 @@ class ContainerService:
 
     async def stop(self, reference: str, *, seconds: int | None = None, signal_name: str = "") -> None:
         """Ask it to end, then kill it."""
-        await self._lifecycle.stop(self.find(reference).id, seconds=seconds, signal_name=signal_name)
+        container = self.find(reference)
+        with _failing(f"cannot stop container: {reference}"):
+            await self._lifecycle.stop(container.id, seconds=seconds, signal_name=signal_name)
 
     async def restart(self, reference: str, *, seconds: int | None = None, signal_name: str = "") -> None:
         """Stop and start."""
         container = self.find(reference)
-        await self._lifecycle.restart(container.id, seconds=seconds, signal_name=signal_name)
+        with _failing(f"Cannot restart container {reference}"):
+            await self._lifecycle.restart(container.id, seconds=seconds, signal_name=signal_name)
 
     async def kill(self, reference: str, signal_name: str) -> None:
         """Send a signal. Clients know a failure by how its sentence begins."""
         try:
             await self._lifecycle.kill(self.find(reference).id, signal_name)
-        except InvalidParameter:
-            raise  # an unknown signal; the container has nothing to do with it
         except EngineError as error:
             raise type(error)(f"Cannot kill container: {reference}: {error.message}") from error
 
@@ -205,7 +215,19 @@ class ContainerService:
             await self._records.save(renamed, durable=True)
             self._records.store.release_name(container.name, container.id)
             await self._networks.rename_container(container.id, name)
+        await self._follow_rename(container.name, name)
         self._records.event(renamed, "rename", {"oldName": f"/{container.name}"})
+
+    async def _follow_rename(self, old: str, new: str) -> None:
+        """Links to a container that was renamed lead to it still."""
+        for linking in self._records.store:
+            if follow_rename(linking.host_config, old, new) is linking.host_config:
+                continue
+            async with self._locks(linking.id):
+                now = self._records.store.get(linking.id)
+                if now is not None:
+                    host = follow_rename(now.host_config, old, new)
+                    await self._records.save(msgspec.structs.replace(now, host_config=host), durable=True)
 
     def wait(self, reference: str, condition: str) -> asyncio.Future[Exit]:
         """A future of the exit. Conditions: ``not-running`` (default), ``next-exit``, ``removed``."""
@@ -322,3 +344,14 @@ class ContainerService:
         if container.state.status is Status.PAUSED:
             raise is_paused(reference)
         return container
+
+
+@contextlib.contextmanager
+def _failing(what: str) -> Iterator[None]:
+    """Whatever goes wrong is a failure of the daemon's, as dockerd has it, and says what it kept from happening."""
+    try:
+        yield
+    except (NotModified, NotFound):
+        raise
+    except EngineError as error:
+        raise SystemFailure(f"{what}: {error.message}") from error

@@ -13,6 +13,8 @@ def parse_signal(text: str) -> int:
         number = int(text)
         if 1 <= number <= signal.SIGRTMAX:
             return number
+        if number:
+            raise InvalidParameter(f"the linux daemon does not support signal {number}")
         raise InvalidParameter(f"invalid signal: {text}")
     name = text.upper().removeprefix("SIG")
     for base, sign in (("RTMIN+", 1), ("RTMAX-", -1)):

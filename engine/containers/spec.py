@@ -103,7 +103,7 @@ def _process(given: SpecInput, options: security.SecurityOptions, capabilities: 
     }
     if config.tty and any(host.console_size):
         process["consoleSize"] = {"height": host.console_size[0], "width": host.console_size[1]}
-    limits = resources.rlimits(host, given.default_ulimits, given.facts)
+    limits = resources.rlimits(host, given.default_ulimits)
     if limits:
         process["rlimits"] = limits
     profile = security.apparmor_profile(host, options, given.facts)
@@ -176,6 +176,6 @@ def _sysctls(given: SpecInput) -> dict[str, str]:
     if given.netns is not None and given.host.network_mode != "host":
         sysctls["net.ipv4.ip_unprivileged_port_start"] = "0"
         sysctls["net.ipv4.ping_group_range"] = "0 2147483647"
-    if given.config.domainname and given.host.uts_mode != "host":
+    if given.config.domainname:
         sysctls["kernel.domainname"] = given.config.domainname
     return {**sysctls, **(given.host.sysctls or {})}

@@ -23,7 +23,7 @@ from engine.containers.live import Exit, Live, LiveTable
 from engine.containers.model import Container, Status
 from engine.containers.prober import Prober
 from engine.errors import EngineError, NotFound, NotModified
-from engine.runtime.shims import ExitRecord, Shim, ShimLost, Shims, read_exit_record
+from engine.runtime.shims import ExitRecord, OutOfMemory, Shim, ShimEvent, ShimLost, Shims, read_exit_record
 from engine.tasks import KeyedLocks, Nursery
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,12 @@ class Supervisor:
     def watch(self, container_id: str, live: Live) -> None:
         """Wait in the background for the end of the container that has just been started or adopted."""
         shim = live.require_shim()
+
+        def noticed(event: ShimEvent) -> None:
+            if isinstance(event, OutOfMemory):
+                self._nursery.start(self._out_of_memory(container_id), name=f"oom {container_id[:12]}")
+
+        shim.subscribe(noticed)
         self._nursery.start(self._watch(container_id, live, shim), name=f"watch {container_id[:12]}")
         self._prober.begin(container_id, live)
 
@@ -77,6 +83,17 @@ class Supervisor:
         if self._stopping:
             return
         await self._nursery.shielded(self._handle_exit(container_id, live, record), name=f"exit {container_id[:12]}")
+
+    async def _out_of_memory(self, container_id: str) -> None:
+        """Memory ran out while it runs: the kernel kills in it, or makes it wait if that is off (dockerd says oom)."""
+        async with self._locks(container_id):
+            container = self._records.store.get(container_id)
+            if container is None or not container.is_running:
+                return
+            if not container.state.oom_killed:
+                container = model.replace_state(container, oom_killed=True)
+                await self._records.save(container)
+            self._records.event(container, "oom")
 
     async def _exit_of(self, shim: Shim, container_id: str) -> ExitRecord:
         try:
@@ -101,9 +118,10 @@ class Supervisor:
             container = self._records.store.get(container_id)
             if container is None:
                 return
+            oom_killed, oom_told = record.oom_killed or container.state.oom_killed, container.state.oom_killed
             again = not before_us and self._wants_restart(container, live, record)
             after = (model.restarting if again else model.exited)(
-                container, record.exit_code, record.finished_at, oom_killed=record.oom_killed
+                container, record.exit_code, record.finished_at, oom_killed=oom_killed
             )
             if container.state.status is Status.REMOVING:
                 after = model.removing(after)
@@ -111,7 +129,7 @@ class Supervisor:
             await self._records.save(after)
             live.ended.set()
             self._forget_execs(container_id)
-            if record.oom_killed:
+            if oom_killed and not oom_told:
                 self._records.event(after, "oom")
             ran_for = max(0, record.finished_at - container.state.started_at)
             self._records.event(

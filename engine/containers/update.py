@@ -102,7 +102,8 @@ def merged(host: HostConfig, change: UpdateConfig) -> HostConfig:
     """``host`` with what ``change`` names. Raises ``Conflict`` with dockerd's sentence."""
     _check_cpu(host, change)
     changes: dict[str, Any] = {name: value for name in _UPDATABLE if (value := getattr(change, name))}
-    if change.memory > host.memory_swap and change.memory_swap == 0 and host.memory_swap != -1:
+    # dockerd compares numbers: also with -1, which means swap without a limit
+    if change.memory and change.memory > host.memory_swap and change.memory_swap == 0:
         raise Conflict(
             "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time"
         )
@@ -129,8 +130,9 @@ def _check_cpu(host: HostConfig, change: UpdateConfig) -> None:
 
 
 def live_limits(change: UpdateConfig, device_number: DeviceNumber) -> dict[str, Any]:
-    """``linux.resources`` of what changes."""
-    wanted = Resources(**{name: getattr(change, name) for name in _UPDATABLE}, pids_limit=change.pids_limit)
+    """``linux.resources`` of what changes; real-time limits wait for the next start, as with dockerd."""
+    live = (name for name in _UPDATABLE if not name.startswith("cpu_realtime"))
+    wanted = Resources(**{name: getattr(change, name) for name in live}, pids_limit=change.pids_limit)
     limits = linux_resources(wanted, device_number)
     if change.memory_swap == -1:
         limits.setdefault("memory", {})["swap"] = -1

@@ -32,7 +32,9 @@ def told_block(told: str, inner: str, present: Sequence[Interface], *, is_users:
         return IpamBlock(subnet=str(own.network), gateway=str(own.ip))
     if is_users and not told and (given.ip not in own.network or given.network.prefixlen < own.network.prefixlen):
         if own.version == 6:
-            raise ValueError(f"fixed-cidr-v6={inner} is outside any subnet of the addresses on the bridge")
+            raise ValueError(
+                f"fixed-cidr-v6={inner} is outside any subnet implied by addresses on the user-managed default bridge"
+            )
         return IpamBlock(subnet=str(own.network), gateway=str(own.ip))
     return IpamBlock(subnet=str(own.network), ip_range=str(given.network), gateway=str(own.ip))
 

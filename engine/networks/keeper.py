@@ -486,8 +486,6 @@ class SandboxKeeper:
             endpoint = sandbox.endpoints.get(network.name)
             if endpoint is None:
                 raise Forbidden(f"container {container_id} is not connected to the network {network.name}")
-            if network.driver == "host":
-                raise Forbidden("container cannot be disconnected from host network or connected to host network")
             async with contextlib.AsyncExitStack() as undo:
                 await self._enter(sandbox, undo)
                 del sandbox.endpoints[network.name]

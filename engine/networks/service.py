@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
+import os
 from collections.abc import Mapping
 from ipaddress import ip_interface
 from typing import Any, TypeVar
@@ -63,8 +65,13 @@ DEFAULT_BRIDGE = "docker0"
 
 
 def table_name(config: Config) -> str:
-    """The firewall table of this daemon: daemons side by side differ in their bridge, and so in their table."""
-    return TABLE if config.bridge_name in (DEFAULT_BRIDGE, "none") else f"{TABLE}-{config.bridge_name}"
+    """The firewall table of this daemon.
+
+    Daemons side by side differ in their bridge, or where they have none in their data root, and so in their table.
+    """
+    if config.bridge_name == "none":
+        return f"{TABLE}-none-{hashlib.sha256(os.fsencode(config.data_root)).hexdigest()[:12]}"
+    return TABLE if config.bridge_name == DEFAULT_BRIDGE else f"{TABLE}-{config.bridge_name}"
 
 
 class NetworkService:

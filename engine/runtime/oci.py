@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import tempfile
@@ -59,6 +60,12 @@ def offers_recursive_read_only(runtime: Runtime) -> bool:
 def guards_proc(runtime: Runtime) -> bool:
     """Whether it refuses by itself to put anything in the place of /proc or into it."""
     return runtime.program == "runc"
+
+
+def sharing_runtime(runtimes: Mapping[str, Runtime], default: str) -> str:
+    """Which one leaves a tmpfs shared, where crun, the default, makes all mounts private in the end; "" for none."""
+    is_needed = runtimes[default].program == "crun"
+    return "runc" if is_needed and "runc" in runtimes and guards_proc(runtimes["runc"]) else ""
 
 
 class ExecGroups(StrEnum):
@@ -146,6 +153,25 @@ _CRUN: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"^error stat'ing file [`']([^`']*)['`]: (.+)$"), "error during container init: stat {0}: {1}"),
     (re.compile(r"^chdir [`']([^`']+)['`]: (.+)$"), 'chdir to cwd ("{0}") set in config.json failed: {1}'),
 )
+_RELATIVE_FOLDER = "Cwd must be an absolute path"
+_INIT_FAILED = "unable to start container process: error during container init: "
+_CRUN_RLIMIT = re.compile(r"^setrlimit [`'](\w+)['`]: (.+)$")  # runc tells the limit's number
+# the same of what runc looks at before it starts anything
+_CRUN_CHECKS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"^chdir [`'][^/`'][^`']*['`]: "), _RELATIVE_FOLDER),
+    (
+        re.compile(r"^the sysctl [`']([^`']*)['`] requires a new IPC namespace"),
+        'sysctl "{0}" is not allowed in the hosts ipc namespace',
+    ),
+    (
+        re.compile(r"^the sysctl [`']([^`']*)['`] requires a new network namespace"),
+        'sysctl "{0}" not allowed in host network namespace',
+    ),
+    (
+        re.compile(r"^the sysctl [`']([^`']*)['`] (?:requires a new UTS namespace|is not namespaced)"),
+        'sysctl "{0}" is not in a separate kernel namespace',
+    ),
+)
 _ERRNO_WORDS = tuple(os.strerror(number) for number in errno.errorcode)
 
 
@@ -158,18 +184,29 @@ def normalise(words: str, program: str | None = None) -> str:
     if program == "" and words.startswith("open executable"):
         words = "executable file `` not found in $PATH"
     text = _PREFIX.sub("", (logged[-1].replace('\\"', '"') if logged else words).strip())
-    for pattern, sentence in _CRUN:
-        found = pattern.match(text)
-        if found:
-            text = "unable to start container process: " + sentence.format(*found.groups(), program=program)
-            break
+    text = _in_runcs_words(text, program)
     for word in _ERRNO_WORDS:  # crun writes strerror(3)'s capital
         text = text.replace(word, word[0].lower() + word[1:])
     return text
 
 
+def _in_runcs_words(text: str, program: str | None) -> str:
+    refused = _CRUN_RLIMIT.match(text)
+    if refused:
+        number, reason = getattr(resource, refused[1], refused[1]), refused[2]
+        return f"{_INIT_FAILED}error setting rlimits for ready process: error setting rlimit type {number}: {reason}"
+    for sentences, prefix in ((_CRUN_CHECKS, ""), (_CRUN, "unable to start container process: ")):
+        for pattern, sentence in sentences:
+            found = pattern.match(text)
+            if found:
+                return prefix + sentence.format(*found.groups(), program=program)
+    return text
+
+
 def exit_hint(text: str, program: str) -> int:
     """dockerd's exit code for a failed start: what is said of the program or its folder is the program's fault."""
+    if text == _RELATIVE_FOLDER:
+        return 126
     lowered = text.lower()
     if program.lower() not in lowered and "chdir to cwd" not in lowered:
         return 128

@@ -3,12 +3,14 @@
 The runtime writes a process's security labels and limits through a container's /proc; whoever could put folders of
 their own there could make it write elsewhere (CVE-2019-16884). runc looks after this by itself, crun does not, so the
 shim looks where each mount would land before it lets crun begin. Links of the image and of volumes are followed as the
-runtime will follow them. What another container changes in a shared volume in the moment between is not seen here;
-crun still asks the kernel whether what it writes to is a real procfs.
+runtime will follow them, and what is missing there is made. What another container changes in a shared volume in the
+moment between is not seen here; crun still asks the kernel whether what it writes to is a real procfs.
 """
 
 import os
 from collections.abc import Sequence
+
+from engine.shim import places
 
 # runc's list: what tools like lxcfs put in the place of the kernel's numbers
 REPLACEABLE = frozenset(
@@ -33,11 +35,12 @@ Planned = tuple[str, str, str]  # destination, source, type; in the order in whi
 
 
 def check(rootfs: str, planned: Sequence[Planned]) -> None:
-    """OSError in runc's words for the first mount that may not be made."""
+    """Make what each mount is to cover; OSError in runc's words for the first mount that may not be made."""
     for place in ("proc", "sys"):
         if os.path.islink(f"{rootfs}/{place}"):
             raise OSError(_words(f'filesystem "{place}" must be mounted on ordinary directory'))
-    made: dict[str, str] = {"": rootfs}
+    nothing = f"{rootfs}/nothing"
+    made: dict[str, str] = {"": rootfs, "/proc": nothing, "/sys": nothing}
     for destination, source, kind in planned:
         place = _landing(destination, made)
         why = _why_not(place, source, kind)
@@ -45,7 +48,10 @@ def check(rootfs: str, planned: Sequence[Planned]) -> None:
             raise OSError(
                 _words(f'error mounting "{source}" to rootfs at "{destination}": "{rootfs}{place}" cannot be {why}')
             )
-        made[place] = source if kind == "bind" else f"{rootfs}/nothing{place}"
+        top = _top(place, made)
+        if kind != "bind" or os.path.exists(source):
+            places.make(made[top], place[len(top) :], is_file=kind == "bind" and not os.path.isdir(source))
+        made[place] = source if kind == "bind" else nothing
 
 
 def _words(text: str) -> str:
@@ -82,10 +88,15 @@ def _landing(destination: str, made: dict[str, str]) -> str:
 
 
 def _link(place: str, name: str, made: dict[str, str]) -> str:
-    top = place
-    while top not in made:
-        top = top.rpartition("/")[0]
+    top = _top(place, made)
     try:
         return os.readlink(f"{made[top]}{place[len(top) :]}/{name}")
     except OSError:
         return ""
+
+
+def _top(place: str, made: dict[str, str]) -> str:
+    """The mount that `place` lies on."""
+    while place not in made:
+        place = place.rpartition("/")[0]
+    return place

@@ -151,7 +151,7 @@ def view_data(view: RootView) -> dict[str, Any]:
     """A view as job arguments."""
     common = {"read_only": view.read_only, "binds": [[b.source, b.target, b.read_only] for b in view.binds]}
     if isinstance(view, Running):
-        return {"init_pid": view.init_pid, **common}
+        return {"init_pid": view.init_pid, "bare": view.bare, **common}
     return {"target": view.target, "steps": step_data(view.steps), **common}
 
 

@@ -117,12 +117,14 @@ class BindMount:
 class Running:
     """The view of a running container: the mount namespace and root of its first process.
 
-    ``binds`` and ``read_only`` say what may not be written; their sources are not mounted again.
+    ``binds`` and ``read_only`` say what may not be written; their sources are not mounted again. ``bare``: without
+    all that is mounted on the root.
     """
 
     init_pid: int
     read_only: bool = False
     binds: tuple[BindMount, ...] = ()
+    bare: bool = False
 
 
 @dataclass(frozen=True, slots=True)

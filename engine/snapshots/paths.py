@@ -96,13 +96,13 @@ class Place:
 def extraction_point(path: str, read_only: bool, binds: list[list[Any]]) -> bytes:
     """The folder that ``path`` resolves to, all links followed, if it may be written.
 
-    ``binds`` are [target, read-only] of what is mounted there; the longest one that holds the path decides.
+    ``binds`` are [target, read-only] of what is mounted there; the longest one that holds the folder decides.
     """
-    asked = absolute(path)
-    place = os.path.realpath(asked)
+    place = os.path.realpath(absolute(path))
     if not stat.S_ISDIR(os.lstat(place).st_mode):
         raise NotADirectoryError(errno.ENOTDIR, "extraction point is not a directory")
-    holding = [(len(target), ro) for target, ro in binds if (asked + "/").startswith(target.rstrip("/") + "/")]
+    places = [(os.path.realpath(target).rstrip("/") + "/", ro) for target, ro in binds]
+    holding = [(len(target), ro) for target, ro in places if (place + "/").startswith(target)]
     if holding:
         if max(holding)[1]:
             raise OSError(errno.EROFS, "mounted volume is marked read-only")

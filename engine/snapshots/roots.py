@@ -43,7 +43,7 @@ def enter(view: dict[str, Any], own_only: bool = False) -> frozenset[int]:
     Returns the devices (``st_dev``) of the kernel's own trees in it: what lies below is no file of the container.
     """
     if "init_pid" in view:
-        return _enter_running(view["init_pid"], own_only)
+        return _enter_running(view["init_pid"], own_only or view["bare"])
     _enter_stopped(view, own_only)
     return frozenset()
 

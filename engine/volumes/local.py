@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.kernel import placement, quota
-from engine.kernel.mount import mount_sync, unmount_sync
+from engine.kernel.mount import mount_sync, split_options, unmount_sync
 from engine.names import new_id
 from engine.volumes.model import MountRequest, nfs_server, with_server_address
 
@@ -130,8 +130,9 @@ class LocalFolders:
             mount_sync(request.device, target, kind, request.options)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            data = f", data: {','.join(request.options)}" if request.options else ""
-            raise OSError(error.errno, f"mount {request.device}:{target}{data}: {reason}") from error
+            flags, _, data = split_options(request.options)
+            told = (f", flags: {flags:#x}" if flags else "") + (f", data: {data}" if data else "")
+            raise OSError(error.errno, f"mount {request.device}:{target}{told}: {reason}") from error
 
     def unmount_sync(self, name: str) -> None:
         """Undo ``mount_sync``; not mounted is fine."""

@@ -32,6 +32,19 @@ LATER_WORDS: tuple[tuple[str, str], ...] = (
         r"daemon: (invalid ipv[46] address: \S+)",
         r"daemon: invalid config for network town: invalid endpoint settings:\n\1",
     ),
+    (
+        (
+            r"daemon: (container cannot be disconnected from host network or connected to host network"
+            r"|cannot (dis)?connect container (to|from) host network - container (must be|was) created in .*)"
+        ),
+        "daemon: … host network",
+    ),
+    (
+        r"daemon: network-scoped alias is supported only for containers in user defined networks",
+        "daemon: … network-scoped aliases are only supported for user-defined networks",
+    ),
+    (r"daemon: invalid config for network \S+: invalid endpoint settings:\n(network-scoped)", r"daemon: … \1"),
+    (r"daemon: cannot kill container: \S+: ((invalid signal|the linux daemon does not support).*)", r"daemon: \1"),
     (r"-o parent interface does was not found", "-o parent interface was not found"),
     (r"network \S+ (id <id> )?has active endpoints.*", "network … has active endpoints"),
     (

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,13 +23,13 @@ from engine.containers.prober import Prober
 from engine.containers.removal import Remover
 from engine.containers.store import ContainerStore
 from engine.containers.supervisor import Supervisor
-from engine.errors import EngineError, no_such_image, no_such_network
+from engine.errors import EngineError, InvalidParameter, no_such_image, no_such_network
 from engine.events import EventBus
 from engine.filters import Filters
 from engine.journal import Journal
 from engine.networks.model import SandboxDocument
 from engine.runtime.oci import RuntimeFailure
-from engine.runtime.shims import ExecSpec, ExitRecord, Shim, ShimLost, Shims
+from engine.runtime.shims import ExecSpec, ExitRecord, Shim, ShimEvent, ShimLost, Shims
 from engine.snapshots.base import Snapshotter
 from engine.tasks import KeyedLocks, Nursery
 from engine.volumes.service import VolumeService
@@ -78,12 +78,20 @@ class FakeShim:
         self.run_failure: Exception | None = None
         self.exec_failure: Exception | None = None
         self.is_discarded = False
+        self.listeners: list[Callable[[ShimEvent], None]] = []
         self._exit: asyncio.Future[ExitRecord] = asyncio.get_running_loop().create_future()
         self._execs: dict[str, asyncio.Future[int]] = {}
 
     @property
     def exit_record(self) -> ExitRecord | None:
         return self._exit.result() if self._exit.done() and self._exit.exception() is None else None
+
+    def subscribe(self, listener: Callable[[ShimEvent], None]) -> None:
+        self.listeners.append(listener)
+
+    def tell(self, event: ShimEvent) -> None:
+        for listener in self.listeners:
+            listener(event)
 
     async def hold(self, descriptors: tuple[int, ...]) -> None:
         if self.hold_failure is not None:
@@ -169,6 +177,7 @@ class FakeAssembly:
         self.failure: Exception | None = None
         self.run_failure: Exception | None = None
         self.trash_failure: OSError | None = None
+        self.limits_failure: InvalidParameter | None = None
         self.ends_by = {9, 15}
         self.hold: asyncio.Event | None = None
         self.sizes: dict[str, int] = {}
@@ -178,6 +187,10 @@ class FakeAssembly:
 
     def apparmor_profile(self, container: Container) -> str:
         return f"profile of {container.name}"
+
+    def check_limits(self, container: Container) -> None:
+        if self.limits_failure is not None:
+            raise self.limits_failure
 
     def with_shared_names(self, container: Container) -> Container:
         return container
@@ -359,6 +372,7 @@ class FakeNetworks:
         self.known = networks or (FakeNetwork("n1", "bridge"), FakeNetwork("n2", "front"))
         self.log: list[tuple[str, ...]] = []
         self.failure: EngineError | None = None
+        self.wish_failure: EngineError | None = None
 
     def find(self, reference: str) -> FakeNetwork:
         for network in self.known:
@@ -367,6 +381,8 @@ class FakeNetworks:
         raise no_such_network(reference)
 
     async def validate_wish(self, mode: str, endpoints: Mapping[str, Any], blank: Any = None) -> dict[str, Any]:
+        if self.wish_failure is not None:
+            raise self.wish_failure
         if mode in ("host", "none") or mode.startswith("container:"):
             return {}
         known = {network.id: network.name for network in self.known}

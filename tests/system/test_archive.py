@@ -306,6 +306,10 @@ async def test_a_running_container_is_seen_with_its_volumes(room: Room, running:
         found = archive.getnames()
     assert {"vol", "vol/image", "fresh", "bin/busybox", ".dockerenv"} <= set(found)
     assert "vol/inside" not in found
+    bare = replace(running, bare=True)
+    await room.put(bare, "/vol", upload(("hidden", b"3")))
+    assert "vol/hidden" not in await names(room, running, "/vol")
+    assert (await names(room, bare, "/vol"))["vol/hidden"] == b"3"
 
 
 async def test_a_reader_that_leaves_early_ends_its_worker(room: Room) -> None:

@@ -94,6 +94,10 @@ async def test_create(api: Served, bench: ServiceBench) -> None:
     (request,) = bench.creator.asked
     assert (request.name, request.config.image, request.host_config.memory) == ("web", "busybox", 2**23)
     assert list(request.networking.endpoints_config or {}) == ["front"]
+    assert (request.flat_read_only, request.shared_cgroups) == (False, False)
+    await ask(api, "POST", "/v1.40/containers/create", body, platform="linux/arm64")
+    older = bench.creator.asked[-1]
+    assert (older.flat_read_only, older.shared_cgroups, older.platform) == (True, True, None)
     bench.creator.failure = no_such_image("busybox")
     assert await ask(api, "POST", "/containers/create", body) == (404, {"message": "No such image: busybox"})
     async with api.session.post("/containers/create", data=b"{}", headers={"Content-Type": "text/plain"}) as response:
@@ -356,3 +360,15 @@ async def test_a_followed_log_that_nobody_reads_any_more_is_let_go(api: Served, 
         assert await asyncio.wait_for(response.content.readline(), 5) == b"one\n"
         response.close()
     await until(lambda: not [t for t in asyncio.all_tasks() if "wait_any" in repr(t.get_coro())])
+
+
+async def test_a_link_names_a_container_in_every_call(api: Served, bench: ServiceBench) -> None:
+    await bench.records.save(container(6, name="parent", host={"links": ("old:alias",)}))
+    for method, rest, expected in (
+        ("GET", "/json", 200),
+        ("POST", "/stop", 304),
+        ("POST", "/wait", 200),
+        ("DELETE", "?link=1", 204),
+        ("GET", "/json", 404),
+    ):
+        assert (await ask(api, method, f"/containers/parent/alias{rest}"))[0] == expected

@@ -92,6 +92,12 @@ async def test_what_failed_has_not_changed_the_record(bench: ConnectBench) -> No
     assert bench.joined(BOX) == []
 
 
+async def test_a_wish_that_no_network_grants_is_told_before_anything_else(bench: ConnectBench) -> None:
+    bench.networks.wish_failure = InvalidParameter("network-scoped aliases")
+    with pytest.raises(InvalidParameter, match="network-scoped aliases"):
+        await bench.connector.connect_network("box", "bridge", WISH)
+
+
 async def test_twice_or_not_at_all_is_forbidden(bench: ConnectBench) -> None:
     with pytest.raises(Forbidden, match="endpoint with name box already exists in network bridge"):
         await bench.connector.connect_network("box", "bridge", WISH)
@@ -137,8 +143,16 @@ async def test_none_and_host_are_beside_no_other(bench: ConnectBench) -> None:
     for name, network in (("alone", "front"), ("box", "none"), ("new", "none")):
         with pytest.raises(Forbidden, match=r"one of the networks in private \(none\) mode"):
             await bench.connector.connect_network(name, network, WISH)
-    with pytest.raises(Forbidden, match="connected to host network"):
+    with pytest.raises(InvalidParameter, match="^cannot connect container to host network"):
         await bench.connector.connect_network("box", "host", WISH)
+    onhost = {"networks": {"host": EndpointSettings()}, "host": {"network_mode": "host"}}
+    await bench.records.save(running(7, name="onhost", **onhost))
+    for force in (False, True):
+        with pytest.raises(InvalidParameter, match="^cannot disconnect container from host network"):
+            await bench.connector.disconnect_network("onhost", "host", force=force)
+    await bench.records.save(container(8, name="once", **onhost))
+    await bench.connector.disconnect_network("once", "host", force=False)
+    assert bench.joined(bench.store.find("once")) == []
     await bench.connector.disconnect_network("alone", "none", force=False)
     await bench.connector.connect_network("alone", "none", WISH)
     assert bench.joined(bench.store.find("alone")) == ["none"]

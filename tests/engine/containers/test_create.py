@@ -313,3 +313,16 @@ async def test_an_image_is_mounted_by_its_layers(bench: CreateBench) -> None:
     assert point.layers == bench.images.layer_keys
     with pytest.raises(NotFound, match="No such image: none"):
         await bench.create("bad", host={"mounts": (Mount(type="image", source="none", target="/i"),)})
+
+
+@pytest.mark.parametrize(
+    ("version", "shared", "mode"), [(1, True, "host"), (1, False, "private"), (2, True, "private")]
+)
+async def test_older_clients_share_the_hosts_control_groups_with_v1(
+    bench: CreateBench, version: int, shared: bool, mode: str
+) -> None:
+    bench.creator._defaults = DaemonDefaults(cgroupns_mode="private")
+    bench.creator._facts = HostFacts(cgroup_version=version, cgroup_namespaces=True)
+    request = CreateRequest("", ContainerConfig(image="plain"), HostConfig(), NetworkingConfig(), shared_cgroups=shared)
+    made, _ = await bench.creator.create(request)
+    assert made.host_config.cgroupns_mode == mode

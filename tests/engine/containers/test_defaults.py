@@ -31,6 +31,23 @@ def test_cgroup_version_two_has_namespaces_of_its_own() -> None:
     assert with_defaults(HostConfig(), V2, DaemonDefaults()).oom_kill_disable is None
 
 
+@pytest.mark.parametrize(
+    ("asked", "runtime"),
+    [
+        (HostConfig(tmpfs={"/t": "size=1m,shared"}), "runc"),
+        (HostConfig(tmpfs={"/s": "", "/t": "runbindable"}), "runc"),
+        (HostConfig(tmpfs={"/t": "shared,slave"}), "crun"),
+        (HostConfig(), "crun"),
+        (HostConfig(tmpfs={"/t": "shared"}, runtime="other"), "other"),
+    ],
+)
+def test_a_shared_tmpfs_has_a_runtime_that_leaves_it_shared(asked: HostConfig, runtime: str) -> None:
+    daemon = DaemonDefaults(runtime="crun", sharing_runtime="runc")
+    assert with_defaults(asked, V1, daemon).runtime == runtime
+    only = "other" if runtime == "other" else "crun"
+    assert with_defaults(asked, V1, DaemonDefaults(runtime="crun")).runtime == only
+
+
 def test_what_was_said_stays() -> None:
     asked = HostConfig(
         shm_size=5, ipc_mode="host", restart_policy=RestartPolicy(name="always"), masked_paths=(), memory_swappiness=7

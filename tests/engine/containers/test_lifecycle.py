@@ -72,6 +72,14 @@ async def test_what_cannot_start(bench: Bench, record: Container, kind: type[Eng
     assert bench.assembly.log == []
 
 
+async def test_limits_that_an_update_made_impossible_are_told_at_the_start(bench: Bench) -> None:
+    bench.assembly.limits_failure = InvalidParameter("Minimum memory limit can not be less")
+    with pytest.raises(InvalidParameter, match="Minimum memory limit"):
+        await bench.lifecycle.start(EXITED.id)
+    assert bench.now(EXITED.id) == EXITED
+    assert bench.assembly.log == []
+
+
 async def test_nobody_starts_what_is_not_there(bench: Bench) -> None:
     with pytest.raises(NotFound):
         await bench.lifecycle.start("nobody")

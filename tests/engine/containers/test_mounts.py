@@ -182,6 +182,11 @@ def test_two_mounts_on_one_place_are_refused(host: HostConfig) -> None:
         plan_mounts(ContainerConfig(), host)
 
 
+def test_a_mount_may_lie_where_a_tmpfs_hides_it() -> None:
+    host = HostConfig(mounts=(Mount(type="tmpfs", target="/x"),), tmpfs={"/x": ""})
+    assert [point.destination for point in plan_mounts(ContainerConfig(), host)] == ["/x"]
+
+
 def test_tmpfs_of_the_long_form() -> None:
     assert tmpfs_data(None) == ""
     assert tmpfs_data(None, read_only=True) == "ro"

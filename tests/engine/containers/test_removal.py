@@ -116,6 +116,37 @@ async def test_two_at_once_are_told_apart(bench: Bench) -> None:
         await bench.remover.remove(EXITED.id)
 
 
+async def test_force_joins_a_removal_under_way(bench: Bench) -> None:
+    """``docker rm -f`` of what ``--rm`` removes just now succeeds, and takes the volumes it was told to take."""
+    first = asyncio.ensure_future(bench.remover.remove(EXITED.id))
+    await asyncio.sleep(0)
+    await bench.remover.remove(EXITED.id, force=True, volumes=True)
+    assert bench.store.get(EXITED.id) is None
+    assert bench.volumes.removed == ["v1", "v2"]
+    assert bench.actions() == ["destroy"]
+    await first
+
+
+async def test_force_takes_over_where_the_removal_under_way_fails(bench: Bench) -> None:
+    bench.assembly.trash_failure = OSError(5, "Input/output error")
+    first = asyncio.ensure_future(bench.remover.remove(EXITED.id))
+    await asyncio.sleep(0)
+    second = asyncio.ensure_future(bench.remover.remove(EXITED.id, force=True))
+    with pytest.raises(Conflict, match="could not be put in the trash"):
+        await first
+    bench.assembly.trash_failure = None
+    await second
+    assert bench.store.get(EXITED.id) is None
+
+
+async def test_auto_removal_leaves_it_to_a_removal_under_way(bench: Bench) -> None:
+    first = asyncio.ensure_future(bench.remover.remove(EXITED.id))
+    await asyncio.sleep(0)
+    await bench.remover.auto_remove(EXITED.id)
+    await first
+    assert bench.volumes.removed == []
+
+
 async def test_files_that_cannot_go_leave_a_dead_container(bench: Bench) -> None:
     bench.assembly.trash_failure = OSError(5, "Input/output error")
     with pytest.raises(Conflict, match="could not be put in the trash"):

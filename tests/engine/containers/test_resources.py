@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from engine.containers.host import HostFacts
 from engine.containers.resources import UNLIMITED, linux_resources, rlimits
 from engine.containers.settings import HostConfig, Resources, ThrottleDevice, Ulimit, WeightDevice
 
@@ -88,11 +87,11 @@ def test_block_io() -> None:
         linux_resources(Resources(blkio_device_read_bps=(ThrottleDevice(path="/dev/none"),)), numbers)
 
 
-def test_ulimits_go_over_the_defaults_and_under_the_daemons_own() -> None:
+def test_ulimits_go_over_the_defaults() -> None:
     defaults = {"nofile": Ulimit(name="nofile", soft=1, hard=2), "core": Ulimit(name="core", soft=0, hard=0)}
     host = HostConfig(ulimits=(Ulimit(name="NOFILE", soft=-1, hard=-1), Ulimit(name="cpu", soft=-1, hard=-1)))
-    assert rlimits(host, defaults, HostFacts(limits={"nofile": 500})) == [
-        {"type": "RLIMIT_NOFILE", "hard": 500, "soft": 500},
+    assert rlimits(host, defaults) == [
+        {"type": "RLIMIT_NOFILE", "hard": UNLIMITED, "soft": UNLIMITED},
         {"type": "RLIMIT_CORE", "hard": 0, "soft": 0},
         {"type": "RLIMIT_CPU", "hard": UNLIMITED, "soft": UNLIMITED},
     ]

@@ -114,6 +114,12 @@ def test_recursive_read_only_where_it_cannot_be() -> None:
         listed(HostConfig(), point)
 
 
+def test_a_tmpfs_of_the_short_form_hides_a_mount_at_its_place() -> None:
+    point = parse_mount(Mount(type="bind", source="/s", target="/t"))
+    mounts = listed(HostConfig(tmpfs={"/t/": "exec"}), point)
+    assert mounts["/t"]["type"] == "tmpfs"
+
+
 def test_tmpfs_of_both_forms() -> None:
     point = parse_mount(Mount(type="tmpfs", target="/t", tmpfs_options=TmpfsOptions(size_bytes=1024)))
     mounts = listed(HostConfig(tmpfs={"/run/": "exec"}), point)

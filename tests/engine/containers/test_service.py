@@ -17,7 +17,7 @@ from engine.containers.live import Exit, StreamChoice
 from engine.containers.logs import LogQuery
 from engine.containers.model import Container, Status
 from engine.containers.settings import EndpointSettings, LogConfig
-from engine.errors import Conflict, InvalidParameter, NotFound, NotModified
+from engine.errors import Conflict, EngineError, InvalidParameter, NotFound, NotModified, SystemFailure
 from engine.filters import Filters
 from tests.support.containers import container, ended, running
 from tests.support.runs import refused, until
@@ -132,6 +132,20 @@ async def test_a_kill_that_fails_begins_with_the_name_given(
         await bench.service.kill(name, "")
 
 
+async def test_a_stop_or_restart_that_fails_says_so(bench: ServiceBench) -> None:
+    bench.adopt(BOX)
+    for call, words in (
+        (bench.service.kill("box", "NOPE"), "Cannot kill container: box: invalid signal: NOPE"),
+        (bench.service.stop("box", signal_name="NOPE"), "cannot stop container: box: invalid signal: NOPE"),
+        (bench.service.restart("box", signal_name="99"), "Cannot restart container box: the linux daemon does not"),
+    ):
+        with pytest.raises(EngineError, match=f"^{words}"):
+            await call
+    bench.assembly.failure = refused("no program", 127)
+    with pytest.raises(SystemFailure, match="^Cannot restart container box: .*no program"):
+        await bench.service.restart("box", seconds=0)
+
+
 async def test_waiting_for_what_has_ended_is_answered_at_once(bench: ServiceBench) -> None:
     assert await bench.service.wait("old", "") == Exit(4)
     assert await bench.service.wait("new", "not-running") == Exit(0)
@@ -242,6 +256,14 @@ async def test_requiring_a_running_container(bench: ServiceBench) -> None:
     for name in ("new", "old", "frozen", "again"):
         with pytest.raises(Conflict):
             bench.service.require_running(name)
+
+
+async def test_links_follow_a_rename(bench: ServiceBench) -> None:
+    linked = container(6, name="linked", host={"links": ("box:data", "box", "web:w")})
+    await bench.records.save(linked)
+    await bench.service.rename("box", "other")
+    assert bench.now(linked.id).host_config.links == ("other:data", "other:box", "web:w")
+    assert bench.service.find("linked/data").name == "other"
 
 
 async def test_links_can_be_taken_away(bench: ServiceBench) -> None:

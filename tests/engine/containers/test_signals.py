@@ -30,8 +30,13 @@ def test_names_and_numbers(text: str, number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0", "65", "-9", "SIGNOPE", "RTMIN+99", "RTMIN+x", "RTMAX-99", "²", "9 ", "SIGSIGTERM"]
+    "text", ["", "0", "-9", "SIGNOPE", "RTMIN+99", "RTMIN+x", "RTMAX-99", "²", "9 ", "SIGSIGTERM"]
 )
 def test_what_is_no_signal_is_named(text: str) -> None:
     with pytest.raises(InvalidParameter, match="invalid signal: "):
         parse_signal(text)
+
+
+def test_numbers_beyond_the_last_signal_are_not_supported() -> None:
+    with pytest.raises(InvalidParameter, match="^the linux daemon does not support signal 65$"):
+        parse_signal("65")

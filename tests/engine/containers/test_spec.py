@@ -89,6 +89,11 @@ def test_names_and_sysctls() -> None:
     assert "hostname" not in on_host
 
 
+def test_a_domain_name_for_the_hosts_namespace_is_the_runtimes_to_refuse() -> None:
+    made = spec(ContainerConfig(cmd=("x",), domainname="d.org"), HostConfig(uts_mode="host"))
+    assert made["linux"]["sysctl"]["kernel.domainname"] == "d.org"
+
+
 def test_paths_can_be_opened_up() -> None:
     made = spec(host=HostConfig(masked_paths=(), readonly_paths=("/proc/x",)))
     assert made["linux"]["maskedPaths"] == []

@@ -18,6 +18,7 @@ from engine.containers.live import Exit
 from engine.containers.model import Container, Status
 from engine.containers.settings import RestartPolicy
 from engine.errors import Conflict
+from engine.runtime.shims import ExecExited, OutOfMemory
 from engine.shim import wire
 from tests.support.containers import container, ended, running
 from tests.support.runs import Bench, FakeShim, refused, until
@@ -66,6 +67,23 @@ async def test_the_kernels_kill_is_told_first(bench: Bench) -> None:
     shim.end(137, oom_killed=True)
     await until(lambda: bench.actions() == ["oom", "die"])
     assert bench.now(record.id).state.oom_killed
+
+
+async def test_memory_that_runs_out_is_told_while_it_runs(bench: Bench) -> None:
+    """Each time, once also where the end has the same to tell, and with the kernel's killer off."""
+    record, shim = await watched(bench)
+    shim.tell(ExecExited("e", 0))
+    shim.tell(OutOfMemory())
+    await until(lambda: bench.actions() == ["oom"])
+    state = bench.now(record.id).state
+    assert (state.status, state.oom_killed) == (Status.RUNNING, True)
+    shim.tell(OutOfMemory())
+    shim.end(137)
+    await until(lambda: bench.actions() == ["oom", "oom", "die"])
+    assert bench.now(record.id).state.oom_killed
+    shim.tell(OutOfMemory())
+    await asyncio.sleep(0.002)
+    assert bench.actions() == ["oom", "oom", "die"]
 
 
 async def test_the_policy_starts_it_again(bench: Bench) -> None:

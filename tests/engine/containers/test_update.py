@@ -52,6 +52,7 @@ def test_the_restart_policy_is_updated_by_its_name() -> None:
         ({"nano_cpus": 1}, {"cpu_period": 1000}, "CPU Period cannot be updated as NanoCPUs"),
         ({"nano_cpus": 1}, {"cpu_quota": 1000}, "CPU Quota cannot be updated as NanoCPUs"),
         ({}, {"memory": 10 * MIB}, "Memory limit should be smaller than already set memoryswap limit"),
+        ({"memory_swap": -1}, {"memory": 10 * MIB}, "update the memoryswap at the same time"),
         ({"memory_swap": 9 * MIB}, {"memory": 10 * MIB}, "update the memoryswap at the same time"),
     ],
 )
@@ -61,7 +62,8 @@ def test_conflicts_with_what_is_set(host: dict[str, Any], change: dict[str, Any]
 
 
 def test_memory_may_grow_where_swap_is_unlimited_or_grows_too() -> None:
-    assert merged(HostConfig(memory_swap=-1), UpdateConfig(memory=MIB)).memory == MIB
+    assert merged(HostConfig(memory_swap=-1), UpdateConfig(memory=MIB, memory_swap=-1)).memory == MIB
+    assert merged(HostConfig(memory_swap=-1), UpdateConfig(memory_reservation=MIB)).memory_reservation == MIB
     grown = merged(HostConfig(memory_swap=MIB), UpdateConfig(memory=2 * MIB, memory_swap=4 * MIB))
     assert (grown.memory, grown.memory_swap) == (2 * MIB, 4 * MIB)
 
@@ -73,6 +75,7 @@ def test_the_runtime_is_told_of_what_changes_only() -> None:
         "cpu": {"period": 100_000, "quota": 50_000},
         "pids": {"limit": 7},
     }
+    assert live_limits(UpdateConfig(cpu_realtime_period=1000, cpu_realtime_runtime=10), number) == {}
     assert live_limits(UpdateConfig(memory_swap=-1), number) == {"memory": {"swap": -1}}
 
 

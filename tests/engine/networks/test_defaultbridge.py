@@ -43,5 +43,5 @@ def test_the_subnet_follows_from_options_and_addresses(
 
 @pytest.mark.parametrize("inner", ["fd00::/60", "fd00:0:0:10::/64"])
 def test_an_ipv6_range_outside_a_users_bridge_is_refused(inner: str) -> None:
-    with pytest.raises(ValueError, match="is outside any subnet of the addresses on the bridge"):
+    with pytest.raises(ValueError, match="is outside any subnet implied by addresses on the user-managed"):
         told_block("", inner, [ip_interface("fd00::88/64")], is_users=True)

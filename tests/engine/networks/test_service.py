@@ -190,8 +190,11 @@ async def test_options_that_every_new_network_gets(stage: Stage) -> None:
 
 
 def test_daemons_side_by_side_have_tables_of_their_own() -> None:
-    assert table_name(Config()) == table_name(Config(bridge="none")) == "berth"
+    assert table_name(Config()) == "berth"
     assert table_name(Config(bridge="br7")) == "berth-br7"
+    one, other = (table_name(Config(bridge="none", data_root=Path(root))) for root in ("/one", "/other"))
+    assert one != other
+    assert one.startswith("berth-none-") and one == table_name(Config(bridge="none", data_root=Path("/one")))
 
 
 async def test_a_network_is_made_found_and_removed(stage: Stage) -> None:

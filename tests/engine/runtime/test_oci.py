@@ -77,6 +77,27 @@ from engine.runtime.oci import (
             ),
             'write "50m": invalid argument',
         ),
+        ("chdir `rel`: No such file or directory", "Cwd must be an absolute path"),
+        (
+            "setrlimit `RLIMIT_NOFILE`: Operation not permitted",
+            (
+                "unable to start container process: error during container init: "
+                "error setting rlimits for ready process: error setting rlimit type 7: operation not permitted"
+            ),
+        ),
+        (
+            "the sysctl `kernel.msgmax` requires a new IPC namespace",
+            'sysctl "kernel.msgmax" is not allowed in the hosts ipc namespace',
+        ),
+        (
+            "the sysctl `net.ipv4.ip_forward` requires a new network namespace",
+            'sysctl "net.ipv4.ip_forward" not allowed in host network namespace',
+        ),
+        (
+            "the sysctl `kernel.domainname` requires a new UTS namespace",
+            'sysctl "kernel.domainname" is not in a separate kernel namespace',
+        ),
+        ("the sysctl `vm.x` is not namespaced", 'sysctl "vm.x" is not in a separate kernel namespace'),
         ("writing file `pids.max`: Invalid argument", "writing file `pids.max`: invalid argument"),
         ("exec failed: something else", "something else"),
     ],
@@ -192,6 +213,13 @@ async def test_a_host_without_a_working_runtime_is_told_why(tmp_path: Path, monk
     monkeypatch.setattr(oci, "PREFERENCE", ("runc",))
     with pytest.raises(FileNotFoundError, match="no OCI runtime works on this host; runc: no cgroups"):
         await oci.probe_runtimes({}, None, tmp_path)
+
+
+def test_a_shared_tmpfs_is_for_runc() -> None:
+    crun, runc = runtime("/usr/bin/crun", "1.8.1"), runtime("/usr/sbin/runc", "1.1.5")
+    assert oci.sharing_runtime({"crun": crun, "runc": runc}, "crun") == "runc"
+    assert oci.sharing_runtime({"crun": crun, "runc": runc}, "runc") == ""
+    assert oci.sharing_runtime({"crun": crun}, "crun") == ""
 
 
 def test_crun_is_told_to_run_a_container_in_its_scope_itself() -> None:

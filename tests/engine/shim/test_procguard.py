@@ -39,6 +39,24 @@ def test_what_may_be_mounted(rootfs: Path, mounts: list[Planned]) -> None:
     assert sorted(str(path) for path in rootfs.rglob("*")) == before
 
 
+def test_what_mounts_cover_is_made_where_they_land(rootfs: Path) -> None:
+    volume = rootfs.parent / "volume"
+    file = rootfs.parent / "file"
+    file.touch()
+    mounts = [
+        ("/e/new", str(volume), "bind"),
+        ("/data", str(volume), "bind"),
+        ("/data/sub", "tmpfs", "tmpfs"),
+        ("/data/sub/file", str(file), "bind"),
+        ("/one/file", str(file), "bind"),
+        ("/lost", "/no/such/source", "bind"),
+    ]
+    check(str(rootfs), mounts)
+    assert (rootfs / "etc" / "new").is_dir() and (rootfs / "one" / "file").is_file()
+    assert [path.name for path in volume.iterdir() if not path.is_symlink()] == ["sub"]
+    assert not list((rootfs / "data").iterdir()) and not (rootfs / "lost").exists()
+
+
 @pytest.mark.parametrize(
     ("mounts", "place", "why"),
     [

@@ -76,5 +76,10 @@ def test_extraction_points(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="mounted volume is marked read-only"):
         paths.extraction_point(f"{tmp_path}/data/in", True, [["/", False], [f"{tmp_path}/data", True]])
     paths.extraction_point(f"{tmp_path}/data", True, [[f"{tmp_path}/data", False]])
+    (tmp_path / "data" / "out").symlink_to(tmp_path)
+    (tmp_path / "way").symlink_to("data")
+    paths.extraction_point(f"{tmp_path}/data/in", True, [[f"{tmp_path}/way", False]])
+    with pytest.raises(OSError, match="container rootfs is marked read-only"):
+        paths.extraction_point(f"{tmp_path}/data/out", True, [[f"{tmp_path}/data", False]])
     with pytest.raises(FileNotFoundError):
         paths.extraction_point(f"{tmp_path}/none", False, [])

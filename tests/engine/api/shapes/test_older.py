@@ -10,9 +10,11 @@ from engine.containers.settings import (
     BindOptions,
     ContainerConfig,
     EndpointSettings,
+    HealthConfig,
     HostConfig,
     Mount,
     NetworkingConfig,
+    TmpfsOptions,
     VolumeOptions,
 )
 from engine.errors import InvalidParameter
@@ -49,8 +51,37 @@ def test_memory_was_shareable_and_processes_unlimited() -> None:
             (1, 44),
             "Subpath needs API v1.45",
         ),
+        (body(HostConfig(mounts=(Mount(type="image"),))), (1, 47), 'Mount type "Image" needs API v1.48'),
     ],
 )
 def test_what_came_later_is_refused(asked: CreateRequest, version: tuple[int, int], words: str) -> None:
     with pytest.raises(InvalidParameter, match=words):
         for_version(asked, version)
+
+
+def test_what_came_later_is_not_looked_at() -> None:
+    mounts = (
+        Mount(
+            type="bind",
+            bind_options=BindOptions(create_mountpoint=True, non_recursive=True),
+            volume_options=VolumeOptions(),
+            tmpfs_options=TmpfsOptions(),
+        ),
+        Mount(type="volume", volume_options=VolumeOptions(no_copy=True)),
+    )
+    asked = CreateRequest(
+        config=ContainerConfig(image="x", healthcheck=HealthConfig(start_interval=5, retries=2)),
+        host=HostConfig(console_size=(2, 3), annotations={"a": "b"}, mounts=mounts),
+        networking=NetworkingConfig(endpoints_config={"one": EndpointSettings(gw_priority=7)}),
+    )
+    for version in ((1, 39), (1, 41)):
+        read = for_version(asked, version)
+        assert (read.host.console_size, read.host.annotations) == ((0, 0), None)
+        assert read.host.mounts == (
+            Mount(type="bind", bind_options=BindOptions(non_recursive=version > (1, 39))),
+            mounts[1],
+        )
+        assert read.config.healthcheck == HealthConfig(retries=2)
+        assert read.networking.endpoints_config == {"one": EndpointSettings()}
+    assert for_version(asked, (1, 42)).host.mounts == mounts
+    assert for_version(asked, (1, 48)) == asked
