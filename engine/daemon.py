@@ -117,8 +117,13 @@ class Uses:
         return {key for c in self._store for keys in (c.layers, *(m.layers for m in c.mounts)) for key in keys}
 
     def users_of_volume(self, name: str) -> Collection[str]:
-        """Containers that mount a volume."""
-        return [c.id for c in self._store if any(m.type == "volume" and m.name == name for m in c.mounts)]
+        """Containers that mount a volume, but for those that take it along into their removal."""
+        return [
+            c.id
+            for c in self._store
+            if any(m.type == "volume" and m.name == name for m in c.mounts)
+            and not (c.state.removes_volumes and name in c.anonymous_volumes)
+        ]
 
 
 @dataclass(frozen=True, slots=True)

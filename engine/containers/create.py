@@ -6,6 +6,7 @@ Nothing of a refused or failed create stays: names, anonymous volumes and the sn
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -107,7 +108,9 @@ class Creator:
             container = await self._with_mounts(container, request.flat_read_only, undo, held)
             await run_blocking(_make_directory_sync, self._directory / container_id)
             undo.push_async_callback(run_blocking, _drop_directory_sync, self._directory / container_id)
-            await self._records.save(container, durable=True)
+            await asyncio.gather(
+                self._records.save(container, durable=True), self._volumes.keep(container.anonymous_volumes)
+            )
             undo.pop_all()
         self._volumes.release(container.id)
         self._records.event(container, "create")

@@ -66,7 +66,8 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True):
-    """The fact about the process; times in nanoseconds since the epoch, 0 for never."""
+    """The fact about the process; times in nanoseconds since the epoch, 0 for never. ``removes_volumes`` is what was
+    promised of the anonymous volumes of a container that is being removed."""
 
     status: Status = Status.CREATED
     pid: int = 0
@@ -78,6 +79,7 @@ class State(msgspec.Struct, frozen=True):
     restart_count: int = 0
     manually_stopped: bool = False
     health: Health | None = None
+    removes_volumes: bool = False
 
 
 class Container(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,6 +170,6 @@ def resumed(container: Container) -> Container:
     return replace_state(container, status=Status.RUNNING)
 
 
-def removing(container: Container) -> Container:
-    """Its removal has been promised."""
-    return replace_state(container, status=Status.REMOVING)
+def removing(container: Container, *, volumes: bool = False) -> Container:
+    """Its removal has been promised, with or without that of its anonymous volumes."""
+    return replace_state(container, status=Status.REMOVING, removes_volumes=volumes)

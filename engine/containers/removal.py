@@ -81,14 +81,15 @@ class Remover:
             done.set()
 
     async def auto_remove(self, container_id: str) -> None:
-        """What ``--rm`` promises: the container and its anonymous volumes.
+        """What ``--rm`` promises: the container and its anonymous volumes; of a removal that was cut short, the rest.
 
         Nothing where somebody removes it already, who has said what becomes of the volumes.
         """
         if container_id in self._under_way:
             log.debug("container %s is being removed already", container_id)
             return
-        await self.remove(container_id, volumes=True)
+        state = self._records.store.require(container_id).state
+        await self.remove(container_id, volumes=state.removes_volumes or state.status is not Status.REMOVING)
 
     async def _end(self, container: Container, force: bool) -> None:
         live = self._live[container.id]
@@ -105,8 +106,9 @@ class Remover:
         container = self._records.store.require(container_id)
         _check_removable(container, force)
         live = self._live[container_id]
-        if container.state.status is not Status.REMOVING:
-            container = model.removing(container)
+        promised = model.removing(container, volumes=volumes)
+        if container != promised:
+            container = promised
             await self._records.save(container)
         live.drop_pending()
         if live.shim is not None:
@@ -115,11 +117,12 @@ class Remover:
             await asyncio.gather(self._snapshotter.remove(container_id), self._assembly.trash_directory(container_id))
         except OSError as error:
             words = os_words(error)
-            await self._records.save(model.replace_state(container, status=Status.DEAD, error=words))
+            dead = model.replace_state(container, status=Status.DEAD, error=words, removes_volumes=False)
+            await self._records.save(dead)
             raise Conflict(f"container {container_id}: its files could not be put in the trash: {words}") from error
-        await self._records.store.delete(container)
-        if volumes:
+        if volumes:  # while the record still says that they are to go: a crash forgets none
             await self._remove_volumes(container)
+        await self._records.store.delete(container)
         self._execs.forget(container_id)
         self._records.event(container, "destroy")
         live.waiters.removed(Exit(container.state.exit_code))

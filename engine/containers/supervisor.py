@@ -124,7 +124,7 @@ class Supervisor:
                 container, record.exit_code, record.finished_at, oom_killed=oom_killed
             )
             if container.state.status is Status.REMOVING:
-                after = model.removing(after)
+                after = model.removing(after, volumes=container.state.removes_volumes)
             after = self._assembly.without_facts(after)
             await self._records.save(after)
             live.ended.set()

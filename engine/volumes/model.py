@@ -27,6 +27,8 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, str] | None = None
     mountpoint: str = ""
     """Where its data lie on the host; set anew at each start, as the data root may have moved."""
+    made_for: str = ""
+    """The container whose creation makes it, until that is on record; a creation that was cut short leaves nothing."""
 
     @property
     def is_anonymous(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -76,7 +76,8 @@ class VolumeService:
         """Bring journal and disk together at start; ``running`` names, by volume, the containers that use it now.
 
         A folder without a record becomes a volume (it was restored by hand, or made by another engine); a record
-        without a folder is a creation or removal that was cut short and is forgotten.
+        without a folder is a creation or removal that was cut short and is forgotten; so is an anonymous volume of a
+        container whose creation was cut short.
         """
         await run_blocking(self._folders.prepare_sync)
         self._store.load()
@@ -86,8 +87,11 @@ class VolumeService:
             if volume.name not in folders:
                 log.warning("volume %s has no folder and is forgotten", volume.name)
                 await self._store.delete(volume.name)
-            elif volume.mountpoint != place:
-                await self._store.put(msgspec.structs.replace(volume, mountpoint=place))
+            elif volume.made_for and not self._users.users_of_volume(volume.name):
+                await self._remove_locked(volume.name)
+                del folders[volume.name]
+            elif volume.mountpoint != place or volume.made_for:
+                await self._store.put(msgspec.structs.replace(volume, mountpoint=place, made_for=""))
         for name, changed in folders.items():
             if self._store.get(name) is None:
                 await self._store.put(Volume(name=name, created_at=changed, mountpoint=str(self.path(name))))
@@ -125,20 +129,27 @@ class VolumeService:
         ``holder`` keeps it from being removed until ``release``. Raises ``InvalidParameter`` and ``NotFound`` (driver).
         """
         wanted = dict(labels) if labels is not None else None
+        made_for = ""
         if not name:
             name = new_id()
             wanted = {**(wanted or {}), ANONYMOUS_LABEL: ""}
+            made_for = holder
         async with self._locks(name):
             if holder:
                 self._holds.setdefault(name, set()).add(holder)
             try:
-                return await self._create_locked(name, driver, options, wanted)
+                return await self._create_locked(name, driver, options, wanted, made_for)
             except BaseException:
                 self._drop_hold(name, holder)
                 raise
 
     async def _create_locked(
-        self, name: str, driver: str, options: Mapping[str, str] | None, labels: dict[str, str] | None
+        self,
+        name: str,
+        driver: str,
+        options: Mapping[str, str] | None,
+        labels: dict[str, str] | None,
+        made_for: str,
     ) -> Volume:
         if driver not in ("", LOCAL):
             raise NotFound(f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found')
@@ -156,6 +167,7 @@ class VolumeService:
             labels=labels,
             options=dict(options) if options is not None else None,
             mountpoint=str(self.path(name)),
+            made_for=made_for,
         )
         # Record first: a folder that nobody knows would be taken for somebody's data at the next start.
         await self._store.put(volume)
@@ -169,6 +181,11 @@ class VolumeService:
             ) from error
         self._events.publish("volume", "create", name, {"driver": volume.driver})
         return volume
+
+    async def keep(self, names: Iterable[str]) -> None:
+        """The container that they were made for is on record, or is by the same transaction of the journal."""
+        for volume in [volume for name in names if (volume := self._store.get(name)) is not None and volume.made_for]:
+            await self._store.put(msgspec.structs.replace(volume, made_for=""), durable=False)
 
     def release(self, holder: str) -> None:
         """End all holds of ``holder``: its own record names the volumes now, or it will never exist."""

@@ -35,9 +35,9 @@ class VolumeStore:
     def __len__(self) -> int:
         return len(self._volumes)
 
-    async def put(self, volume: Volume) -> None:
+    async def put(self, volume: Volume, *, durable: bool = True) -> None:
         """Add or replace."""
-        await self._journal.put(KIND, volume.name, msgspec.json.encode(volume))
+        await self._journal.put(KIND, volume.name, msgspec.json.encode(volume), durable=durable)
         self._volumes[volume.name] = volume
 
     async def delete(self, name: str) -> None:

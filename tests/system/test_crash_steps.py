@@ -113,8 +113,8 @@ def wait_until_clean(engine: Berth, seen: set[str]) -> None:
 
 def prepare(engine: Berth, operation: str) -> list[str]:
     """What must exist before the operation, and the operation's command line."""
-    if operation in ("start", "remove"):
-        engine.docker("create", "--name", "subject", "busybox", "sleep", "60", check=True)
+    if operation in ("start", "remove", "remove-volumes"):
+        engine.docker("create", "-v", "/anonymous", "--name", "subject", "busybox", "sleep", "60", check=True)
     elif operation == "commit":
         script = "echo data >/kept; exec sleep 60"
         engine.docker("run", "-d", "--name", "subject", "busybox", "sh", "-c", script, check=True)
@@ -131,13 +131,15 @@ def prepare(engine: Berth, operation: str) -> list[str]:
         "pause": ["pause", "subject"],
         "rename": ["rename", "subject", "renamed"],
         "remove": ["rm", "subject"],
+        "remove-volumes": ["rm", "-v", "subject"],
         "run": ["run", "--rm", "--name", "subject", "busybox", "true"],
         "commit": ["commit", "subject", "committed:1"],
     }[operation]
 
 
 @pytest.mark.parametrize(
-    "operation", ["create", "start", "exec", "stop", "kill", "pause", "rename", "remove", "run", "commit"]
+    "operation",
+    ["create", "start", "exec", "stop", "kill", "pause", "rename", "remove", "remove-volumes", "run", "commit"],
 )
 def test_a_crash_at_any_step_loses_and_leaks_nothing(engine: CrashingBerth, operation: str) -> None:
     crashes = 0
@@ -156,10 +158,21 @@ def test_a_crash_at_any_step_loses_and_leaks_nothing(engine: CrashingBerth, oper
             check_promises(operation, done, crashed, existing, after)
             if operation == "commit":
                 check_commit(engine, done)
+            check_volumes(engine, operation, after)
             check_invariants(engine, existing)
+            engine.docker("volume", "prune", "-f", check=True)
             if not crashed:
                 break
     assert crashes or operation == "exec", "no step was found to crash at"
+
+
+def check_volumes(engine: Berth, operation: str, containers: dict[str, dict[str, object]]) -> None:
+    """An anonymous volume lives as long as its container, and longer where nobody asked for its removal."""
+    volumes = engine.docker("volume", "ls", "-q", check=True).stdout.split()
+    if operation in ("create", "start", "remove-volumes"):
+        assert len(volumes) == len(containers), volumes
+    if operation == "remove":
+        assert len(volumes) == 1, volumes
 
 
 def check_commit(engine: Berth, done: CompletedProcess[str]) -> None:
@@ -189,12 +202,12 @@ def check_promises(
             assert done.stdout.strip() in after
         if operation == "start":
             assert all(one["State"]["Running"] for one in after.values())  # type: ignore[index]
-        if operation == "remove":
+        if operation in ("remove", "remove-volumes"):
             assert not after
         if operation == "rename":
             assert [one["Name"] for one in after.values()] == ["/renamed"]
         if operation in ("stop", "kill"):
             assert not any(one["State"]["Running"] for one in after.values())  # type: ignore[index]
-    elif operation != "remove" and operation != "run":
+    elif operation not in ("remove", "remove-volumes", "run"):
         assert existing <= set(after), "a container that nobody asked to remove is gone"
     del crashed

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from engine.containers import model
 from engine.containers.live import Exit, PendingAttach, StreamChoice
 from engine.containers.model import Container, Status
 from engine.containers.settings import ExecSettings
@@ -176,3 +177,25 @@ async def test_its_execs_are_forgotten(bench: Bench) -> None:
 async def test_auto_remove_takes_the_anonymous_volumes(bench: Bench) -> None:
     await bench.remover.auto_remove(EXITED.id)
     assert bench.volumes.removed == ["v1", "v2"]
+
+
+@pytest.mark.parametrize(("promised", "removed"), [(True, ["v1", "v2"]), (False, [])])
+async def test_a_removal_that_was_cut_short_keeps_its_word_about_volumes(
+    bench: Bench, promised: bool, removed: list[str]
+) -> None:
+    await bench.records.save(model.removing(EXITED, volumes=promised))
+    await bench.remover.auto_remove(EXITED.id)
+    assert bench.volumes.removed == removed
+    assert bench.store.get(EXITED.id) is None
+
+
+async def test_the_record_outlives_the_volumes_it_promised_to_remove(bench: Bench) -> None:
+    seen: list[bool] = []
+
+    async def look(_name: str) -> None:
+        record = bench.store.require(EXITED.id)
+        seen.append(record.state.removes_volumes)
+
+    bench.volumes.remove_with_container = look  # type: ignore[method-assign]
+    await bench.remover.remove(EXITED.id, volumes=True)
+    assert seen == [True, True]

@@ -274,3 +274,18 @@ async def test_many_at_once_make_one(bench: Bench) -> None:
     made = await asyncio.gather(*(volumes.create("same") for _ in range(20)))
     assert len({v.created_at for v in made}) == 1
     assert bench.actions() == [("create", "same")]
+
+
+async def test_an_anonymous_volume_of_a_creation_cut_short_is_forgotten(bench: Bench) -> None:
+    service = await bench.start()
+    lost = await service.create(holder="never")
+    kept = await service.create(holder="there")
+    recorded = await service.create(holder="gone")
+    named = await service.create("named", holder="never")
+    bench.users.by_volume[kept.name] = ["there"]
+    await service.keep([recorded.name, named.name, "unknown"])
+    for _ in range(2):  # at the second start the container of the kept one may be gone, too
+        service = await bench.start()
+        assert {volume.name for volume in service.list(NO_FILTERS)} == {kept.name, recorded.name, named.name}
+        bench.users.by_volume.clear()
+    assert not service.path(lost.name).exists()
