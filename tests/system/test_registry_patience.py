@@ -64,7 +64,7 @@ class Server:
         root = self.folder / "root"
         self.file.write_text(
             f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {root}}}, delete: {{enabled: true}}}}\n"
-            f"http: {{addr: 127.0.0.1:{self.port}}}\nberth: {{tls: true, anonymous: true{more}}}\n"
+            f"http: {{addr: 127.0.0.1:{self.port}}}\nberth: {{tls: {self.folder}/tls, anonymous: true{more}}}\n"
         )
 
     def wait_for(self, words: str) -> None:
