@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from cli.registry_grants import grant
 from cli.registry_settings import config_argument, config_option, root_option, run, settings_for
 from cli.registry_transfer import TRANSFER_COMMANDS
 from registry.config import Settings
+
+log = logging.getLogger("berth.registry")
 
 
 @click.group(context_settings={"help_option_names": ["--help"]})
@@ -40,23 +44,28 @@ def serve(
     allow_anonymous: bool,
 ) -> None:
     """Serve a registry until SIGTERM."""
-    settings = settings_for(config, root)
-    if addr is not None:
-        settings = replace(settings, address=addr)
-    if htpasswd is not None:
-        settings = replace(settings, htpasswd=Path(htpasswd))
-    if plain_http:
-        settings = replace(settings, tls=None, own_tls_folder=None)
-    if allow_anonymous:
-        settings = replace(settings, anonymous=True)
+
+    def read() -> Settings:
+        settings = settings_for(config, root)
+        if addr is not None:
+            settings = replace(settings, address=addr)
+        if htpasswd is not None:
+            settings = replace(settings, htpasswd=Path(htpasswd))
+        if plain_http:
+            settings = replace(settings, tls=None, own_tls_folder=None)
+        if allow_anonymous:
+            settings = replace(settings, anonymous=True)
+        return settings
+
+    settings = read()
     _set_up_logging(settings)
     try:
-        run(_serve(settings))
+        run(_serve(settings, read))
     except (PermissionError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, read: Callable[[], Settings]) -> None:
     from registry.server.app import RegistryServer
 
     server = RegistryServer(settings)
@@ -67,7 +76,17 @@ async def _serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    loop.add_signal_handler(signal.SIGHUP, server.reload)
+
+    def reload() -> None:
+        try:
+            wanted = read()
+        except click.ClickException as error:
+            log.error("the configuration was not reloaded: %s", error.message)
+            return
+        _set_up_logging(replace(wanted, log_format=settings.log_format))
+        server.reload(wanted)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
     try:
         await ended.wait()
     finally:

@@ -25,12 +25,12 @@ LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 RELOADABLE = frozenset(
     "debug log-level labels registry-mirrors insecure-registries default-runtime runtimes shutdown-timeout "
     "max-concurrent-downloads max-concurrent-uploads max-download-attempts features http-proxy https-proxy "
-    "no-proxy".split()
+    "no-proxy registry".split()
 )
 # Of these, the ones that have their defaults again when a reloaded file no longer names them.
 _RESET = RELOADABLE & frozenset(
     "max-concurrent-downloads max-concurrent-uploads max-download-attempts features http-proxy https-proxy "
-    "no-proxy".split()
+    "no-proxy registry".split()
 )
 
 

@@ -273,6 +273,7 @@ class Daemon:
         registry = ground.registry if config.registry_addr != "none" else None
         if registry is not None:
             await registry.start()
+            self._reloaders.append(lambda changed: registry.reload(registry_settings(changed)))
             exits.push_async_callback(registry.stop)
         transport = ImageTransport(config, ground.images, registry, self._nursery)
         exits.push_async_callback(transport.aclose)
@@ -350,10 +351,12 @@ class Daemon:
     def reload(self) -> None:
         """SIGHUP: take over what may change while running; a file that cannot be used changes nothing."""
         try:
-            self.config = reload_config(self.config)
-        except ConfigError as error:
+            changed = reload_config(self.config)
+            registry_settings(changed)
+        except ValueError as error:  # of ours or of the registry's keys
             log.error("the configuration was not reloaded: %s", error)
             return
+        self.config = changed
         for reload in self._reloaders:
             reload(self.config)
         log.info("configuration reloaded")

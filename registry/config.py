@@ -3,8 +3,9 @@ environment."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,46 @@ class Settings:
     def listen_on(self) -> tuple[str, int]:
         """Host (empty: every address) and port of `address`."""
         return split_address(self.address)
+
+
+# What a running server does not take over, by the keys an administrator knows; everything else it does.
+NEEDS_RESTART: Final[dict[str, str]] = {
+    "root": "storage.filesystem.rootdirectory",
+    "s3": "storage.s3",
+    "address": "http.addr",
+    "network": "http.net",
+    "prefix": "http.prefix",
+    "tls": "http.tls",
+    "own_tls_folder": "berth.tls",
+    "debug_address": "http.debug.addr",
+    "metrics": "http.debug.prometheus.enabled",
+    "metrics_path": "http.debug.prometheus.path",
+    "htpasswd": "auth.htpasswd.path",
+    "anonymous": "berth.anonymous",
+    "tokens": "berth.tokens",
+    "token_auth": "auth.token",
+    "grants_file": "berth.grantsfile",
+    "grants_file_optional": "berth.grantsfile",
+    "upstreams": "berth.upstreams",
+    "proxy_only": "proxy",
+    "log_format": "log.formatter",
+    "access_log": "log.accesslog",
+    "health_files": "health.file",
+    "storage_check_seconds": "health.storagedriver",
+    "source": "the configuration's path",
+}
+
+
+def take_over(current: Settings, wanted: Settings) -> tuple[Settings, list[str]]:
+    """`wanted` as far as a running server can have it, and the keys of what has to wait for a restart."""
+    kept = {name: getattr(current, name) for name in NEEDS_RESTART}
+    waiting = sorted({NEEDS_RESTART[name] for name, value in kept.items() if getattr(wanted, name) != value})
+    return replace(wanted, **kept), waiting
+
+
+def changes(current: Settings, wanted: Settings) -> set[str]:
+    """The names of the fields that differ."""
+    return {item.name for item in fields(Settings) if getattr(current, item.name) != getattr(wanted, item.name)}
 
 
 def split_address(address: str) -> tuple[str, int]:

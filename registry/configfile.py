@@ -194,6 +194,9 @@ class _Reader:
             return default
         if isinstance(value, dict | list):
             raise ConfigError(f"{path}: must be text")
+        if isinstance(value, bool):
+            # YAML reads yes, no, on and off as these: what was meant (a password?) cannot be known any more.
+            raise ConfigError(f"{path}: must be text, not true or false; put it in quotes if it is meant to be")
         return str(value)
 
     def flag(self, path: str, default: bool) -> bool:

@@ -19,7 +19,7 @@ from aiohttp.web_request import BaseRequest
 from registry.client.hosts import HostPolicy
 from registry.client.session import Transport
 from registry.clock import SteadyClock
-from registry.config import Settings, split_address
+from registry.config import Settings, changes, split_address, take_over
 from registry.proxy import PullThrough
 from registry.server.auth import Access, is_loopback
 from registry.server.blobs import BlobHandlers
@@ -60,6 +60,8 @@ _ABANDONED_AFTER_SECONDS = 86400.0
 _UPKEEP_SECONDS = 60.0
 _SEND_REST_SECONDS = 10.0
 _EXPIRY_SECONDS = 6 * 3600.0
+# A change of these begins upkeep anew.
+_SCHEDULE = frozenset({"purge_uploads", "purge_interval_seconds", "collect_interval_seconds", "read_only"})
 
 
 class RegistryServer:
@@ -109,15 +111,22 @@ class RegistryServer:
         self._listeners: list[asyncio.Server] = []
         self._background = Background()
         self._context: ssl.SSLContext | None = None
+        self._scheduled: list[asyncio.Task[None]] = []
         self.notices.listen(self._note_pull)
-        if settings.webhooks:
-            self.notices.listen(self.webhooks.note, needs_origin=True)
-            self.notices.tells_references = settings.event_references
+        self._is_told = False
+        self._listen_for_webhooks()
         if settings.metrics:
             self.notices.listen(self.metrics.note)
             self.dispatcher.observers.append(self.metrics.observe)
         if settings.access_log:
             self.dispatcher.observers.append(AccessLog(settings.log_format))
+
+    def _listen_for_webhooks(self) -> None:
+        """Notices that tell more cost more: only where somebody wants them."""
+        self.notices.tells_references = bool(self.settings.webhooks) and self.settings.event_references
+        if self.settings.webhooks and not self._is_told:
+            self._is_told = True
+            self.notices.listen(self.webhooks.note, needs_origin=True)
 
     def _routes(self) -> Mapping[str, Mapping[str, Handler]]:
         manifests = ManifestHandlers(self.repositories, self.notices, self.rules, self.proxy)
@@ -169,12 +178,7 @@ class RegistryServer:
     async def _start(self) -> None:
         await self.access.refresh()
         await self._trust_tokens()
-        host, _ = self.settings.listen_on()
-        if self.access.is_open and not self.settings.anonymous and not is_loopback(host):
-            raise PermissionError(
-                f"refusing to serve everybody on {self.settings.address}: add a user (berth registry user add), "
-                "listen on 127.0.0.1, or allow anonymous access explicitly"
-            )
+        self._check_access()
         await self.blobs.clear_temporary(_ABANDONED_AFTER_SECONDS)
         self._context = context = await self.tls.context()
         # Threads hash and sync beside the loop; at the default of 5 ms each of them can hold up every answer that long.
@@ -195,16 +199,29 @@ class RegistryServer:
             await self._listen(web.Server(self._debug, access_log=None), self.settings.debug_address, None)
         log.info("registry listening on %s", ", ".join(f"{h}:{p}" for h, p in self.addresses()))
 
+    def _check_access(self) -> None:
+        host, _ = self.settings.listen_on()
+        if self.access.is_open and not self.settings.anonymous and not is_loopback(host):
+            raise PermissionError(
+                f"refusing to serve everybody on {self.settings.address}: add a user (berth registry user add), "
+                "listen on 127.0.0.1, or allow anonymous access explicitly"
+            )
+
     def _start_background(self, context: ssl.SSLContext | None) -> None:
         self._background.start(self._keep_up(context), "upkeep")
         self.webhooks.start(self._background)
         if self.health.has_checks:
             self._background.start(self.health.run(), "health")
-        if self.settings.purge_uploads and not self.settings.read_only:
-            self._background.start(self._purge(), "purge")
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self.settings.read_only:
+            return
+        if self.settings.purge_uploads:
+            self._scheduled.append(self._background.start(self._purge(), "purge"))
         interval = self.settings.collect_interval_seconds or (_EXPIRY_SECONDS if self.proxy is not None else 0.0)
-        if interval > 0 and not self.settings.read_only:
-            self._background.start(self._collect(interval), "collect")
+        if interval > 0:
+            self._scheduled.append(self._background.start(self._collect(interval), "collect"))
 
     async def _listen(self, server: web.Server, address: str, context: ssl.SSLContext | None) -> None:
         host, port = split_address(address)
@@ -263,15 +280,43 @@ class RegistryServer:
         await self.pulls.save()
         await self.driver.close()
 
-    def reload(self) -> None:
-        """SIGHUP: take up changed certificates at once; user files are looked at by themselves."""
-        context = self._context
-        if context is not None:
-            self._background.start(self._reload(context), "reload")
+    def reload(self, wanted: Settings) -> None:
+        """SIGHUP: go by other settings as far as a running server can, and take up changed certificates at once; user
+        files are looked at by themselves."""
+        before = self.settings
+        settings, waiting = take_over(before, wanted)
+        if waiting:
+            log.warning("needs a restart to take effect: %s", ", ".join(waiting))
+        self._go_by(settings)
+        try:
+            self._check_access()
+        except PermissionError as error:
+            self._go_by(before)
+            log.error("the configuration of the registry was not reloaded: %s", error)
+            return
+        if self._listeners:
+            self._background.start(self._reload(changes(before, settings)), "reload")
 
-    async def _reload(self, context: ssl.SSLContext) -> None:
-        if await self.tls.refresh(context):
+    def _go_by(self, settings: Settings) -> None:
+        self.settings = settings
+        for part in (self.dispatcher, self.access, self.rules):
+            part.reload(settings)
+        self.collector.retention = (*settings.retention, *(self.proxy.retention() if self.proxy is not None else ()))
+
+    async def _reload(self, changed: set[str]) -> None:
+        if changed & {"webhooks", "event_references"}:
+            self._listen_for_webhooks()
+            await self.webhooks.reload(self.settings.webhooks, self._background)
+        if changed & _SCHEDULE:
+            scheduled, self._scheduled = self._scheduled, []
+            for task in scheduled:
+                task.cancel()
+            if scheduled:
+                await asyncio.wait(scheduled)
+            self._schedule()
+        if self._context is not None and await self.tls.refresh(self._context):
             log.info("TLS certificate taken up again")
+        log.info("configuration of the registry reloaded: %s", ", ".join(sorted(changed)) or "nothing has changed")
 
     async def _purge(self) -> None:
         while True:

@@ -143,6 +143,11 @@ class Access:
         self._checks = asyncio.Semaphore(4)
         self._salt = secrets.token_bytes(16)
 
+    def reload(self, settings: Settings) -> None:
+        """Go by other settings from the next question on."""
+        self._settings = settings
+        self.grants.reload(settings)
+
     @property
     def is_open(self) -> bool:
         """Whether everybody may do everything: no users are defined, and the settings or the address allow that."""

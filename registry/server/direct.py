@@ -13,6 +13,7 @@ import mmap
 import os
 import socket
 from collections.abc import Callable
+from typing import cast
 
 from aiohttp import ClientPayloadError
 from aiohttp.web_protocol import RequestPayloadError
@@ -27,6 +28,8 @@ _WORTH_BYTES = 1024 * 1024
 # Each of a body's two buffers: enough to be worth a visit to a thread, little enough for fifty bodies at once.
 _LEAST_BYTES = 256 * 1024
 _MOST_BYTES = 2 * 1024 * 1024
+# What all buffers above the least take together: clients who fill theirs and fall silent cannot have more.
+_SHARED_BYTES = 64 * 1024 * 1024
 _PAGE = mmap.PAGESIZE
 # Waking up for less is not worth a visit to a thread; what comes slower is taken after `BODY_PAUSE_SECONDS`.
 _WAKE_BYTES = 256 * 1024
@@ -34,6 +37,9 @@ _WAKE_BYTES = 256 * 1024
 
 class DirectBody:
     """The body of one request. `next` fills two buffers in turn: a batch is valid until the one after the next."""
+
+    # What is in use of `_SHARED_BYTES`.
+    shared = 0
 
     def __init__(
         self, request: BaseRequest, raw: asyncio.Transport, cipher: OpenObject | None, descriptor: int, length: int
@@ -46,6 +52,7 @@ class DirectBody:
         self._wake = 0
         self._early: list[bytes] = []
         self._buffers: list[memoryview] = []
+        self._share = 0
         self._running: asyncio.Future[int] | None = None
         self._broken: Exception | None = None
         # Whether the protocol had the body whole before it could be stopped: then it lives on.
@@ -123,6 +130,11 @@ class DirectBody:
                 await asyncio.sleep(0)
         self._is_whole = self._request.content.is_eof()
         size = min(max(self._left // 16, _LEAST_BYTES), _MOST_BYTES) // _PAGE * _PAGE
+        if size > _LEAST_BYTES and DirectBody.shared + 2 * size <= _SHARED_BYTES:
+            self._share = 2 * size
+            DirectBody.shared += self._share
+        else:
+            size = _LEAST_BYTES
         self._buffers = [memoryview(mmap.mmap(-1, size)) for _ in range(2)]
 
     def _receive_sync(self, view: memoryview) -> int:
@@ -173,6 +185,9 @@ class DirectBody:
     async def _fill_slowly(self, view: memoryview, patient: bool) -> int:
         self._wake = 1
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        if patient:
+            # Nothing is in the buffer whose turn it is: a client that may say nothing for long needs no memory for it.
+            cast(mmap.mmap, self._buffers[0].obj).madvise(mmap.MADV_DONTNEED)
         try:
             async with asyncio.timeout(BODY_STALL_SECONDS if patient else 0.01):
                 await readable(self._socket.fileno())
@@ -190,6 +205,7 @@ class DirectBody:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
         self._socket.close()
         self._buffers.clear()
+        DirectBody.shared, self._share = DirectBody.shared - self._share, 0
         if self._left and not self._raw.is_closing():
             self._raw.resume_reading()
 

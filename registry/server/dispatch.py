@@ -92,6 +92,11 @@ class Dispatcher:
         self._in_flight = 0
         self._idle: asyncio.Event | None = None
 
+    def reload(self, settings: Settings) -> None:
+        """Go by other settings from the next request on."""
+        self._settings = settings
+        self._standing = {**API_VERSION, **settings.headers}
+
     async def handle(self, request: BaseRequest) -> web.StreamResponse:
         """The one entry point, for aiohttp's low-level server."""
         started = time.perf_counter()

@@ -25,14 +25,18 @@ class Grants:
     """Evaluates grants. Without any, every known user may do everything and nobody else anything."""
 
     def __init__(self, settings: Settings) -> None:
-        self._fixed = settings.grants
         self._path = settings.grants_file
         self._is_optional = settings.grants_file_optional
-        self._configured_groups = {name: frozenset(users) for name, users in settings.groups.items()}
         self._from_file: tuple[Grant, ...] = ()
         self._file_groups: dict[str, frozenset[str]] = {}
         self._mark: tuple[int, int] | None = None
         self._next_look = 0.0
+        self.reload(settings)
+
+    def reload(self, settings: Settings) -> None:
+        """Take over the configuration's grants and groups; the file is looked at by itself."""
+        self._fixed = settings.grants
+        self._configured_groups = {name: frozenset(users) for name, users in settings.groups.items()}
 
     async def refresh(self) -> None:
         """Read the file again if it changed; looked at once a second at most."""

@@ -30,6 +30,10 @@ class PushRules:
         self._repositories = repositories
         self._usage: dict[str, tuple[float, dict[str, int]]] = {}
 
+    def reload(self, settings: Settings) -> None:
+        """Go by other rules from the next push on."""
+        self._settings = settings
+
     def is_immutable(self, repository: str, tag: str) -> bool:
         """Whether the tag may never change once it exists. Rules are `repository-pattern[:tag-pattern]`."""
         for rule in self._settings.immutable_tags:

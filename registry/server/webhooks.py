@@ -12,6 +12,7 @@ import logging
 import platform
 import time
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,7 +39,7 @@ class WebhookQueue:
     """Everything one endpoint has not taken yet."""
 
     def __init__(self, hook: Webhook, driver: StorageDriver, transport: Transport, source: dict[str, str]) -> None:
-        self._hook = hook
+        self.hook = hook
         self._driver = driver
         self._transport = transport
         self._source = source
@@ -51,7 +52,7 @@ class WebhookQueue:
 
     def note(self, notice: Notice) -> None:
         """Take a notice; called on the loop, returns at once."""
-        hook = self._hook
+        hook = self.hook
         if notice.action in hook.ignored_actions or notice.media_type in hook.ignored_media_types:
             return
         if len(self._fresh) >= _MAX_WAITING:
@@ -91,30 +92,30 @@ class WebhookQueue:
 
     async def _deliver(self, event: dict[str, Any]) -> None:
         body = msgspec.json.encode({"events": [event]})
-        pause = max(self._hook.backoff_seconds, 0.01)
+        pause = max(self.hook.backoff_seconds, 0.01)
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             if await self._post(body):
                 self.delivered += 1
                 return
             self.failed += 1
             # The first `threshold` tries come quickly, later ones ever more slowly.
-            if attempt >= self._hook.threshold:
+            if attempt >= self.hook.threshold:
                 pause = min(pause * 2, _MAX_BACKOFF_SECONDS)
-            await asyncio.sleep(pause if attempt >= self._hook.threshold else min(pause, 1.0))
+            await asyncio.sleep(pause if attempt >= self.hook.threshold else min(pause, 1.0))
             await self.write_down()
         self.dropped += 1
-        log.error("webhook %s: giving up on an event after %d attempts", self._hook.name, _MAX_ATTEMPTS)
+        log.error("webhook %s: giving up on an event after %d attempts", self.hook.name, _MAX_ATTEMPTS)
 
     async def _post(self, body: bytes) -> bool:
-        headers = {"Content-Type": CONTENT_TYPE, **self._hook.headers}
+        headers = {"Content-Type": CONTENT_TYPE, **self.hook.headers}
         try:
-            async with asyncio.timeout(self._hook.timeout_seconds):
+            async with asyncio.timeout(self.hook.timeout_seconds):
                 async with self._transport.session().post(
-                    self._hook.url, data=body, headers=headers, allow_redirects=False
+                    self.hook.url, data=body, headers=headers, allow_redirects=False
                 ) as answer:
                     return 200 <= answer.status < 400
         except (ClientError, OSError, TimeoutError, ValueError) as error:
-            log.info("webhook %s: %s", self._hook.name, error or type(error).__name__)
+            log.info("webhook %s: %s", self.hook.name, error or type(error).__name__)
             return False
 
 
@@ -123,7 +124,9 @@ class Webhooks:
 
     def __init__(self, hooks: tuple[Webhook, ...], driver: StorageDriver, transport: Transport, address: str) -> None:
         source = {"addr": f"{platform.node()}:{address.rpartition(':')[2]}", "instanceID": str(uuid.uuid4())}
-        self.queues = [WebhookQueue(hook, driver, transport, source) for hook in hooks]
+        self._make: Callable[[Webhook], WebhookQueue] = lambda hook: WebhookQueue(hook, driver, transport, source)
+        self.queues = [self._make(hook) for hook in hooks]
+        self._running: dict[WebhookQueue, asyncio.Task[None]] = {}
 
     def note(self, notice: Notice) -> None:
         """Hand a notice to every queue."""
@@ -132,8 +135,23 @@ class Webhooks:
 
     def start(self, background: Background) -> None:
         """Begin to deliver."""
-        for number, queue in enumerate(self.queues):
-            background.start(queue.run(), f"webhook {number}")
+        for queue in self.queues:
+            if queue not in self._running:
+                self._running[queue] = background.start(queue.run(), f"webhook {queue.hook.name}")
+
+    async def reload(self, hooks: tuple[Webhook, ...], background: Background) -> None:
+        """Serve these endpoints from now on. What waits for one that is named no more stays on disk for its return."""
+        current = {queue.hook.url: queue for queue in self.queues}
+        kept = [current[hook.url] for hook in hooks if hook.url in current and current[hook.url].hook == hook]
+        gone = [queue for queue in self.queues if queue not in kept]
+        known = [queue.hook for queue in kept]
+        self.queues = kept + [self._make(hook) for hook in hooks if hook not in known]
+        for queue in gone:
+            if (task := self._running.pop(queue, None)) is not None:
+                task.cancel()
+                await asyncio.wait([task])
+            await queue.write_down()
+        self.start(background)
 
     async def save(self) -> None:
         """Lose nothing at shutdown."""

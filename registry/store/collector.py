@@ -63,7 +63,8 @@ class Collector:
         self._driver = blobs.driver
         self._leases = leases
         self.extra_roots = extra_roots
-        self._retention = tuple(retention)
+        # The rules in force; a reload puts others here.
+        self.retention = tuple(retention)
         self._pulls = pulls
         self._clock = clock
         self._running = asyncio.Lock()
@@ -101,7 +102,7 @@ class Collector:
     async def _mark_repository(
         self, repository: str, marked: set[str], limit: float, untagged: bool, report: Report
     ) -> None:
-        rules = [rule for rule in self._retention if matches_any(rule.repositories, repository)]
+        rules = [rule for rule in self.retention if matches_any(rule.repositories, repository)]
         dropped = await self._retain(repository, rules, report) if rules else set()
         revisions = await self._repositories.revisions(repository)
         manifests = {digest: await self._read(digest) for digest in revisions}

@@ -352,3 +352,11 @@ def test_the_registry_is_told_by_one_object(tmp_path: Path) -> None:
     assert loaded(tmp_path, {"registry": {"immutable": ["**:v*"]}}).registry == {"immutable": ["**:v*"]}
     with pytest.raises(ConfigError, match="invalid value for registry"):
         loaded(tmp_path, {"registry": ["immutable"]})
+
+
+def test_a_reload_takes_over_and_forgets_what_the_registry_is_told(tmp_path: Path) -> None:
+    config = loaded(tmp_path, {"registry": {"immutable": ["**:v*"]}})
+    (tmp_path / "daemon.json").write_text('{"registry": {"quotas": {"team": 5}}}')
+    assert reload_config(config).registry == {"quotas": {"team": 5}}
+    (tmp_path / "daemon.json").write_text("{}")
+    assert reload_config(config).registry == {}

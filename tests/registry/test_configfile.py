@@ -131,6 +131,8 @@ def test_unknown_variables_are_passed_over_with_a_warning(caplog: pytest.LogCapt
         ("version: 0.1\nstorage: {filesystem: {}, delete: {enabled: maybe}}", "storage.delete.enabled"),
         ("version: 0.1\nstorage: {filesystem: {}}\nhttp: {addr: nowhere}", "http.addr"),
         ("version: 0.1\nstorage: {filesystem: {}}\nhttp: {tls: {certificate: /c}}", "http.tls"),
+        ("version: 0.1\nstorage: {filesystem: {}}\nberth: {tls: true}", "berth.tls: must be text"),
+        ("version: 0.1\nstorage: {filesystem: {}}\nproxy: {remoteurl: 'https://x', password: on}", "proxy.password"),
         ("version: 0.1\nstorage: {filesystem: {}}\nauth: {htpasswd: {realm: x}}", "auth.htpasswd.path"),
         ("version: 0.1\nstorage: {filesystem: {}}\nauth: {token: {realm: x}}", "auth.token.service"),
         ("version: 0.1\nstorage: {filesystem: {}}\nlog: {level: loud}", "log.level"),

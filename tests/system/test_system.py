@@ -37,13 +37,13 @@ def proxy() -> Iterator[Proxy]:
     made.close()
 
 
-def reload(berth: Berth, document: object) -> None:
+def reload(berth: Berth, document: object, told: str = "configuration reloaded") -> None:
     """Write daemon.json and wait until SIGHUP took it over."""
     (berth.root / "daemon.json").write_text(json.dumps(document))
-    seen = berth.log.read_text().count("configuration reloaded")
+    seen = berth.log.read_text().count(told)
     os.kill(berth.pid, signal.SIGHUP)
     end = time.monotonic() + 10
-    while berth.log.read_text().count("configuration reloaded") == seen:
+    while berth.log.read_text().count(told) == seen:
         assert time.monotonic() < end, berth.last_words()
         time.sleep(0.05)
 
@@ -58,6 +58,18 @@ def test_a_reload_is_an_event_with_the_settings_now_in_force(berth: Berth) -> No
     assert (event["Type"], event["Actor"]["ID"]) == ("daemon", berth.docker("info", "-f", "{{.ID}}").stdout.strip())
     assert (attributes["labels"], attributes["max-concurrent-downloads"]) == ('["a=b"]', "7")
     assert attributes["name"] == os.uname().nodename
+    reload(berth, {})
+
+
+def test_a_reload_reaches_the_registry(berth: Berth) -> None:
+    reload(berth, {"registry": {"immutable": ["**:v*"], "tokens": True}})
+    told = "configuration of the registry reloaded: immutable_tags"
+    end = time.monotonic() + 10
+    while told not in berth.log.read_text():
+        assert time.monotonic() < end, berth.last_words()
+        time.sleep(0.05)
+    assert "needs a restart to take effect: berth.tokens" in berth.log.read_text()
+    reload(berth, {"registry": {"imutable": []}}, "the configuration was not reloaded: registry: unknown")
     reload(berth, {})
 
 

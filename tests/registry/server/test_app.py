@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import logging
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
+from registry.config import NEEDS_RESTART, Grant, Retention, Settings, Upstream
 from registry.digest import Digest
 from registry.server import app
 
@@ -125,3 +129,74 @@ async def test_tricks_in_paths_reach_nothing(client: Client, method: str, path: 
     head = await raw(client, request.encode())
     assert head.split()[1][:1] == b"4", head
     assert sorted(str(file.relative_to(root.parent)) for file in root.parent.rglob("*")) == before
+
+
+async def test_a_reload_changes_what_may_be_pushed_deleted_and_listed(client: Client) -> None:
+    await client.push_image("a", "v1")
+    server = client.server
+    server.reload(replace(server.settings, immutable_tags=("a:v*",), headers={"X-From": "here"}, delete_enabled=False))
+    answer = await client.call("DELETE", "/v2/a/manifests/v1")
+    assert (answer.status, answer.headers["X-From"]) == (405, "here")
+    server.reload(replace(server.settings, delete_enabled=True))
+    assert (await client.call("DELETE", "/v2/a/manifests/v1")).code == "DENIED"
+    server.reload(replace(server.settings, immutable_tags=(), quotas={"a": 1}, headers={}))
+    answer = await client.call("DELETE", "/v2/a/manifests/v1")
+    assert answer.status == 202 and "X-From" not in answer.headers
+    with pytest.raises(AssertionError):
+        await client.push_image("a", "v2", b"more than a quota of one byte")
+    server.reload(replace(server.settings, retention=(Retention(("**",), keep_last=1),)))
+    assert server.collector.retention == (Retention(("**",), keep_last=1),)
+
+
+async def test_a_reload_changes_grants(start: Start, users: Path) -> None:
+    client = await start(htpasswd=users, grants=(Grant("anonymous", ("**",), frozenset({"pull"})),))
+    assert (await client.call("GET", "/v2/a/tags/list")).status == 404
+    client.server.reload(replace(client.server.settings, grants=(Grant("ann", ("**",), frozenset({"pull"})),)))
+    assert (await client.call("GET", "/v2/a/tags/list")).status == 401
+
+
+async def test_a_reload_that_would_let_everybody_in_is_refused(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    client = await start(address="0.0.0.0:0", grants=(Grant("anonymous", ("**",), frozenset({"pull"})),))
+    server = client.server
+    server.reload(replace(server.settings, grants=(), delete_enabled=False))
+    assert "was not reloaded: refusing to serve everybody" in caplog.text
+    assert server.settings.delete_enabled and (await client.call("PUT", "/v2/a/manifests/x")).status == 401
+
+
+async def test_what_needs_a_restart_is_named_and_stays(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    server = client.server
+    before = server.settings
+    upstreams = (Upstream("https://elsewhere"),)
+    server.reload(replace(before, address="127.0.0.1:1", anonymous=True, upstreams=upstreams, catalog_max_entries=7))
+    assert "needs a restart to take effect: berth.anonymous, berth.upstreams, http.addr" in caplog.text
+    assert server.settings == replace(before, catalog_max_entries=7)
+
+
+def test_every_setting_is_known_to_be_taken_over_or_not() -> None:
+    taken_over = set(
+        """host relative_urls headers drain_seconds realm grants groups immutable_tags quotas delete_enabled read_only
+        catalog_max_entries tags_max validate_manifests sparse_indexes url_allow url_deny warnings purge_uploads
+        purge_dry_run purge_age_seconds purge_interval_seconds collect_interval_seconds collect_grace_seconds
+        collect_untagged retention webhooks event_references log_level""".split()
+    )
+    assert {item.name for item in fields(Settings)} - NEEDS_RESTART.keys() == taken_over
+
+
+async def test_upkeep_begins_anew_when_its_times_change(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    await client.push_image("a", "v1")
+    upload = (await client.call("POST", "/v2/a/blobs/uploads/")).headers["Location"]
+    server = client.server
+    server.reload(
+        replace(server.settings, purge_age_seconds=-1.0, purge_interval_seconds=0.05, collect_interval_seconds=0.05)
+    )  # fmt: skip
+    async with asyncio.timeout(10):
+        while (await client.call("GET", upload)).status != 404:
+            await asyncio.sleep(0.05)
+        while "collected 0 blobs" not in caplog.text:
+            await asyncio.sleep(0.05)
+    server.reload(replace(server.settings, read_only=True))
+    async with asyncio.timeout(10):
+        while server._scheduled:
+            await asyncio.sleep(0.01)
+    assert "configuration of the registry reloaded: read_only" in caplog.text

@@ -2,6 +2,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -125,3 +126,26 @@ async def test_events_stay_in_order_when_the_clock_is_set_back(start: Start, mon
     async with listening(listener, port):
         await listener.until(3)
     assert [event["target"]["repository"] for event in listener.events] == ["r0", "r1", "r2"]
+
+
+async def test_a_reload_brings_and_takes_endpoints(start: Start) -> None:
+    one, two = Listener(), Listener()
+    async with listening(one) as first, listening(two) as second:
+        client = await start()
+        server = client.server
+        settings = server.settings
+        server.reload(replace(settings, webhooks=(Webhook("one", first),)))
+        await asyncio.sleep(0)
+        await client.push_blob("a", b"x")
+        await one.until(1)
+        server.reload(replace(settings, webhooks=(Webhook("one", first), Webhook("two", second, {"X-Key": "k"}))))
+        await asyncio.sleep(0)
+        await client.push_blob("a", b"y")
+        await one.until(2)
+        await two.until(1)
+        assert two.headers[0]["X-Key"] == "k"
+        server.reload(replace(settings, webhooks=(Webhook("two", second, {"X-Key": "new"}),)))
+        await asyncio.sleep(0.1)
+        await client.push_blob("a", b"z")
+        await two.until(2)
+        assert two.headers[1]["X-Key"] == "new" and len(one.events) == 2

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+import shutil
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from registry.digest import Digest
-from registry.store.commits import write_files_sync
+from registry.store import commits
+from registry.store.commits import Files, GroupCommit, place_files_sync
 
 from .conftest import Store
 
@@ -19,6 +24,28 @@ HEX = Digest.of(b"x").encoded
 
 def everything(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+def write_files_sync(files: Files) -> None:
+    """One batch, nothing before it."""
+    place_files_sync(files, [], set(), {})
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was synced so far, by name: files under their temporary one."""
+    names: list[str] = []
+
+    def note(sync: Callable[[int], None]) -> Callable[[int], None]:
+        def instead(descriptor: int) -> None:
+            sync(descriptor)
+            names.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")).partition(".")[0])
+
+        return instead
+
+    monkeypatch.setattr(os, "fdatasync", note(os.fdatasync))
+    monkeypatch.setattr(os, "fsync", note(os.fsync))
+    return names
 
 
 async def test_a_pushed_manifests_fixed_links_are_one_file_and_its_tag_is_another(store: Store) -> None:
@@ -61,3 +88,101 @@ def test_a_batch_that_fails_leaves_no_unfinished_file(tmp_path: Path, monkeypatc
     with pytest.raises(OSError, match="full"):
         write_files_sync([(f"{tmp_path}/a/{HEX}/link", LINK), (f"{tmp_path}/b/{HEX}/link", LINK)])
     assert everything(tmp_path) == set()
+
+
+@pytest.mark.parametrize("has_one_journal", [True, False])
+async def test_names_are_safe_when_the_writer_is_told(
+    tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch, has_one_journal: bool
+) -> None:
+    monkeypatch.setattr(commits, "_has_one_journal", lambda device: has_one_journal)
+    await GroupCommit().write([(f"{tmp_path}/a/one", b"1"), (f"{tmp_path}/b/two", b"2")])
+    assert synced == ["one", "two", *([] if has_one_journal else ["a"]), "b"]
+    assert everything(tmp_path) == {"a/one", "b/two"}
+
+
+async def test_the_files_of_the_next_batch_commit_the_names_of_the_one_before(
+    tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commits, "_has_one_journal", lambda device: True)
+    commit = GroupCommit(lanes=1)
+    rename = os.rename
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly(source: str, target: str) -> None:
+        begun.set()
+        assert go_on.wait(10)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", slowly)
+    first = asyncio.ensure_future(commit.write([(f"{tmp_path}/a/one", b"1")]))
+    await asyncio.to_thread(begun.wait, 10)
+    second = asyncio.ensure_future(commit.write([(f"{tmp_path}/b/two", b"2")]))
+    await asyncio.sleep(0)
+    first.add_done_callback(lambda _: synced.append("first is told"))
+    second.add_done_callback(lambda _: synced.append("second is told"))
+    go_on.set()
+    await asyncio.gather(first, second)
+    assert [name for name in synced if name != "first is told"] == ["one", "two", "b", "second is told"]
+    assert synced.index("first is told") > synced.index("two")
+
+
+async def test_a_batch_that_fails_does_not_take_the_one_before_along(
+    tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commits, "_has_one_journal", lambda device: True)
+    (tmp_path / "file").write_bytes(b"")
+    commit = GroupCommit(lanes=1)
+    good = asyncio.ensure_future(commit.write([(f"{tmp_path}/a/one", b"1")]))
+    await asyncio.sleep(0)
+    bad = commit.write([(f"{tmp_path}/file/two", b"2")])
+    results = await asyncio.gather(good, bad, return_exceptions=True)
+    assert results[0] is None and isinstance(results[1], NotADirectoryError)
+    assert synced == ["one", "a"]
+
+
+async def test_a_folder_that_cannot_be_synced_is_told_to_who_wrote_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(descriptor: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="broken"):
+        await GroupCommit().write([(f"{tmp_path}/a/one", b"1")])
+
+
+async def test_equal_files_are_left_alone_and_synced_while_they_are_young(
+    tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = GroupCommit(lanes=1)
+    path = tmp_path / "a" / "link"
+    path.parent.mkdir()
+    path.write_bytes(LINK)  # another program's, which has not synced it
+    before = path.stat()
+    await commit.write([(str(path), LINK)], unless_same=True)
+    assert synced == ["link", "a"]
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    synced.clear()
+    monkeypatch.setattr(commits, "_YOUNG_SECONDS", 0.0)
+    await commit.write([(str(path), LINK)], unless_same=True)
+    assert synced == []
+
+
+async def test_whoever_comes_at_the_very_end_of_a_batch_is_served(tmp_path: Path) -> None:
+    commit = GroupCommit(lanes=1)
+
+    async def write_on(name: str) -> None:
+        for number in range(20):
+            await commit.write([(f"{tmp_path}/{name}/{number}", b"")])
+
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(write_on(name) for name in "abc"))
+    assert len(everything(tmp_path)) == 60
+
+
+async def test_folders_that_somebody_removed_are_made_again(tmp_path: Path) -> None:
+    commit = GroupCommit(lanes=1)
+    for _ in range(2):
+        await commit.write([(f"{tmp_path}/a/b/c/d/e/f/g/h/one", b"1"), (f"{tmp_path}/a/b/two", b"2")])
+        assert everything(tmp_path) == {"a/b/c/d/e/f/g/h/one", "a/b/two"}
+        shutil.rmtree(tmp_path / "a")
