@@ -73,14 +73,14 @@ class UploadHandlers:
 
     async def _mount(self, call: Call, digest: Digest) -> Reply | None:
         source = call.argument("from")
-        if source is not None:
-            if not self._access.authorize(call.identity, source, "pull"):
+        found = await self._repositories.blob(call.repository, digest) if source is None else None
+        if found is None:
+            # Without a source any repository will do that had the blob lately. Only one that the caller may pull from:
+            # all else would tell, and hand out, what the caller may not read.
+            source = source or self._repositories.home(digest)
+            if source is None or not self._access.authorize(call.identity, source, "pull"):
                 return None
             found = await self._repositories.mount(source, call.repository, digest)
-        else:
-            # Without a source the blob may come from this very repository only: anything else would tell, and hand
-            # out, what the caller may not read.
-            found = await self._repositories.blob(call.repository, digest)
         if found is None:
             return None
         self._notices.blob("mount", call, digest, found[1], from_repository=source or "")

@@ -9,7 +9,8 @@ tag.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Sequence
 
 from registry.digest import Digest, InvalidDigest
 from registry.errors import BlobsMissing, ManifestUnknown
@@ -26,6 +27,7 @@ _LEASE_AFTER_ANSWER_SECONDS = 3600.0
 # Well inside the collector's grace period, so that a blob somebody was told of stays for the time the lease promises.
 _TOUCH_AFTER_SECONDS = 1200.0
 _THREAD_WORTH_BYTES = 64 * 1024
+_REMEMBERED_HOMES = 10_000
 
 
 class Repositories:
@@ -40,6 +42,7 @@ class Repositories:
         )
         self._hot_links: FingerprintCache[Digest] = FingerprintCache(self._driver, 50_000)
         self._hot_tags: FingerprintCache[list[str]] = FingerprintCache(self._driver, 1_000)
+        self._homes: OrderedDict[Digest, str] = OrderedDict()
 
     # -- blobs
 
@@ -74,20 +77,24 @@ class Repositories:
             # A lease is known to this process only; a collector in another one goes by the blob's age.
             await self._driver.touch(blob_path)
         self._hot_links.put(path, mark, target)
+        self._remember_home(digest, repository)
         return target, stat.size
+
+    def home(self, digest: Digest) -> str | None:
+        """A repository that lately had the blob. It may be gone from there by now, and not be for everybody to see."""
+        return self._homes.get(digest)
+
+    def _remember_home(self, digest: Digest, repository: str) -> None:
+        self._homes[digest] = repository
+        self._homes.move_to_end(digest)
+        if len(self._homes) > _REMEMBERED_HOMES:
+            self._homes.popitem(last=False)
 
     async def link_blob(self, repository: str, digest: Digest) -> None:
         """Let the repository serve a blob that is in the store."""
         self.leases.remember(digest, _LEASE_AFTER_ANSWER_SECONDS)
         await self._driver.write_all([(paths.layer_link(repository, digest), digest.encode())])
-
-    async def link_blobs(self, repository: str, digests: Iterable[Digest]) -> None:
-        """The same for several, leaving links that are right alone."""
-        files = []
-        for digest in digests:
-            self.leases.remember(digest, _LEASE_AFTER_ANSWER_SECONDS)
-            files.append((paths.layer_link(repository, digest), digest.encode()))
-        await self._driver.write_all(files, unless_same=True)
+        self._remember_home(digest, repository)
 
     async def unlink_blob(self, repository: str, digest: Digest) -> bool:
         """Stop serving a blob; whether it was served. Its bytes stay for the collector."""

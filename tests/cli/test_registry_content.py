@@ -22,7 +22,8 @@ async def fill(root: Path, *names: str) -> Digest:
     for name in names:
         repository, _, tag = name.partition(":")
         config, layer = await blobs.put(b"{}"), await blobs.put(name.encode())
-        await repositories.link_blobs(repository, [config, layer])
+        for blob in (config, layer):
+            await repositories.link_blob(repository, blob)
         document = ImageManifest(
             media_type=OCI_MANIFEST,
             config=Descriptor(digest=str(config), size=2),

@@ -81,6 +81,8 @@ async def test_a_known_user_without_rights_gets_403_and_cannot_mount(start: Star
     await store.repositories.link_blob("theirs", digest)
     answer = await client.call("POST", f"/v2/mine/blobs/uploads/?mount={digest}&from=theirs", auth=ANN)
     assert answer.status == 202, "a mount from what one may not read opens an ordinary upload"
+    answer = await client.call("POST", f"/v2/mine/blobs/uploads/?mount={digest}", auth=ANN)
+    assert answer.status == 202, "and so does one from anywhere, where only such repositories have it"
 
 
 async def test_a_file_that_may_be_there_makes_no_rules_until_it_is(tmp_path: Path) -> None:
