@@ -33,7 +33,7 @@ from registry.store.blobs import BlobStore, BlobWriter
 from registry.store.driver import STREAM_CHUNK
 from registry.store.hot import StoredManifest
 from registry.store.repositories import Repositories
-from registry.tasks import Background, run_blocking
+from registry.tasks import Background, open_to_read, run_blocking
 
 log = logging.getLogger("berth.registry.proxy")
 
@@ -79,7 +79,7 @@ class Download:
         """A descriptor for `read`; FileNotFoundError when the download is over."""
         await self._opened.wait()
         if self._path is not None:
-            return await run_blocking(os.open, self._path, os.O_RDONLY | os.O_CLOEXEC)
+            return await open_to_read(self._path)
         if self._spool is None:
             raise FileNotFoundError("the download is over")
         return os.dup(self._spool.fileno())

@@ -37,6 +37,23 @@ def begin_blocking(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
     return asyncio.get_running_loop().run_in_executor(_POOL, function, *args)
 
 
+async def acquire(function: Callable[..., T], *args: Any, release: Callable[[T], None]) -> T:
+    """Run what opens something. A caller that is cancelled meanwhile leaves nothing open: `release` gets it."""
+    opening = begin_blocking(function, *args)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await asyncio.wait([opening])
+        if opening.exception() is None:
+            release(opening.result())
+        raise
+
+
+async def open_to_read(path: str) -> int:
+    """A descriptor of the file, for the caller to close."""
+    return await acquire(os.open, path, os.O_RDONLY | os.O_CLOEXEC, release=os.close)
+
+
 def begin(work: Awaitable[T]) -> asyncio.Future[T]:
     """Begin something that the same operation awaits later, so that two things go on at once."""
     return asyncio.ensure_future(work)

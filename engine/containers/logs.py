@@ -23,7 +23,7 @@ from isal import igzip
 
 from engine.clock import parse_rfc3339, rfc3339_fixed
 from engine.kernel.inotify import FolderWatch
-from engine.tasks import run_blocking, wait_any
+from engine.tasks import run_blocking, run_to_end, wait_any
 
 BATCH_BYTES = 512 * 1024
 BLOCK_BYTES = 64 * 1024
@@ -392,12 +392,12 @@ async def read_log(
     cursor, renderer = LogCursor(path), Renderer(query, framed=framed)
     watch = FolderWatch(path.parent) if query.follow and path.parent.is_dir() else None
     try:
-        await run_blocking(cursor.open_sync, query.tail)
+        await run_to_end("disk", cursor.open_sync, query.tail)
         while not renderer.past_until:
             if watch is not None:
                 watch.changed.clear()
             finished = ended()
-            chunk, more = await run_blocking(_batch_sync, cursor, renderer)
+            chunk, more = await run_to_end("disk", _batch_sync, cursor, renderer)
             if chunk:
                 yield chunk
             if more:

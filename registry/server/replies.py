@@ -17,7 +17,7 @@ from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
 from registry.server.sending import SEND_STALL_SECONDS, FileSender
-from registry.tasks import begin, run_blocking
+from registry.tasks import begin, open_to_read, run_blocking
 
 _LINES = {status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus}
 _LARGE_BODY = 64 * 1024
@@ -105,7 +105,7 @@ class FileReply(Reply):
         if request.method == "HEAD":
             await super().prepare(request)
             return
-        descriptor = await run_blocking(os.open, self.path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = await open_to_read(self.path)
         try:
             transport = request.transport
             if transport is None or transport.is_closing():

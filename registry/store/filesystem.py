@@ -19,7 +19,7 @@ from registry.digest import Hasher
 from registry.store.commits import GroupCommit, sync_folder_sync
 from registry.store.driver import STREAM_CHUNK, Appender, FileStat
 from registry.store.growing import GrowingFile
-from registry.tasks import run_blocking
+from registry.tasks import acquire, open_to_read, run_blocking
 
 
 class FilesystemDriver:
@@ -133,7 +133,7 @@ class FilesystemDriver:
 
     async def stream(self, path: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         """The bytes from `offset`, at most `length`; the next chunk is read while the consumer handles this one."""
-        descriptor = await run_blocking(os.open, self._prefix + path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = await open_to_read(self._prefix + path)
         try:
             while length is None or length > 0:
                 wanted = STREAM_CHUNK if length is None else min(STREAM_CHUNK, length)
@@ -182,7 +182,7 @@ class FilesystemDriver:
 
     async def append(self, path: str, create: bool = False) -> Appender:
         """Open a file to grow it; FileNotFoundError unless it exists or `create`."""
-        return await run_blocking(GrowingFile.open_sync, self._prefix + path, create)
+        return await acquire(GrowingFile.open_sync, self._prefix + path, create, release=GrowingFile.drop_sync)
 
     async def publish(self, source: str, target: str) -> None:
         """Rename a finished, synced file into place."""

@@ -55,6 +55,10 @@ class GrowingFile:
             os.close(descriptor)
             raise
 
+    def drop_sync(self) -> None:
+        """Close at once what nothing was written to."""
+        os.close(self._descriptor)
+
     @property
     def size(self) -> int:
         """Bytes taken, as far as writes have finished."""
