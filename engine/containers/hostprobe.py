@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
 from engine.config import Config
@@ -95,10 +96,18 @@ def cdi_documents_sync(folders: Iterable[str]) -> list[tuple[str, Any]]:
             for path in sorted(Path(folder).iterdir()):
                 if path.suffix in (".json", ".yaml", ".yml"):
                     try:
-                        found.append((str(path), yaml.safe_load(path.read_bytes())))  # JSON is YAML
+                        found.append((str(path), _decoded(path.read_bytes())))
                     except (OSError, yaml.YAMLError):
                         found.append((str(path), None))
     return found
+
+
+def _decoded(content: bytes) -> Any:
+    """JSON, whatever the file's name says, else YAML: JSON is YAML, but a YAML parser may refuse its tabs."""
+    try:
+        return msgspec.json.decode(content)
+    except ValueError:
+        return yaml.safe_load(content)
 
 
 def cdi_catalog_sync(config: Config) -> CdiCatalog:
