@@ -273,7 +273,8 @@ async def test_a_corrupt_blob_is_refused_and_leaves_nothing(shop: Shop, port: Po
 
 async def test_a_push_to_the_embedded_registry_writes_links_only(shop: Shop, port: Port) -> None:
     image = await shop.make(f"{port.home}/app:1", {"a": b"1" * 1000})
-    blob = await shop.content.packed(image.diff_ids[0])
+    async with shop.content.packed(image.diff_ids[0]) as blob:
+        pass
     before = await shop.digests()
     inode = shop.blobs.local_path(blob.digest).stat().st_ino
     lines = await port.push(f"{port.home}/app")
