@@ -179,19 +179,20 @@ class Pusher:
         self, push: _Push, sent: Sequence[LayerBlob], digest: Digest, descriptor: Descriptor, data: bytes
     ) -> None:
         """Keep the manifest, its digest as a name, and where the layers are now."""
-        await self._content.blobs.put(data, digest)
-        image = self._service.store.get(push.image.id)
-        if image is None:
-            return
-        if all(m.digest != descriptor.digest for m in image.manifests):
-            await self._service.store.replace_image(replace(image, manifests=(descriptor, *image.manifests)))
-        for diff_id, form in dict(zip(image.diff_ids, sent, strict=True)).items():
-            known = self._service.store.forms(diff_id)
-            sources = tuple(dict.fromkeys((push.reference.name, *form.sources)))
-            merged = merge_blobs(known, replace(form, sources=sources))
-            if merged != known:
-                await self._service.store.set_forms(diff_id, merged)
-        await self._service.name(image, push.reference.with_digest(digest))
+        async with self._content.hold((), (digest,)):  # the image may be gone, and then nobody needs the manifest
+            await self._content.blobs.put(data, digest)
+            image = self._service.store.get(push.image.id)
+            if image is None:
+                return
+            if all(m.digest != descriptor.digest for m in image.manifests):
+                await self._service.store.replace_image(replace(image, manifests=(descriptor, *image.manifests)))
+            for diff_id, form in dict(zip(image.diff_ids, sent, strict=True)).items():
+                known = self._service.store.forms(diff_id)
+                sources = tuple(dict.fromkeys((push.reference.name, *form.sources)))
+                merged = merge_blobs(known, replace(form, sources=sources))
+                if merged != known:
+                    await self._service.store.set_forms(diff_id, merged)
+            await self._service.name(image, push.reference.with_digest(digest))
 
 
 def push_reference(name: str, tag: str) -> Reference:
