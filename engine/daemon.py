@@ -426,7 +426,6 @@ def registry_settings(config: Config) -> Settings:
         htpasswd=own / "htpasswd",
         grants_file=own / "grants.yml",
         grants_file_optional=True,
-        log_level=config.log_level,
         # Only this process knows which blobs its images need: `berth registry gc` refuses this folder.
         collect_interval_seconds=COLLECT_INTERVAL_SECONDS,
     )
