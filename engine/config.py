@@ -24,6 +24,7 @@ LOG_LEVELS = ("trace", "debug", "info", "warn", "warning", "error", "fatal", "pa
 
 RELOADABLE = frozenset(
     "debug log-level labels registry-mirrors insecure-registries default-runtime runtimes shutdown-timeout "
+    "default-shm-size default-ipc-mode default-cgroupns-mode "
     "max-concurrent-downloads max-concurrent-uploads max-download-attempts features http-proxy https-proxy "
     "no-proxy".split()
 )

@@ -49,7 +49,7 @@ from engine.containers.connect import Connector
 from engine.containers.create import Creator
 from engine.containers.defaults import DaemonDefaults
 from engine.containers.exec import Execs
-from engine.containers.hostprobe import probe_host_sync
+from engine.containers.hostprobe import probe_host_sync, seccomp_profile_sync
 from engine.containers.journalist import Journalist
 from engine.containers.lifecycle import Lifecycle
 from engine.containers.live import LiveTable
@@ -260,6 +260,7 @@ class Daemon:
             _defaults(config, host), host.facts, journalist, images, volumes, networks, snapshotter,
             ground.archives, assembly.data_root, tuple(host.runtimes),
         )  # fmt: skip
+        self._reloaders.append(lambda changed: creator.reload(_defaults(changed, host)))
         service = ContainerService(
             journalist, live, creator, lifecycle, remover, execs, assembly, images, networks, locks
         )
@@ -345,7 +346,8 @@ class Daemon:
             configured, config.default_runtime or None, config.exec_root, systemd=cgroups.driver == "systemd"
         )
         init = next((found for name in TINI_NAMES if (found := shutil.which(name))), "")
-        return Host(facts, cgroups, runtimes, default, init)
+        profile = await run_blocking(seccomp_profile_sync, config)
+        return Host(facts, cgroups, runtimes, default, init, profile)
 
     def reload(self) -> None:
         """SIGHUP: take over what may change while running; a file that cannot be used changes nothing."""

@@ -17,10 +17,11 @@ from typing import Any
 import msgspec
 import yaml
 
-from engine.config import Config
+from engine.config import Config, ConfigError
 from engine.containers.cdi import CdiCatalog, catalog_of
 from engine.containers.host import DeviceNode, HostFacts
 from engine.containers.security import ALL_CAPABILITIES
+from engine.errors import os_words
 from engine.kernel import apparmor
 
 _SKIPPED_FOLDERS = frozenset({"pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"})
@@ -113,6 +114,17 @@ def _decoded(content: bytes) -> Any:
 def cdi_catalog_sync(config: Config) -> CdiCatalog:
     """The devices that the specification files describe now, unless the administrator turned CDI off."""
     return catalog_of(cdi_documents_sync(config.cdi_spec_dirs)) if config.has_cdi else CdiCatalog(is_on=False)
+
+
+def seccomp_profile_sync(config: Config) -> str:
+    """The daemon's own seccomp profile: its text, or docker's word for one. Raises ``ConfigError``."""
+    place = config.seccomp_profile
+    if place in ("", "builtin", "unconfined"):
+        return place or "builtin"
+    try:
+        return Path(place).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"opening seccomp profile ({place}) failed: {os_words(error)}") from error
 
 
 def all_devices_sync() -> list[DeviceNode]:

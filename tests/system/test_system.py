@@ -61,6 +61,35 @@ def test_a_reload_is_an_event_with_the_settings_now_in_force(berth: Berth) -> No
     reload(berth, {})
 
 
+def test_new_containers_get_the_reloaded_defaults(berth: Berth, busybox: str) -> None:
+    reload(berth, {"default-shm-size": "3m", "default-ipc-mode": "shareable"})
+    try:
+        done = berth.docker("run", "--rm", busybox, "df", "-k", "/dev/shm", check=True)
+        assert done.stdout.splitlines()[-1].split()[1] == "3072"
+        name = berth.docker("create", busybox, check=True).stdout.strip()
+        assert berth.docker("inspect", "-f", "{{.HostConfig.IpcMode}}", name).stdout == "shareable\n"
+        berth.docker("rm", name)
+    finally:
+        reload(berth, {"default-shm-size": "64m", "default-ipc-mode": "private"})
+
+
+def test_a_seccomp_profile_of_the_daemons_own() -> None:
+    berth = Berth(registry=False)
+    profile = berth.root / "profile.json"
+    denied = {"names": ["chmod", "fchmodat", "fchmodat2"], "action": "SCMP_ACT_ERRNO"}
+    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [denied]}))
+    berth.options = ("--seccomp-profile", str(profile))
+    try:
+        berth.start()
+        berth.make_busybox()
+        assert f"name=seccomp,profile={profile}" in berth.docker("info", "-f", "{{.SecurityOptions}}").stdout
+        done = berth.docker("run", "--rm", "busybox", "chmod", "777", ".")
+        assert (done.returncode, "Operation not permitted" in done.stderr) == (1, True), done.stderr
+    finally:
+        berth.stop()
+        berth.remove()
+
+
 def test_the_port_of_the_daemon_is_not_published() -> None:
     port = free_port()
     berth = Berth(options=("-H", f"127.0.0.1:{port}"), registry=False)
