@@ -33,6 +33,7 @@ from engine.api.listeners import Listeners
 from engine.api.networks import NetworkRoutes
 from engine.api.stats import StatsRoutes
 from engine.api.system import SystemRoutes
+from engine.api.tls import server_context
 from engine.api.update import UpdateRoutes
 from engine.api.usage import DiskUsageReport
 from engine.api.views import ContainerViews
@@ -437,8 +438,7 @@ def registry_settings(config: Config) -> Settings:
 def _tls(config: Config) -> ssl.SSLContext | None:
     if not (config.tls or config.tlsverify):
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context = server_context()
     context.load_cert_chain(config.tlscert, config.tlskey)
     if config.tlsverify:
         context.load_verify_locations(config.tlscacert)

@@ -7,11 +7,14 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.support.certificates import Authority, Pair
 from tests.support.daemons import Berth, free_port
 from tests.support.listening import Listener
 
@@ -85,6 +88,31 @@ def test_a_seccomp_profile_of_the_daemons_own() -> None:
         assert f"name=seccomp,profile={profile}" in berth.docker("info", "-f", "{{.SecurityOptions}}").stdout
         done = berth.docker("run", "--rm", "busybox", "chmod", "777", ".")
         assert (done.returncode, "Operation not permitted" in done.stderr) == (1, True), done.stderr
+    finally:
+        berth.stop()
+        berth.remove()
+
+
+def test_over_tls_a_client_that_has_said_everything_hears_everything(tmp_path: Path) -> None:
+    authority, port = Authority(tmp_path), free_port()
+    server, client = authority.pair("server"), authority.pair("client")
+
+    def flags(pair: Pair) -> tuple[str, ...]:
+        files = {"--tlscacert": authority.ca, "--tlscert": pair.cert, "--tlskey": pair.key}
+        return ("--tlsverify", *(word for name, path in files.items() for word in (name, str(path))))
+
+    host = ("-H", f"tcp://127.0.0.1:{port}")
+    berth = Berth(options=(*host, *flags(server)), registry=False)
+    try:
+        berth.start()
+        berth.make_busybox()
+        for stdin, told in ((None, "out\n"), ("in\n", "in\nout\n")):
+            words = ["-i"] if stdin else []
+            command = ["run", "--rm", *words, "busybox", "sh", "-c", "cat; sleep 0.2; echo out"]
+            done = subprocess.run(
+                ["docker", *host, *flags(client), *command], input=stdin, capture_output=True, text=True, timeout=30
+            )
+            assert (done.stdout, done.returncode) == (told, 0), done.stderr
     finally:
         berth.stop()
         berth.remove()
