@@ -20,10 +20,11 @@ DEFAULT_HOST = "unix:///var/run/docker.sock"
 DEFAULT_CONFIG_FILE = Path("/etc/docker/daemon.json")
 TCP_PORT, TLS_PORT = "2375", "2376"
 ON_UNHEALTHY = ("none", "restart", "stop", "kill")
-LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
+LOG_LEVELS = ("trace", "debug", "info", "warn", "warning", "error", "fatal", "panic")
 
 RELOADABLE = frozenset(
     "debug log-level labels registry-mirrors insecure-registries default-runtime runtimes shutdown-timeout "
+    "default-shm-size default-ipc-mode default-cgroupns-mode "
     "max-concurrent-downloads max-concurrent-uploads max-download-attempts features http-proxy https-proxy "
     "no-proxy registry".split()
 )

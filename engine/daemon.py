@@ -33,6 +33,7 @@ from engine.api.listeners import Listeners
 from engine.api.networks import NetworkRoutes
 from engine.api.stats import StatsRoutes
 from engine.api.system import SystemRoutes
+from engine.api.tls import server_context
 from engine.api.update import UpdateRoutes
 from engine.api.usage import DiskUsageReport
 from engine.api.views import ContainerViews
@@ -49,7 +50,7 @@ from engine.containers.connect import Connector
 from engine.containers.create import Creator
 from engine.containers.defaults import DaemonDefaults
 from engine.containers.exec import Execs
-from engine.containers.hostprobe import probe_host_sync
+from engine.containers.hostprobe import probe_host_sync, seccomp_profile_sync
 from engine.containers.journalist import Journalist
 from engine.containers.lifecycle import Lifecycle
 from engine.containers.live import LiveTable
@@ -260,6 +261,7 @@ class Daemon:
             _defaults(config, host), host.facts, journalist, images, volumes, networks, snapshotter,
             ground.archives, assembly.data_root, tuple(host.runtimes),
         )  # fmt: skip
+        self._reloaders.append(lambda changed: creator.reload(_defaults(changed, host)))
         service = ContainerService(
             journalist, live, creator, lifecycle, remover, execs, assembly, images, networks, locks
         )
@@ -346,7 +348,8 @@ class Daemon:
             configured, config.default_runtime or None, config.exec_root, systemd=cgroups.driver == "systemd"
         )
         init = next((found for name in TINI_NAMES if (found := shutil.which(name))), "")
-        return Host(facts, cgroups, runtimes, default, init)
+        profile = await run_blocking(seccomp_profile_sync, config)
+        return Host(facts, cgroups, runtimes, default, init, profile)
 
     def reload(self) -> None:
         """SIGHUP: take over what may change while running; a file that cannot be used changes nothing."""
@@ -429,7 +432,6 @@ def registry_settings(config: Config) -> Settings:
         htpasswd=own / "htpasswd",
         grants_file=own / "grants.yml",
         grants_file_optional=True,
-        log_level=config.log_level,
         # Only this process knows which blobs its images need: `berth registry gc` refuses this folder.
         collect_interval_seconds=COLLECT_INTERVAL_SECONDS,
     )
@@ -439,8 +441,7 @@ def registry_settings(config: Config) -> Settings:
 def _tls(config: Config) -> ssl.SSLContext | None:
     if not (config.tls or config.tlsverify):
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context = server_context()
     context.load_cert_chain(config.tlscert, config.tlskey)
     if config.tlsverify:
         context.load_verify_locations(config.tlscacert)

@@ -11,11 +11,14 @@ from engine.config import Config
 
 _NAMES = {"WARNING": "warning", "CRITICAL": "fatal"}
 _LEVELS = {
+    "trace": logging.DEBUG,
     "debug": logging.DEBUG,
     "info": logging.INFO,
     "warn": logging.WARNING,
+    "warning": logging.WARNING,
     "error": logging.ERROR,
     "fatal": logging.CRITICAL,
+    "panic": logging.CRITICAL,
 }
 
 

@@ -24,7 +24,7 @@ from engine.api.decode import (
 from engine.api.relay import DetachScanner, Pending, parse_detach_keys, relay, release
 from engine.api.shapes.containers import decode_create
 from engine.api.shapes.inspect import OWN_NAMES_APART, inspect_view, with_own_names
-from engine.api.shapes.older import OWN_CGROUPS, PLATFORMS, RECURSIVE_READ_ONLY, for_version
+from engine.api.shapes.older import OWN_CGROUPS, PLATFORMS, RECURSIVE_READ_ONLY, for_version, move_hardware_address
 from engine.api.streams import MULTIPLEXED_STREAM, RAW_STREAM, Takeover, json_response, no_content
 from engine.api.views import ContainerViews
 from engine.clock import now_ns
@@ -84,7 +84,7 @@ class ContainerRoutes:
         """Make a container; nothing runs yet."""
         check_json(request)
         version = api_version(request)
-        body = for_version(decode_create(await request.read()), version)
+        body, notes = move_hardware_address(for_version(decode_create(await request.read()), version), version)
         wish = CreateRequest(
             query_str(request, "name"),
             body.config,
@@ -95,7 +95,7 @@ class ContainerRoutes:
             shared_cgroups=version < OWN_CGROUPS,
         )
         container, warnings = await self._service.create(wish)
-        return json_response({"Id": container.id, "Warnings": warnings}, 201)
+        return json_response({"Id": container.id, "Warnings": [*warnings, *notes]}, 201)
 
     async def inspect(self, request: web.Request) -> web.StreamResponse:
         """The whole truth about one container."""

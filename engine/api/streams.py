@@ -21,6 +21,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from engine.api.tls import HalfOpenCipher
 from engine.errors import EngineError, os_words
 
 log = logging.getLogger(__name__)
@@ -122,6 +123,17 @@ class TakeoverHandler(RequestHandler):
     _request_left = 0
     _ahead: bytearray | None = None
     _ended = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the client's end of a TLS connection as that of any other."""
+        super().connection_made(transport)
+        cipher = transport.get_extra_info("ssl_object")
+        if isinstance(cipher, HalfOpenCipher):
+            cipher.on_end = self._cipher_ended
+
+    def _cipher_ended(self) -> None:
+        if not self.eof_received() and self.transport is not None:
+            self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""

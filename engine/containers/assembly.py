@@ -81,6 +81,7 @@ class Host:
     runtimes: dict[str, Runtime]
     default_runtime: str
     init_binary: str
+    seccomp_profile: str = "builtin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,7 +373,7 @@ class Assembly:
             lookup_device=device_nodes_sync,
             host_devices=devices,
             default_ulimits=_ulimits(self._config),
-            default_seccomp=self._config.seccomp_profile or "builtin",
+            default_seccomp=self._host.seccomp_profile,
             no_new_privileges=self._config.no_new_privileges,
             link_env=self._link_environment(container),
         )

@@ -142,6 +142,10 @@ class Creator:
                     "This would result in undefined behavior"
                 )
 
+    def reload(self, defaults: DaemonDefaults) -> None:
+        """What containers that are made from now on get where they do not say it."""
+        self._defaults = defaults
+
     def _check(self, request: CreateRequest) -> tuple[HostConfig, list[str]]:
         """Check everything that can be checked without touching the host; the host settings with defaults filled in."""
         try:

@@ -14,12 +14,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
-from engine.config import Config
+from engine.config import Config, ConfigError
 from engine.containers.cdi import CdiCatalog, catalog_of
 from engine.containers.host import DeviceNode, HostFacts
 from engine.containers.security import ALL_CAPABILITIES
+from engine.errors import os_words
 from engine.kernel import apparmor
 
 _SKIPPED_FOLDERS = frozenset({"pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"})
@@ -95,15 +97,34 @@ def cdi_documents_sync(folders: Iterable[str]) -> list[tuple[str, Any]]:
             for path in sorted(Path(folder).iterdir()):
                 if path.suffix in (".json", ".yaml", ".yml"):
                     try:
-                        found.append((str(path), yaml.safe_load(path.read_bytes())))  # JSON is YAML
+                        found.append((str(path), _decoded(path.read_bytes())))
                     except (OSError, yaml.YAMLError):
                         found.append((str(path), None))
     return found
 
 
+def _decoded(content: bytes) -> Any:
+    """JSON, whatever the file's name says, else YAML: JSON is YAML, but a YAML parser may refuse its tabs."""
+    try:
+        return msgspec.json.decode(content)
+    except ValueError:
+        return yaml.safe_load(content)
+
+
 def cdi_catalog_sync(config: Config) -> CdiCatalog:
     """The devices that the specification files describe now, unless the administrator turned CDI off."""
     return catalog_of(cdi_documents_sync(config.cdi_spec_dirs)) if config.has_cdi else CdiCatalog(is_on=False)
+
+
+def seccomp_profile_sync(config: Config) -> str:
+    """The daemon's own seccomp profile: its text, or docker's word for one. Raises ``ConfigError``."""
+    place = config.seccomp_profile
+    if place in ("", "builtin", "unconfined"):
+        return place or "builtin"
+    try:
+        return Path(place).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"opening seccomp profile ({place}) failed: {os_words(error)}") from error
 
 
 def all_devices_sync() -> list[DeviceNode]:

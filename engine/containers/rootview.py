@@ -103,7 +103,8 @@ def _of_point(point: MountPoint, recursive_readonly: bool) -> OciMount:
     if not point.rw:
         words.append(_read_only_word(bind, recursive_readonly))
     if point.propagation:
-        words.append(point.propagation)
+        # For a mount alone ``private`` says what ``rprivate`` does, and crun would take the r for the bind's, too.
+        words.append(point.propagation.removeprefix("r") if bind.non_recursive else point.propagation)
     return _mount(point.destination, "bind", point.source, words)
 
 

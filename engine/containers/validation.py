@@ -55,8 +55,6 @@ def _check_network_conflicts(config: ContainerConfig, host: HostConfig) -> None:
             "conflicting options: host type networking can't be used with links. "
             "This would result in undefined behavior"
         )
-    if mode == "host" and config.mac_address:
-        raise ValueError("conflicting options: mac-address and the network mode")
     target = joined_container(mode)
     if target is None:
         if mode == "container":
@@ -69,7 +67,6 @@ def _check_network_conflicts(config: ContainerConfig, host: HostConfig) -> None:
         (host.links, "container type network can't be used with links. This would result in undefined behavior"),
         (host.dns, "dns and the network mode"),
         (host.extra_hosts, "custom host-to-IP mapping and the network mode"),
-        (config.mac_address, "mac-address and the network mode"),
         (host.port_bindings or host.publish_all_ports, "port publishing and the container type network mode"),
         (config.exposed_ports, "port exposing and the container type network mode"),
     )

@@ -360,25 +360,32 @@ class ImageContent:
                 return form
         return None
 
-    async def packed(self, diff_id: str) -> LayerBlob:
-        """A compressed form of the layer, made now if only the plain one is stored; the plain one is given back."""
-        async with self._packing(diff_id):
-            form = await self.stored_form(diff_id)
-            if form.media_type not in PLAIN_TYPES:
-                return form
-            async with self.hold((diff_id,), (form.digest,)):
-                target = self.blobs.temp_dir() / f"pack-{uuid.uuid4().hex}"
-                try:
-                    digest, size = await run_to_end("hash", _gzip_sync, self.blobs.local_path(form.digest), target)
-                    await self.adopt(target, digest, size)
-                finally:
-                    target.unlink(missing_ok=True)
-                packed = LayerBlob(digest, size, DOCKER_LAYER_GZIP)
-                known = [f for f in self.store.forms(diff_id) if f.digest != form.digest]
-                await self.store.set_forms(diff_id, merge_blobs(known, packed))
-                self._garbage.add(form.digest)
-            await self.reclaim()
-            return packed
+    @contextlib.asynccontextmanager
+    async def packed(self, diff_id: str) -> AsyncIterator[LayerBlob]:
+        """A compressed form of the layer, held; made now if only the plain one is stored, which is given back then."""
+        async with contextlib.AsyncExitStack() as held:
+            async with self._packing(diff_id):
+                form = await self.stored_form(diff_id)
+                if form.media_type in PLAIN_TYPES:
+                    form = await self._pack(diff_id, form, held)
+                else:
+                    await held.enter_async_context(self.leases.hold(form.digest))
+            yield form
+
+    async def _pack(self, diff_id: str, form: LayerBlob, held: contextlib.AsyncExitStack) -> LayerBlob:
+        """Compress a layer; its new form is ``held`` from before it is stored, as its last image may go meanwhile."""
+        async with self.hold((diff_id,), (form.digest,)):
+            target = self.blobs.temp_dir() / f"pack-{uuid.uuid4().hex}"
+            try:
+                digest, size = await run_to_end("hash", _gzip_sync, self.blobs.local_path(form.digest), target)
+                await held.enter_async_context(self.hold((), (digest,)))
+                await self.adopt(target, digest, size)
+            finally:
+                target.unlink(missing_ok=True)
+            packed = LayerBlob(digest, size, DOCKER_LAYER_GZIP)
+            known = [f for f in self.store.forms(diff_id) if f.digest != form.digest]
+            await self.store.set_forms(diff_id, merge_blobs(known, packed))
+        return packed
 
     def discard(self, image: Image, orphans: Mapping[str, Sequence[LayerBlob]]) -> None:
         """Note what a removed image leaves behind; ``reclaim`` takes it away."""

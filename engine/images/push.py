@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from asyncio import TaskGroup
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -138,22 +138,30 @@ class Pusher:
         name, report = short(diff_id), push.report
         if slots.locked():
             report(step(name, "Waiting"))
-        async with slots:
-            form = form or await self._content.packed(diff_id)
-            async with self._content.leases.hold(form.digest):
-                if await push.target.has(form.digest):
-                    report(step(name, "Layer already exists"))
-                    return form
-                mounted, location = await self._mount(push, form)
-                if mounted:
-                    report(step(name, f"Mounted from {mounted}"))
-                    return form
-                told = Paced(report, name, "Pushing", form.size)
-                told(0)
-                path = self._content.blobs.local_path(form.digest)
-                await push.target.upload(form.digest, path, form.size, told, location)
+        async with slots, self._held(diff_id, form) as held:
+            if await push.target.has(held.digest):
+                report(step(name, "Layer already exists"))
+                return held
+            mounted, location = await self._mount(push, held)
+            if mounted:
+                report(step(name, f"Mounted from {mounted}"))
+                return held
+            told = Paced(report, name, "Pushing", held.size)
+            told(0)
+            path = self._content.blobs.local_path(held.digest)
+            await push.target.upload(held.digest, path, held.size, told, location)
         report(step(name, "Pushed"))
-        return form
+        return held
+
+    @asynccontextmanager
+    async def _held(self, diff_id: str, form: LayerBlob | None) -> AsyncIterator[LayerBlob]:
+        """The form to be sent, which stays while it is: the one given, else a compressed one."""
+        if form is None:
+            async with self._content.packed(diff_id) as packed:
+                yield packed
+        else:
+            async with self._content.leases.hold(form.digest):
+                yield form
 
     async def _mount(self, push: _Push, form: LayerBlob) -> tuple[str, str]:
         """The repository the layer was taken over from, else the upload that a registry began instead."""
@@ -171,19 +179,20 @@ class Pusher:
         self, push: _Push, sent: Sequence[LayerBlob], digest: Digest, descriptor: Descriptor, data: bytes
     ) -> None:
         """Keep the manifest, its digest as a name, and where the layers are now."""
-        await self._content.blobs.put(data, digest)
-        image = self._service.store.get(push.image.id)
-        if image is None:
-            return
-        if all(m.digest != descriptor.digest for m in image.manifests):
-            await self._service.store.replace_image(replace(image, manifests=(descriptor, *image.manifests)))
-        for diff_id, form in dict(zip(image.diff_ids, sent, strict=True)).items():
-            known = self._service.store.forms(diff_id)
-            sources = tuple(dict.fromkeys((push.reference.name, *form.sources)))
-            merged = merge_blobs(known, replace(form, sources=sources))
-            if merged != known:
-                await self._service.store.set_forms(diff_id, merged)
-        await self._service.name(image, push.reference.with_digest(digest))
+        async with self._content.hold((), (digest,)):  # the image may be gone, and then nobody needs the manifest
+            await self._content.blobs.put(data, digest)
+            image = self._service.store.get(push.image.id)
+            if image is None:
+                return
+            if all(m.digest != descriptor.digest for m in image.manifests):
+                await self._service.store.replace_image(replace(image, manifests=(descriptor, *image.manifests)))
+            for diff_id, form in dict(zip(image.diff_ids, sent, strict=True)).items():
+                known = self._service.store.forms(diff_id)
+                sources = tuple(dict.fromkeys((push.reference.name, *form.sources)))
+                merged = merge_blobs(known, replace(form, sources=sources))
+                if merged != known:
+                    await self._service.store.set_forms(diff_id, merged)
+            await self._service.name(image, push.reference.with_digest(digest))
 
 
 def push_reference(name: str, tag: str) -> Reference:

@@ -14,7 +14,7 @@ from engine.networks import ipam
 from engine.networks.model import AddressWish, EndpointState, EndpointWish, Network
 from engine.networks.sandbox import Sandbox
 from engine.networks.store import NetworkStore
-from engine.networks.wishes import wished_sysctls
+from engine.networks.wishes import plain_mac, wished_sysctls
 
 _TURNS_IPV6_OFF = re.compile(r"net\.ipv6\.conf\.(?i:ifname)\.disable_ipv6=\s*1\s*")
 
@@ -47,6 +47,7 @@ def lease_endpoint(
         _release(store, network.id, ip)
         raise Forbidden(str(error)) from error
     aliases = tuple(wish.aliases or ()) if wish is not None else ()
+    wished_mac = (wish.mac_address if wish is not None else "") or mac
     names = (sandbox.name, *aliases, short(sandbox.container_id), sandbox.hostname)
     has_gateway = network.leads_outside and not network.is_routed
     gateways = {block.network.version: block.gateway for block in reversed(network.blocks)}
@@ -59,7 +60,7 @@ def lease_endpoint(
         gateway=gateways.get(4, "") if has_gateway else "",
         ip_address=ip,
         ip_prefix_len=prefix,
-        mac_address=(wish.mac_address if wish is not None else "") or mac or random_mac(),
+        mac_address=plain_mac(wished_mac) if wished_mac else random_mac(),
         ipv6_gateway=gateways.get(6, "") if has_gateway and ip6 else "",
         global_ipv6_address=ip6,
         global_ipv6_prefix_len=prefix6,

@@ -12,6 +12,7 @@ from engine.networks.model import OPTION_PREFIX, AddressWish, EndpointWish, Netw
 
 OPTION_INTERFACE = "com.docker.network.endpoint.ifname"
 OPTION_SYSCTLS = "com.docker.network.endpoint.sysctls"
+_MAC = re.compile(r"[0-9a-f]{2}([:-])(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}|(?:[0-9a-f]{4}\.){2}[0-9a-f]{4}", re.IGNORECASE)
 _SYSCTL = re.compile(r"net\.(?:ipv4|ipv6|mpls)\.[^./]+\.(?:IFNAME|ifname)\.[^./=]+(?:=.*)?")
 
 
@@ -47,11 +48,18 @@ def sysctl_of(text: str, interface: str) -> tuple[str, str]:
     return "/".join((*parts[:3], interface, parts[4])), value
 
 
+def plain_mac(text: str) -> str:
+    """A checked hardware address in the kernel's spelling."""
+    return bytes.fromhex(re.sub("[:.-]", "", text)).hex(":")
+
+
 def check_wish(name: str, network: Network | None, wish: EndpointWish) -> None:
     """What a network can grant at all, as dockerd checks it when a container is created.
 
     Of a network that is not there (``None``) only the spelling is known. Raises ``InvalidParameter``.
     """
+    if wish.mac_address and not _MAC.fullmatch(wish.mac_address):
+        raise InvalidParameter(f"invalid config for network {name}: invalid MAC address {wish.mac_address}")
     asked = wish.ipam_config
     problems = _misspelt(asked) if asked is not None else []
     problems += [
@@ -67,7 +75,7 @@ def check_wish(name: str, network: Network | None, wish: EndpointWish) -> None:
         if addresses:
             problems.append("user specified IP address is supported on user defined networks only")
         if wish.aliases:
-            problems.append("network-scoped aliases are only supported for user-defined networks")
+            problems.append("network-scoped alias is supported only for containers in user defined networks")
     elif addresses and not network.has_own_subnets:
         problems.append(
             "user specified IP address is supported only when connecting to networks with user configured subnets"

@@ -39,11 +39,7 @@ LATER_WORDS: tuple[tuple[str, str], ...] = (
         ),
         "daemon: … host network",
     ),
-    (
-        r"daemon: network-scoped alias is supported only for containers in user defined networks",
-        "daemon: … network-scoped aliases are only supported for user-defined networks",
-    ),
-    (r"daemon: invalid config for network \S+: invalid endpoint settings:\n(network-scoped)", r"daemon: … \1"),
+    (r"daemon: (invalid config for network \S+: invalid endpoint settings:\n)?(network-scoped)", r"daemon: … \2"),
     (r"daemon: cannot kill container: \S+: ((invalid signal|the linux daemon does not support).*)", r"daemon: \1"),
     (r"-o parent interface does was not found", "-o parent interface was not found"),
     (r"network \S+ (id <id> )?has active endpoints.*", "network … has active endpoints"),

@@ -231,6 +231,13 @@ def test_a_reload_takes_over_what_may_change(tmp_path: Path) -> None:
     written(tmp_path, {"debug": True, "mtu": 9000, "labels": ["x=y"]})
     again = reload_config(config)
     assert (again.debug, again.labels, again.mtu) == (True, ("x=y",), 1400)
+    written(tmp_path, {"default-shm-size": "128m", "default-ipc-mode": "shareable", "default-cgroupns-mode": "host"})
+    later = reload_config(again)
+    assert (later.default_shm_size, later.default_ipc_mode, later.default_cgroupns_mode) == (
+        1 << 27,
+        "shareable",
+        "host",
+    )
 
 
 def test_null_is_not_given(tmp_path: Path) -> None:

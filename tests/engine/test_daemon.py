@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import Config
+from engine.config import LOG_LEVELS, Config
 from engine.daemon import registry_settings
 from registry.configfile import ConfigError
 
@@ -21,3 +21,8 @@ def test_the_registry_lies_below_the_data_root_and_hears_of_daemon_json(tmp_path
 
 def test_an_engine_may_have_no_registry(tmp_path: Path) -> None:
     registry_settings(Config(data_root=tmp_path, registry_addr="none"))
+
+
+@pytest.mark.parametrize("level", LOG_LEVELS)
+def test_every_level_of_the_daemons_log_leaves_the_registry_in_peace(tmp_path: Path, level: str) -> None:
+    assert registry_settings(Config(data_root=tmp_path, log_level=level)).root == tmp_path / "registry"

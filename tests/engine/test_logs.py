@@ -59,7 +59,11 @@ def test_a_traceback_stays_on_the_line() -> None:
     ("config", "level"),
     [
         (Config(), logging.INFO),
+        (Config(log_level="trace"), logging.DEBUG),
         (Config(log_level="warn"), logging.WARNING),
+        (Config(log_level="warning"), logging.WARNING),
+        (Config(log_level="fatal"), logging.CRITICAL),
+        (Config(log_level="panic"), logging.CRITICAL),
         (Config(log_level="fatal", debug=True), logging.DEBUG),
     ],
 )

@@ -87,3 +87,14 @@ def test_what_is_mounted_later_is_seen_where_asked_for(host: SharedBerth) -> Non
         assert host.docker("exec", "late", "ls", "/x/late", check=True).stdout == "news\n"
         host.docker("rm", "-f", "late", check=True)
         host.on_host("umount", str(tree / "late"))
+
+
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+@pytest.mark.parametrize("mode", ["", ",readonly", ",bind-propagation=rslave"])
+def test_a_bind_that_is_not_recursive_leaves_out_what_is_mounted_below(
+    host: SharedBerth, runtime: str, mode: str
+) -> None:
+    run = ["run", "--rm", "--runtime", runtime, "--mount"]
+    bind = f"type=bind,source={host.root / 'tree'},target=/x{mode}"
+    assert host.docker(*run, bind, "busybox", "ls", "/x/below", check=True).stdout == "file\n"
+    assert host.docker(*run, f"{bind},bind-recursive=disabled", "busybox", "ls", "/x/below", check=True).stdout == ""

@@ -7,11 +7,14 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.support.certificates import Authority, Pair
 from tests.support.daemons import Berth, free_port
 from tests.support.listening import Listener
 
@@ -71,6 +74,60 @@ def test_a_reload_reaches_the_registry(berth: Berth) -> None:
     assert "needs a restart to take effect: berth.tokens" in berth.log.read_text()
     reload(berth, {"registry": {"imutable": []}}, "the configuration was not reloaded: registry: unknown")
     reload(berth, {})
+
+
+def test_new_containers_get_the_reloaded_defaults(berth: Berth, busybox: str) -> None:
+    reload(berth, {"default-shm-size": "3m", "default-ipc-mode": "shareable"})
+    try:
+        done = berth.docker("run", "--rm", busybox, "df", "-k", "/dev/shm", check=True)
+        assert done.stdout.splitlines()[-1].split()[1] == "3072"
+        name = berth.docker("create", busybox, check=True).stdout.strip()
+        assert berth.docker("inspect", "-f", "{{.HostConfig.IpcMode}}", name).stdout == "shareable\n"
+        berth.docker("rm", name)
+    finally:
+        reload(berth, {"default-shm-size": "64m", "default-ipc-mode": "private"})
+
+
+def test_a_seccomp_profile_of_the_daemons_own() -> None:
+    berth = Berth(registry=False)
+    profile = berth.root / "profile.json"
+    denied = {"names": ["chmod", "fchmodat", "fchmodat2"], "action": "SCMP_ACT_ERRNO"}
+    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [denied]}))
+    berth.options = ("--seccomp-profile", str(profile))
+    try:
+        berth.start()
+        berth.make_busybox()
+        assert f"name=seccomp,profile={profile}" in berth.docker("info", "-f", "{{.SecurityOptions}}").stdout
+        done = berth.docker("run", "--rm", "busybox", "chmod", "777", ".")
+        assert (done.returncode, "Operation not permitted" in done.stderr) == (1, True), done.stderr
+    finally:
+        berth.stop()
+        berth.remove()
+
+
+def test_over_tls_a_client_that_has_said_everything_hears_everything(tmp_path: Path) -> None:
+    authority, port = Authority(tmp_path), free_port()
+    server, client = authority.pair("server"), authority.pair("client")
+
+    def flags(pair: Pair) -> tuple[str, ...]:
+        files = {"--tlscacert": authority.ca, "--tlscert": pair.cert, "--tlskey": pair.key}
+        return ("--tlsverify", *(word for name, path in files.items() for word in (name, str(path))))
+
+    host = ("-H", f"tcp://127.0.0.1:{port}")
+    berth = Berth(options=(*host, *flags(server)), registry=False)
+    try:
+        berth.start()
+        berth.make_busybox()
+        for stdin, told in ((None, "out\n"), ("in\n", "in\nout\n")):
+            words = ["-i"] if stdin else []
+            command = ["run", "--rm", *words, "busybox", "sh", "-c", "cat; sleep 0.2; echo out"]
+            done = subprocess.run(
+                ["docker", *host, *flags(client), *command], input=stdin, capture_output=True, text=True, timeout=30
+            )
+            assert (done.stdout, done.returncode) == (told, 0), done.stderr
+    finally:
+        berth.stop()
+        berth.remove()
 
 
 def test_the_port_of_the_daemon_is_not_published() -> None:

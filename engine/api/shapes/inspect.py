@@ -115,7 +115,6 @@ def _asked_mac(container: Container) -> str:
 
 def inspect_view(container: Container, facts: InspectFacts) -> dict[str, Any]:
     """The whole document."""
-    container = _with_mac(container)
     was_started = container.state.started_at != 0 or container.state.error != ""
     directory = facts.directory if was_started else ""
     shown: dict[str, Any] = {
@@ -147,16 +146,6 @@ def inspect_view(container: Container, facts: InspectFacts) -> dict[str, Any]:
         shown["SizeRw"] = facts.size_rw
         shown["SizeRootFs"] = facts.size_root
     return shown
-
-
-def _with_mac(container: Container) -> Container:
-    """With the hardware address wished for on the main network, where the container as a whole was given none."""
-    mode = container.host_config.network_mode
-    main = container.networks.get("bridge" if mode == "default" else mode)
-    if container.config.mac_address or main is None:
-        return container
-    config = msgspec.structs.replace(container.config, mac_address=main.mac_address)
-    return msgspec.structs.replace(container, config=config)
 
 
 def _file(directory: str, name: str) -> str:

@@ -1,13 +1,16 @@
 """What a create request of an older API version means: what it could not have asked is refused or taken away, and
-defaults that have changed since are written out. Pure.
+defaults that have changed since are written out. What was the container's and is a network's now moves there. Pure.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from engine.api.shapes.containers import CreateRequest
-from engine.containers.settings import BindOptions, HostConfig, Mount, NetworkingConfig
+from engine.containers.namespaces import joined_container
+from engine.containers.settings import BindOptions, EndpointSettings, HostConfig, Mount, NetworkingConfig
 from engine.errors import InvalidParameter
 
 Version = tuple[int, int]
@@ -18,6 +21,9 @@ OWN_CGROUPS = (1, 41)
 """From here on containers may have a control group namespace of their own by default, also with cgroup v1."""
 PLATFORMS = (1, 41)
 """From here on a container's platform can be chosen."""
+_MAC_WARNING = (
+    "The container-wide MacAddress field is now deprecated. It should be specified in EndpointsConfig instead."
+)
 
 
 def for_version(body: CreateRequest, version: Version) -> CreateRequest:
@@ -47,6 +53,59 @@ def for_version(body: CreateRequest, version: Version) -> CreateRequest:
         _refuse_images(host)
         networking = _without_priorities(networking)
     return CreateRequest(config=config, host=host, networking=networking)
+
+
+def move_hardware_address(body: CreateRequest, version: Version) -> tuple[CreateRequest, list[str]]:
+    """The container's own hardware address becomes that of its main network; with dockerd's warnings.
+
+    Raises ``InvalidParameter`` where there is no such network, or where it is to have another address.
+    """
+    address, mode = body.config.mac_address, body.host.network_mode
+    endpoints = dict(body.networking.endpoints_config or {})
+    before_endpoints = version < RECURSIVE_READ_ONLY
+    if not address:
+        if before_endpoints:  # such a client knows no addresses of endpoints
+            plain = {name: wish and msgspec.structs.replace(wish, mac_address="") for name, wish in endpoints.items()}
+            return _with_endpoints(body, plain), []
+        return body, []
+    warnings = [] if before_endpoints else [_MAC_WARNING]
+    body = CreateRequest(
+        config=msgspec.structs.replace(body.config, mac_address=""), host=body.host, networking=body.networking
+    )
+    if mode in ("host", "none") or joined_container(mode) is not None:
+        if before_endpoints:
+            raise InvalidParameter("conflicting options: mac-address and the network mode")
+        return body, warnings
+    main = _main_endpoint(mode, endpoints, before_endpoints=before_endpoints)
+    wish = endpoints.get(main) or EndpointSettings()
+    if not before_endpoints and wish.mac_address not in ("", address):
+        raise InvalidParameter(
+            "the container-wide MAC address must match the endpoint-specific MAC address for the main network, "
+            "or be left empty"
+        )
+    endpoints[main] = msgspec.structs.replace(wish, mac_address=address)
+    return _with_endpoints(body, endpoints), warnings
+
+
+def _main_endpoint(mode: str, endpoints: Mapping[str, EndpointSettings | None], *, before_endpoints: bool) -> str:
+    """The name of the endpoint that is meant by what is said of the container as a whole."""
+    if endpoints and before_endpoints:
+        return next(iter(endpoints))
+    names = ("bridge", "default") if mode in ("", "default", "bridge") else (mode,)
+    if not endpoints:
+        return names[0]
+    found = next((name for name in names if name in endpoints), None)
+    if found is None:
+        raise InvalidParameter(
+            "unable to migrate container-wide MAC address to a specific network: HostConfig.NetworkMode must match "
+            "the identity of a network in NetworkSettings.Networks"
+        )
+    return found
+
+
+def _with_endpoints(body: CreateRequest, endpoints: Mapping[str, EndpointSettings | None]) -> CreateRequest:
+    networking = msgspec.structs.replace(body.networking, endpoints_config=endpoints or None)
+    return CreateRequest(config=body.config, host=body.host, networking=networking)
 
 
 def _mounts_before_42(host: HostConfig, version: Version) -> tuple[Mount, ...] | None:

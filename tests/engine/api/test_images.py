@@ -139,6 +139,7 @@ async def test_save_and_load_of_a_platform(client: Client) -> None:
     )
     async with client.session.get(f"/v1.47{save}{other}") as response:
         assert response.status == 200
+        assert await response.read()
 
 
 async def test_save_and_load(client: Client) -> None:

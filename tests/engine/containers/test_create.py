@@ -321,7 +321,7 @@ async def test_an_image_is_mounted_by_its_layers(bench: CreateBench) -> None:
 async def test_older_clients_share_the_hosts_control_groups_with_v1(
     bench: CreateBench, version: int, shared: bool, mode: str
 ) -> None:
-    bench.creator._defaults = DaemonDefaults(cgroupns_mode="private")
+    bench.creator.reload(DaemonDefaults(cgroupns_mode="private"))
     bench.creator._facts = HostFacts(cgroup_version=version, cgroup_namespaces=True)
     request = CreateRequest("", ContainerConfig(image="plain"), HostConfig(), NetworkingConfig(), shared_cgroups=shared)
     made, _ = await bench.creator.create(request)

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
+from engine.config import Config, ConfigError
 from engine.containers import hostprobe
-from engine.containers.hostprobe import all_devices_sync, device_nodes_sync, probe_host_sync
+from engine.containers.hostprobe import (
+    all_devices_sync,
+    cdi_documents_sync,
+    device_nodes_sync,
+    probe_host_sync,
+    seccomp_profile_sync,
+)
 
 
 def test_the_host_of_this_test() -> None:
@@ -48,3 +56,25 @@ def test_cgroup_version_two_is_read_from_its_controllers(monkeypatch: pytest.Mon
     facts = probe_host_sync()
     assert (facts.cgroup_version, facts.cpuset_cpus, facts.cpuset_mems) == (2, "0-3", "0")
     assert facts.supports == {"cpuset", "cpu_shares", "cpu_cfs", "memory", "swap", "reservation"}
+
+
+def test_device_specifications_are_read_as_json_with_tabs_and_as_yaml(tmp_path: Path) -> None:
+    (tmp_path / "tabs.json").write_text('{\n\t"kind": "a.com/gpu",\n\t"devices": [\n\t\t{"name": "0"}\n\t]\n}')
+    (tmp_path / "words.yaml").write_text("kind: b.com/gpu\ndevices: [{name: one}]\n")
+    (tmp_path / "yaml.json").write_text("kind: c.com/gpu\ndevices: [{name: two}]\n")
+    (tmp_path / "zz.json").write_text("{")
+    found = cdi_documents_sync([str(tmp_path), str(tmp_path / "nosuch")])
+    kinds = [content and content["kind"] for _path, content in found]
+    assert kinds == ["a.com/gpu", "b.com/gpu", "c.com/gpu", None]
+
+
+def test_the_daemons_own_seccomp_profile_is_read_from_its_file(tmp_path: Path) -> None:
+    assert [seccomp_profile_sync(Config(seccomp_profile=word)) for word in ("", "builtin", "unconfined")] == [
+        "builtin",
+        "builtin",
+        "unconfined",
+    ]
+    (tmp_path / "profile.json").write_text("{}")
+    assert seccomp_profile_sync(Config(seccomp_profile=str(tmp_path / "profile.json"))) == "{}"
+    with pytest.raises(ConfigError, match=f"^opening seccomp profile \\({tmp_path}/no\\) failed: .*/no: no such file"):
+        seccomp_profile_sync(Config(seccomp_profile=f"{tmp_path}/no"))

@@ -65,7 +65,7 @@ def test_privileged_sees_a_writable_sys() -> None:
     [
         (BindOptions(), False, ["rbind", "ro", "rprivate"]),
         (BindOptions(), True, ["rbind", "rro", "rprivate"]),
-        (BindOptions(non_recursive=True), True, ["bind", "ro", "rprivate"]),
+        (BindOptions(non_recursive=True), True, ["bind", "ro", "private"]),
         (BindOptions(read_only_non_recursive=True), True, ["rbind", "ro", "rprivate"]),
         (BindOptions(read_only_force_recursive=True, propagation="rprivate"), True, ["rbind", "rro", "rprivate"]),
     ],

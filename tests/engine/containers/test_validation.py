@@ -41,14 +41,6 @@ def test_bad_configurations(config: ContainerConfig, words: str) -> None:
         validate_create(config, HostConfig(), FACTS)
 
 
-@pytest.mark.parametrize("mode", ["host", "container:x"])
-def test_who_has_no_interface_of_its_own_has_no_hardware_address(mode: str) -> None:
-    config = ContainerConfig(mac_address="02:42:ac:11:00:09")
-    with pytest.raises(ValueError, match="^conflicting options: mac-address and the network mode$"):
-        validate_create(config, HostConfig(network_mode=mode), FACTS)
-    validate_create(config, HostConfig(network_mode="bridge"), FACTS)
-
-
 @pytest.mark.parametrize(
     ("host", "words"),
     [
@@ -117,7 +109,6 @@ def test_bad_host_configurations(host: HostConfig, words: str) -> None:
         (ContainerConfig(), HostConfig(network_mode=JOIN, links=("a",)), "container type network can't be used with"),
         (ContainerConfig(), HostConfig(network_mode=JOIN, dns=("1.1.1.1",)), "dns and the network mode"),
         (ContainerConfig(), HostConfig(network_mode=JOIN, extra_hosts=("a:1.1.1.1",)), "custom host-to-IP mapping"),
-        (ContainerConfig(mac_address="x"), HostConfig(network_mode=JOIN), "mac-address and the network mode"),
         (ContainerConfig(), HostConfig(network_mode=JOIN, publish_all_ports=True), "port publishing and the container"),
         (
             ContainerConfig(exposed_ports={"1": {}}),

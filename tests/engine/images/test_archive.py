@@ -325,7 +325,8 @@ async def test_a_repository_means_all_its_tags(shop: Shop) -> None:
 
 async def test_saved_and_loaded_again(shop: Shop) -> None:
     image = await shop.make("app:1", {"a": b"1"}, changes=["ENV A=1"])
-    await shop.content.packed(image.diff_ids[0])
+    async with shop.content.packed(image.diff_ids[0]):
+        pass
     data = await shop.save("app:1")
     await shop.remover.remove("app:1")
     assert await shop.digests() == set()
@@ -335,8 +336,10 @@ async def test_saved_and_loaded_again(shop: Shop) -> None:
 
 async def test_packing_replaces_the_plain_layer(shop: Shop) -> None:
     image = await shop.make("app:1", {"a": b"1" * 10_000})
-    blob = await shop.content.packed(image.diff_ids[0])
-    again = await shop.content.packed(image.diff_ids[0])
+    async with shop.content.packed(image.diff_ids[0]) as blob:
+        pass
+    async with shop.content.packed(image.diff_ids[0]) as again:
+        pass
     assert blob == again and blob.size < 1000
     assert gzip.decompress(await shop.blobs.read(blob.digest)) == tar_of({"a": b"1" * 10_000})
     assert await shop.digests() == {image.id, blob.digest}
@@ -346,7 +349,8 @@ async def test_a_packed_layer_does_not_come_back_plain(shop: Shop) -> None:
     archive = docker_archive(config_of(LAYER), [LAYER], ["app:1"])
     await shop.load(archive)
     image = shop.service.get("app:1")
-    blob = await shop.content.packed(image.diff_ids[0])
+    async with shop.content.packed(image.diff_ids[0]) as blob:
+        pass
     await shop.load(archive)
     assert await shop.digests() == {image.id, blob.digest}
     assert shop.store.forms(image.diff_ids[0]) == (blob,)

@@ -56,7 +56,8 @@ async def test_missing_content_is_named(shop: Shop) -> None:
     image = await shop.make("app", {"a": b"1"})
     await shop.blobs.delete(Digest.parse(image.diff_ids[0]))
     with pytest.raises(SystemFailure, match=f"the content of layer {image.diff_ids[0]} is not stored here"):
-        await shop.content.packed(image.diff_ids[0])
+        async with shop.content.packed(image.diff_ids[0]):
+            pass
 
 
 async def test_lost_layers_come_back_from_their_blobs(shop: Shop) -> None:

@@ -5,8 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
 
 from engine.errors import EngineError
+from engine.images import content
+from engine.images.model import LayerBlob
+from engine.tasks import run_to_end
 from registry.digest import Digest
 from registry.store import paths
 
@@ -45,6 +52,49 @@ async def test_a_lease_taken_while_a_blob_is_moved_aside_brings_it_back(shop: Sh
     assert await shop.blobs.read(digest) == b"wanted again"
 
 
+def interrupted_packing(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], Awaitable[object]]) -> None:
+    """Let ``meanwhile`` happen when a layer is compressed, and not yet stored."""
+
+    async def run(*arguments: Any) -> Any:
+        found = await run_to_end(*arguments)
+        await meanwhile()
+        return found
+
+    monkeypatch.setattr(content, "run_to_end", run)
+
+
+async def test_an_image_that_goes_while_its_layer_is_packed_leaves_nothing(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = await shop.make("app", {"a": b"1"})
+    interrupted_packing(monkeypatch, lambda: shop.remover.remove("app", force=True))
+    async with shop.content.packed(image.diff_ids[0]) as form:
+        assert form.digest in await shop.digests()
+    assert await shop.digests() == set()
+
+
+async def test_a_layer_that_is_packed_again_while_its_last_form_is_released_keeps_its_bytes(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = await shop.make("app", {"a": b"1"})
+    async with shop.content.packed(image.diff_ids[0]) as form:
+        kept = await shop.blobs.read(form.digest)
+    await shop.remover.remove("app", force=True)
+    await shop.make("app", {"a": b"1"})
+    await shop.blobs.put(kept, form.digest)  # as if it was about to be released
+    change = shop.store.set_forms
+
+    async def released_before(diff_id: str, forms: Sequence[LayerBlob]) -> None:
+        await shop.release([form.digest])
+        await shop.release.settled()
+        await change(diff_id, forms)
+
+    monkeypatch.setattr(shop.store, "set_forms", released_before)
+    async with shop.content.packed(image.diff_ids[0]):
+        pass
+    assert form.digest in await shop.digests()
+
+
 async def test_loads_and_removals_at_once_leave_whole_images(shop: Shop) -> None:
     chooser = random.Random(7)
     archives = {}
@@ -62,7 +112,8 @@ async def test_loads_and_removals_at_once_leave_whole_images(shop: Shop) -> None
                     image = shop.service.find(name)
                     if image is not None:
                         with contextlib.suppress(EngineError):
-                            await shop.content.packed(image.diff_ids[0])
+                            async with shop.content.packed(image.diff_ids[0]):
+                                pass
                 case _:
                     await shop.load(archives[name])
 

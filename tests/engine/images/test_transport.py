@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import bcrypt
 import msgspec
@@ -17,10 +18,12 @@ import pytest_asyncio
 
 from engine.config import Config
 from engine.errors import EngineError, InvalidParameter, NotFound, SystemFailure, Unauthorized
+from engine.images import content
 from engine.images.embedded import Embedded
 from engine.images.progress import Line
 from engine.images.pull import choose_platform, pull_reference
 from engine.images.transport import ImageTransport
+from engine.tasks import run_to_end
 from registry.client.credentials import AuthConfig
 from registry.config import Settings
 from registry.digest import Digest
@@ -125,6 +128,23 @@ async def test_there_and_back(shop: Shop, port: Port) -> None:
     assert again.id == image.id and again.layers == image.layers
     assert words(await port.pull(f"{port.host}/app"))[-1] == f"Status: Image is up to date for {port.host}/app:1"
     assert shop.actions()[-1] == ("pull", f"{port.host}/app")
+
+
+async def test_an_image_that_goes_while_it_is_pushed_arrives_and_leaves_nothing(
+    shop: Shop, port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shop.make(f"{port.host}/app:1", {"etc/a": b"hello" * 1000})
+
+    async def pack(*arguments: Any) -> Any:
+        await shop.remover.remove(f"{port.host}/app:1", force=True)
+        return await run_to_end(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(content, "run_to_end", pack)
+        digest = (await port.push(f"{port.host}/app"))[-1]["aux"]["Digest"]
+    assert await shop.digests() == set()
+    await port.pull(f"{port.host}/app")
+    assert shop.service.get(f"{port.host}/app@{digest}")
 
 
 async def test_the_manifest_of_a_pull_is_pushed_as_it_is(shop: Shop, port: Port) -> None:
@@ -273,7 +293,8 @@ async def test_a_corrupt_blob_is_refused_and_leaves_nothing(shop: Shop, port: Po
 
 async def test_a_push_to_the_embedded_registry_writes_links_only(shop: Shop, port: Port) -> None:
     image = await shop.make(f"{port.home}/app:1", {"a": b"1" * 1000})
-    blob = await shop.content.packed(image.diff_ids[0])
+    async with shop.content.packed(image.diff_ids[0]) as blob:
+        pass
     before = await shop.digests()
     inode = shop.blobs.local_path(blob.digest).stat().st_ino
     lines = await port.push(f"{port.home}/app")

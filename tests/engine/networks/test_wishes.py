@@ -14,6 +14,7 @@ from engine.networks.wishes import (
     OPTION_SYSCTLS,
     check_wish,
     choose_interface,
+    plain_mac,
     sysctl_of,
     wished_interface,
     wished_sysctls,
@@ -69,3 +70,23 @@ def test_other_sysctls_are_refused(wrong: str) -> None:
     wish = Wish({OPTION_SYSCTLS: f"net.ipv4.conf.IFNAME.forwarding=1,{wrong}"})
     with pytest.raises(InvalidParameter, match=f"unrecognised network interface sysctl '{wrong}'; represent"):
         check_wish("town", None, wish)
+
+
+@pytest.mark.parametrize("text", ["02:42:AC:11:00:09", "02-42-ac-11-00-09", "0242.ac11.0009"])
+def test_hardware_addresses_have_three_spellings(text: str) -> None:
+    check_wish("town", TOWN, Wish(mac_address=text))
+    assert plain_mac(text) == "02:42:ac:11:00:09"
+
+
+@pytest.mark.parametrize("text", ["foo", "02:42", "02:42-ac:11:00:09", "02:42:ac:11:00:09:11", "zz:42:ac:11:00:09"])
+def test_what_is_no_hardware_address_is_refused(text: str) -> None:
+    with pytest.raises(InvalidParameter, match=f"^invalid config for network town: invalid MAC address {text}$"):
+        check_wish("town", None, Wish(mac_address=text))
+
+
+def test_only_users_networks_know_aliases() -> None:
+    bridge = Network(id="ef" * 32, name="bridge", driver="bridge")
+    check_wish("town", TOWN, Wish(aliases=("db",)))
+    words = "network-scoped alias is supported only for containers in user defined networks"
+    with pytest.raises(InvalidParameter, match=f"invalid endpoint settings:\n{words}$"):
+        check_wish("bridge", bridge, Wish(aliases=("db",)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.api.shapes.containers import CreateRequest
-from engine.api.shapes.older import for_version
+from engine.api.shapes.older import for_version, move_hardware_address
 from engine.containers.settings import (
     BindOptions,
     ContainerConfig,
@@ -85,3 +85,58 @@ def test_what_came_later_is_not_looked_at() -> None:
         assert read.networking.endpoints_config == {"one": EndpointSettings()}
     assert for_version(asked, (1, 42)).host.mounts == mounts
     assert for_version(asked, (1, 48)) == asked
+
+
+MAC, OTHER = "02:42:ac:11:00:09", "02:42:ac:11:00:0a"
+
+
+def asking(mode: str, own: str = MAC, **endpoints: str | None) -> CreateRequest:
+    """A request with a hardware address for the container, and with some for endpoints (None is one without wishes)."""
+    wishes = {name: None if mac is None else EndpointSettings(mac_address=mac) for name, mac in endpoints.items()}
+    return CreateRequest(
+        config=ContainerConfig(image="x", mac_address=own),
+        host=HostConfig(network_mode=mode),
+        networking=NetworkingConfig(endpoints_config=wishes or None),
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "version", "networks"),
+    [
+        (asking("", bridge=None), (1, 51), {"bridge": MAC}),
+        (asking("default", default="", other=OTHER), (1, 51), {"default": MAC, "other": OTHER}),
+        (asking("default"), (1, 43), {"bridge": MAC}),
+        (asking("net"), (1, 44), {"net": MAC}),
+        (asking("net", net=MAC), (1, 44), {"net": MAC}),
+        (asking("net", another=OTHER), (1, 43), {"another": MAC}),
+        (asking("net", "", net=OTHER), (1, 44), {"net": OTHER}),
+        (asking("net", "", net=OTHER), (1, 43), {"net": ""}),
+        (asking("host"), (1, 44), {}),
+        (asking("container:x"), (1, 44), {}),
+    ],
+)
+def test_a_containers_hardware_address_is_its_main_networks(
+    asked: CreateRequest, version: tuple[int, int], networks: dict[str, str]
+) -> None:
+    moved, warnings = move_hardware_address(asked, version)
+    endpoints = moved.networking.endpoints_config or {}
+    assert {name: wish.mac_address for name, wish in endpoints.items() if wish} == networks
+    assert moved.config.mac_address == ""
+    assert len(warnings) == (version >= (1, 44) and asked.config.mac_address != "")
+
+
+@pytest.mark.parametrize(
+    ("asked", "version", "words"),
+    [
+        (asking("host"), (1, 43), "^conflicting options: mac-address and the network mode$"),
+        (asking("none"), (1, 43), "^conflicting options: mac-address and the network mode$"),
+        (asking("container:x"), (1, 43), "^conflicting options: mac-address and the network mode$"),
+        (asking("net", net=OTHER), (1, 44), "must match the endpoint-specific MAC address for the main network"),
+        (asking("net", other=""), (1, 44), "^unable to migrate container-wide MAC address to a specific network: "),
+    ],
+)
+def test_a_hardware_address_that_is_no_networks_is_refused(
+    asked: CreateRequest, version: tuple[int, int], words: str
+) -> None:
+    with pytest.raises(InvalidParameter, match=words):
+        move_hardware_address(asked, version)
