@@ -138,12 +138,13 @@ def prepare(engine: Berth, operation: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "operation",
-    ["create", "start", "exec", "stop", "kill", "pause", "rename", "remove", "remove-volumes", "run", "commit"],
+    "operation", ["create", "start", "exec", "stop", "kill", "pause", "rename", "remove", "run", "commit"]
 )
 def test_a_crash_at_any_step_loses_and_leaks_nothing(engine: CrashingBerth, operation: str) -> None:
     crashes = 0
     for when in ("before", "after"):
+        if (operation, when) == ("remove", "after"):
+            operation = "remove-volumes"
         for number in range(1, STEPS + 1):
             command = prepare(engine, operation)
             existing = set(listed(engine))
