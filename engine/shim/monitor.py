@@ -24,9 +24,9 @@ PR_SET_CHILD_SUBREAPER = 36
 # After discard, clients may still be reading what the container wrote; one that reads nothing for this long is cut off.
 LINGER_SECONDS = 60.0
 # How long the start of a container that is no longer wanted may still take before the runtime is killed in it.
-UNWANTED_START_SECONDS = 10.0
+UNWANTED_START_SECONDS = 5.0
 # After how long without any daemon a shim looks whether one can still find it, and how often it looks again.
-ALONE_SECONDS = 5.0
+ALONE_SECONDS = 2.0
 
 _prctl = ctypes.CDLL(None).prctl
 

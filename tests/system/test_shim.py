@@ -290,7 +290,7 @@ async def test_a_shim_that_nobody_can_find_ends_its_container(bench: Bench) -> N
     shim = await bench.start("sleep", "1000")
     init = shim.init_pid
     shim.close()
-    await asyncio.sleep(6)
+    await asyncio.sleep(3)
     assert Path(f"/proc/{init}").exists(), "another daemon may come"
     shim.run_dir.rename(shim.run_dir.with_suffix(".away"))
     await gone(shim)
