@@ -52,9 +52,7 @@ class Runtime:
 
 def offers_recursive_read_only(runtime: Runtime) -> bool:
     """Whether the mount option `rro` is understood: by runc since 1.1, by crun (which says so since) 1.9."""
-    since = {"runc": (1, 1), "crun": (1, 9)}.get(runtime.program)
-    version = re.match(r"(\d+)\.(\d+)", runtime.version)
-    return since is not None and version is not None and (int(version[1]), int(version[2])) >= since
+    return _is_since(runtime, {"runc": (1, 1), "crun": (1, 9)})
 
 
 def guards_proc(runtime: Runtime) -> bool:
@@ -80,9 +78,14 @@ def exec_groups(runtime: Runtime, cgroup_version: int) -> ExecGroups:
     """runc can be asked since 1.1, crun on v2; on v1 crun only ever joins the container's. Others are not asked."""
     if runtime.program == "crun":
         return ExecGroups.ASKED if cgroup_version == 2 else ExecGroups.COVERED
+    return ExecGroups.ASKED if _is_since(runtime, {"runc": (1, 1)}) else ExecGroups.NO
+
+
+def _is_since(runtime: Runtime, versions: Mapping[str, tuple[int, int]]) -> bool:
+    """Whether it is one of these programs, in this version or a later one."""
+    since = versions.get(runtime.program)
     version = re.match(r"(\d+)\.(\d+)", runtime.version)
-    known = runtime.program == "runc" and version is not None and (int(version[1]), int(version[2])) >= (1, 1)
-    return ExecGroups.ASKED if known else ExecGroups.NO
+    return since is not None and version is not None and (int(version[1]), int(version[2])) >= since
 
 
 def leaves_only_groups(runtime: Runtime) -> bool:

@@ -63,21 +63,16 @@ class Source:
         return data
 
 
-def plain(source: Source) -> Iterator[bytes]:
-    """The decompressed bytes of ``source`` in chunks of at most ``CHUNK``."""
-    kind, head = _opened(source)
-    return _chunks(kind, head, source)
-
-
-def _opened(source: Source) -> tuple[str, bytes]:
-    """The compression, and the first bytes read to tell it."""
+def plain(source: Source) -> tuple[str, Iterator[bytes]]:
+    """The compression of ``source``, and its decompressed bytes in chunks of at most ``CHUNK``."""
     head = source.read()
     while 0 < len(head) < 6:
         more = source.read()
         if not more:
             break
         head += more
-    return compression_of(head), head
+    kind = compression_of(head)
+    return kind, _chunks(kind, head, source)
 
 
 def _chunks(kind: str, head: bytes, source: Source) -> Iterator[bytes]:
@@ -171,8 +166,7 @@ class Feed:
         self.total = 0
 
     def _open(self) -> Iterator[bytes]:
-        kind, head = _opened(self.source)
-        chunks = _chunks(kind, head, self.source)
+        kind, chunks = plain(self.source)
         return chunks if kind == "none" and self._sha is None else self._ahead(chunks)
 
     def _ahead(self, chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -38,6 +38,7 @@ from engine.runtime.shims import (
 )
 from engine.tasks import Nursery, run_blocking
 from tests.support.leaks import processes
+from tests.support.slow_runtime import write_slow_runtime
 
 pytestmark = pytest.mark.system
 
@@ -203,6 +204,13 @@ async def output(bench: Bench, *args: str, **changes: Any) -> tuple[int, dict[in
     return record.exit_code, unframe(data)
 
 
+async def gone(shim: Shim, seconds: float = 10) -> None:
+    """The shim's process has ended, within so long."""
+    async with asyncio.timeout(seconds):
+        while Path(f"/proc/{shim.pid}").exists():
+            await asyncio.sleep(0.005)
+
+
 async def test_both_streams_reach_the_client_and_the_log(bench: Bench) -> None:
     spec = await bench.spec("sh", "-c", "echo out; echo err >&2; printf tail; exit 3")
     shim = await bench.shims.spawn(spec)
@@ -230,9 +238,7 @@ async def test_discard_leaves_neither_mount_nor_process_nor_group(bench: Bench) 
     await shim.run()
     await shim.wait_exit()
     await shim.discard()
-    async with asyncio.timeout(5):
-        while Path(f"/proc/{shim.pid}").exists():
-            await asyncio.sleep(0.005)
+    await gone(shim, seconds=5)
     assert sorted(path.name for path in spec.run_dir.iterdir()) == [
         "config.json", "exit.json", "log.json", "rootfs", "spill", "upper", "work",
     ]  # fmt: skip
@@ -240,19 +246,10 @@ async def test_discard_leaves_neither_mount_nor_process_nor_group(bench: Bench) 
     assert await bench.shims.find(shim.container_id, spec.run_dir) is None
 
 
-async def gone(shim: Shim) -> None:
-    """The shim's process has ended, within some seconds."""
-    async with asyncio.timeout(10):
-        while Path(f"/proc/{shim.pid}").exists():
-            await asyncio.sleep(0.01)
-
-
 def slow(bench: Bench, seconds: float) -> Runtime:
     """The runtime under test, but it takes its time before it runs anything."""
     script = bench.root / f"slow-{bench.runtime.program}-{seconds}"
-    script.write_text(f'#!/bin/sh\ncase " $* " in *" run "*) sleep {seconds};; esac\nexec {bench.runtime.path} "$@"\n')
-    script.chmod(0o755)
-    return replace(bench.runtime, path=str(script))
+    return replace(bench.runtime, path=str(write_slow_runtime(script, bench.runtime.path, seconds)))
 
 
 async def test_discard_ends_what_runs(bench: Bench) -> None:

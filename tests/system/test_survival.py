@@ -17,6 +17,7 @@ import pytest
 from engine.runtime.oci import PREFERENCE
 from tests.support.daemons import Berth, free_port
 from tests.support.leaks import cgroups, leftovers, processes
+from tests.support.slow_runtime import write_slow_runtime
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
@@ -149,10 +150,8 @@ def kill(pid: int) -> None:
 
 
 def test_a_daemon_killed_during_a_slow_start_comes_back_and_the_start_is_undone(tmp_path: Path) -> None:
-    script = tmp_path / "slow"
     real = next(path for name in PREFERENCE if (path := shutil.which(name)))
-    script.write_text(f'#!/bin/sh\ncase " $* " in *" run "*) sleep 2;; esac\nexec {real} "$@"\n')
-    script.chmod(0o755)
+    script = write_slow_runtime(tmp_path / "slow", real, 2)
     berth = Berth(registry=False, options=("--add-runtime", f"slow={script}"))
     try:
         berth.start()
