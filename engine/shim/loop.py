@@ -20,6 +20,7 @@ HANGUP = select.EPOLLHUP | select.EPOLLERR
 URGENT = select.EPOLLPRI
 
 IDLE_SECONDS = 1.0
+REST_SECONDS = 0.001
 MOST_FAULTS = 10
 
 _malloc_trim = ctypes.CDLL(None).malloc_trim
@@ -59,6 +60,7 @@ class Loop:
         self._faults: dict[int, int] = {}
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.busy = False  # set by who moved much data: memory goes back to the kernel at the next pause
+        self.rest = False  # set by who would be woken again at once for little: what comes meanwhile is taken together
 
     def catch_children(self) -> None:
         """Be woken by SIGCHLD, for which `wake_on_children` has installed a handler.
@@ -94,6 +96,9 @@ class Loop:
         self._running = True
         self._reap(READ)  # a child may have ended before SIGCHLD was ours
         while self._running:
+            if self.rest:
+                self.rest = False
+                time.sleep(REST_SECONDS)
             events = self._epoll.poll(self._patience())
             if not events and self.busy and not self._due():
                 self.busy = False

@@ -1,6 +1,7 @@
 """The standard streams of one process: from its pipes or terminal to the log and every attachment, and back.
 
-Reads are large and handed on whole, so that a chatty process costs a few calls per quarter of a MiB. What the process
+Reads are large and handed on whole, so that a chatty process costs a few calls per quarter of a MiB: one that writes
+much in small pieces is read at most once a millisecond, its first piece at once. What the process
 wrote before it ended is always read before its end is told (`drain`); a child that it left holding its output cannot
 delay that beyond a bound.
 """
@@ -12,6 +13,7 @@ import os
 import socket
 import struct
 import termios
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +25,9 @@ from engine.shim.loop import HANGUP, READ, WRITE, Loop
 
 PIPE_SIZE = 256 * 1024
 READ_SIZE = 256 * 1024
+# Pieces smaller than this that come faster than one in FLOW_SECONDS are left to gather.
+FLOW_SIZE = 64 * 1024
+FLOW_SECONDS = 0.002
 INPUT_LIMIT = 128 * 1024
 # How long the end of a process waits for the end of its output, when something else still holds that open.
 DRAIN_SECONDS = 0.5
@@ -63,6 +68,7 @@ class Stdio:
         self._close_after_input = False
         self._child_ends: list[int] = []
         self._discard = False
+        self._last_read = 0.0
         self._held_back = False  # the log is full: the output is not read
         self._finished = False
         self._on_drained: Callable[[], None] | None = None
@@ -181,6 +187,10 @@ class Stdio:
             return 0
         if len(data) >= 4096:
             self._loop.busy = True
+        if len(data) < FLOW_SIZE:
+            now = time.monotonic()
+            self._loop.rest = now - self._last_read < FLOW_SECONDS
+            self._last_read = now
         if not self._discard:
             stream = self._outputs[descriptor]
             if self._log is not None:

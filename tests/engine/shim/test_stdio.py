@@ -2,6 +2,9 @@
 
 import os
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 
 from engine.shim import stdio as module
 from engine.shim.log import JsonFile
-from engine.shim.loop import Loop
+from engine.shim.loop import REST_SECONDS, Loop
 from engine.shim.stdio import INPUT_LIMIT, Stdio
 from engine.shim.wire import STDERR, STDOUT, header
 
@@ -171,5 +174,29 @@ def test_a_client_that_leaves_ends_the_input_but_a_daemon_that_dies_does_not(
     else:
         with pytest.raises(BlockingIOError):
             os.read(process.stdin, 10)
+    process.end()
+    process.close()
+
+
+def test_many_small_pieces_are_handed_on_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Process(tmp_path)
+    pieces: list[tuple[float, int]] = []
+    script = "import os; [os.write(1, b'x' * 200) for _ in range(5000)]"
+    flood: list[subprocess.Popen[bytes]] = []
+
+    def write(_stream: int, data: bytes) -> None:
+        pieces.append((time.monotonic(), len(data)))
+        if not flood:
+            flood.append(subprocess.Popen([sys.executable, "-c", script], stdout=process.stdout))
+        if sum(size for _, size in pieces) == 5 + 1_000_000:
+            process.loop.stop()
+
+    monkeypatch.setattr(process.log, "write", write)
+    os.write(process.stdout, b"first")
+    process.loop.run()
+    assert flood[0].wait() == 0
+    assert pieces[0][1] == 5
+    small = [when for when, size in pieces[1:] if size < module.FLOW_SIZE]
+    assert len(small) <= (small[-1] - small[0]) / REST_SECONDS + 3
     process.end()
     process.close()
