@@ -15,53 +15,50 @@ from engine.snapshots import tar
 from engine.snapshots.extract import OPAQUE, OPAQUE_XATTR, WHITEOUT
 
 _FLUSH = 1 << 20
-_MOST_PARTS = 1000
-"""Fewer than what one writev takes (IOV_MAX, 1024)."""
 _SMALL = 1 << 17
 _ZEROS = bytes(tar.BLOCK)
 _PRIVATE_XATTRS = ("trusted.overlay.", "user.overlay.", "security.selinux")
 
 
 class Sink:
-    """Bytes to a descriptor in large writes, hashed on the way if asked."""
+    """Bytes to a descriptor in large writes, hashed on the way if asked. What is written is gathered in one buffer, into
+    which files are read."""
 
     def __init__(self, fd: int, *, digest: bool = False) -> None:
         self._fd = fd
-        self._parts: list[bytes] = []
+        self._buffer = memoryview(bytearray(_FLUSH))
         self._held = 0
         self._sha = hashlib.sha256() if digest else None
         self.total = 0
 
     def write(self, data: bytes) -> None:
-        self._parts.append(data)
-        self._held += len(data)
-        if self._held >= _FLUSH or len(self._parts) >= _MOST_PARTS:
+        end = self._held + len(data)
+        if end > _FLUSH:
             self.flush()
+            while len(data) > _FLUSH:
+                self._out(memoryview(data)[:_FLUSH])
+                data = data[_FLUSH:]
+            end = len(data)
+        self._buffer[self._held : end] = data
+        self._held = end
 
     def flush(self) -> None:
-        if not self._held:
-            return
+        if self._held:
+            self._out(self._buffer[: self._held])
+            self._held = 0
+
+    def _out(self, view: memoryview) -> None:
         if self._sha is not None:
-            for part in self._parts:
-                self._sha.update(part)
-        written = os.writev(self._fd, self._parts)
-        if written < self._held:
-            view = memoryview(b"".join(self._parts))[written:]
-            while view:
-                view = view[os.write(self._fd, view) :]
-        self.total += self._held
-        self._parts, self._held = [], 0
+            self._sha.update(view)
+        self.total += len(view)
+        while view:
+            view = view[os.write(self._fd, view) :]
 
     def file(self, fd: int, size: int) -> None:
         """``size`` bytes of the file ``fd``; a file that shrinks meanwhile is filled up with zeros."""
         left = size
         if size <= _SMALL or self._sha is not None:
-            while left:
-                data = os.read(fd, min(left, _FLUSH))
-                if not data:
-                    break
-                self.write(data)
-                left -= len(data)
+            left -= self._read(fd, size)
         else:
             self.flush()
             left -= self._send(fd, size)
@@ -71,6 +68,18 @@ class Sink:
             left -= step
         if padding := -size % tar.BLOCK:
             self.write(_ZEROS[:padding])
+
+    def _read(self, fd: int, size: int) -> int:
+        left = size
+        while left:
+            if self._held == _FLUSH:
+                self.flush()
+            count = os.readv(fd, (self._buffer[self._held : self._held + left],))
+            if not count:
+                break
+            self._held += count
+            left -= count
+        return size - left
 
     def _send(self, fd: int, size: int) -> int:
         sent = 0
