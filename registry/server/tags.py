@@ -14,12 +14,12 @@ from registry.server.auth import Access
 from registry.server.notices import Notice
 from registry.server.replies import Reply, json_reply
 from registry.server.requests import Call
-from registry.store.repositories import Repositories
+from registry.store.repositories import Repositories, catalog_key
 from registry.tasks import Background
 
 _CATALOG_DEFAULT_PAGE = 100
 _CATALOG_FRESH_SECONDS = 2.0
-_CATALOG_PATIENCE_SECONDS = 0.01
+_CATALOG_PATIENCE_SECONDS = 0.005
 
 
 class ListHandlers:
@@ -30,7 +30,6 @@ class ListHandlers:
         self._repositories = repositories
         self._access = access
         self._catalog: list[str] = []
-        self._catalog_keys: list[list[str]] = []
         self._catalog_read = -1e9
         self._pushed: set[str] = set()
         self._walk: asyncio.Task[None] | None = None
@@ -64,7 +63,7 @@ class ListHandlers:
         size = _CATALOG_DEFAULT_PAGE if wanted is None else wanted
         await self._refresh_catalog()
         last = call.argument("last")
-        start = bisect.bisect_right(self._catalog_keys, last.split("/")) if last else 0
+        start = bisect.bisect_right(self._catalog, catalog_key(last), key=catalog_key) if last else 0
         page: list[str] = []
         position = start
         while position < len(self._catalog) and len(page) < size:
@@ -95,9 +94,7 @@ class ListHandlers:
         names = await self._repositories.names()
         missed = self._pushed - pushed_before
         self._pushed.clear()
-        if names != self._catalog:
-            self._catalog = names
-            self._catalog_keys = [name.split("/") for name in names]
+        self._catalog = names
         for name in missed:
             self._insert(name)
         self._catalog_read = began
@@ -109,12 +106,9 @@ class ListHandlers:
             self._insert(notice.repository)
 
     def _insert(self, name: str) -> None:
-        key = name.split("/")
-        position = bisect.bisect_left(self._catalog_keys, key)
+        position = bisect.bisect_left(self._catalog, catalog_key(name), key=catalog_key)
         if position == len(self._catalog) or self._catalog[position] != name:
-            # New lists: the answer being written may hold the old ones.
-            self._catalog = [*self._catalog[:position], name, *self._catalog[position:]]
-            self._catalog_keys = [*self._catalog_keys[:position], key, *self._catalog_keys[position:]]
+            self._catalog.insert(position, name)
 
     async def aclose(self) -> None:
         """End a walk in progress."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ from registry.store.commits import GroupCommit, sync_folder_sync
 from registry.store.driver import STREAM_CHUNK, Appender, FileStat
 from registry.store.growing import GrowingFile
 from registry.tasks import acquire, open_to_read, run_blocking
+
+WALK_SECONDS = 0.001
+PAUSE_SECONDS = 0.0005
 
 
 class FilesystemDriver:
@@ -111,14 +115,21 @@ class FilesystemDriver:
             return []
 
     async def find_folders(self, path: str, marker: str) -> list[str]:
-        """Every folder below `path` that has a child `marker`, relative to `path`, not looking into `_` folders."""
+        """Every folder below `path` that has a child `marker`, relative to `path`, not looking into `_` folders.
+
+        A large tree is walked with pauses, so that whoever is served meanwhile does not wait for the interpreter.
+        """
         return await run_blocking(self._find_folders_sync, path, marker)
 
     def _find_folders_sync(self, path: str, marker: str) -> list[str]:
         top = self._prefix + path
         found: list[str] = []
         pending = [""]
+        pause = time.monotonic() + WALK_SECONDS
         while pending:
+            if time.monotonic() > pause:
+                time.sleep(PAUSE_SECONDS)
+                pause = time.monotonic() + WALK_SECONDS
             relative = pending.pop()
             try:
                 with os.scandir(f"{top}/{relative}") as entries:

@@ -267,7 +267,7 @@ class Repositories:
     async def names(self, marker: str = "_manifests") -> list[str]:
         """All repositories, ordered as registry:2 orders them: depth first, `/` before any other character."""
         found = await self._driver.find_folders(paths.REPOSITORIES, marker)
-        return await run_blocking(sorted, found, key=_catalog_order)
+        return await run_blocking(sorted, found, key=catalog_key)
 
     async def delete_repository(self, repository: str) -> bool:
         """Remove a repository's links, tags and uploads, not repositories nested in its name; whether it existed."""
@@ -284,5 +284,6 @@ class Repositories:
         return Digest.parse(data.decode("ascii", "replace"))
 
 
-def _catalog_order(name: str) -> list[str]:
-    return name.split("/")
+def catalog_key(name: str) -> str:
+    """What repositories are ordered by: no character of a name comes before that which stands here for `/`."""
+    return name.replace("/", "\0")
