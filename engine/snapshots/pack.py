@@ -21,8 +21,7 @@ _PRIVATE_XATTRS = ("trusted.overlay.", "user.overlay.", "security.selinux")
 
 
 class Sink:
-    """Bytes to a descriptor in large writes, hashed on the way if asked. What is written is gathered in one buffer, into
-    which files are read."""
+    """Bytes to a descriptor in large writes from one buffer, into which files are read; hashed on the way if asked."""
 
     def __init__(self, fd: int, *, digest: bool = False) -> None:
         self._fd = fd
