@@ -155,7 +155,9 @@ class Execs:
             self._next_turn()
 
         try:
-            self._runtime.start([*arguments, self._container_id], known.stdio.child_ends, log, ended)
+            self._runtime.start(
+                [*arguments, self._container_id], known.stdio.child_ends, log, ended, ahead=known.stdio.terminal
+            )
         except OSError as error:
             uncover()
             self._failed(known, listener)
@@ -226,6 +228,7 @@ class Execs:
             answer(wire.failure(error if isinstance(error, OSError) else OSError(str(error))))
             return
         if listener is not None:
+            self._master(known, listener)  # it may have come together with the runtime's end
             self._loop.forget(listener.fileno())
             listener.close()
         known.stdio.close_child_ends()

@@ -287,6 +287,7 @@ class Monitor:
 
     def _ran(self, answer: Answer, code: int) -> None:
         if self._console is not None:
+            self._master(READ)  # it may have come together with the runtime's end
             self._loop.forget(self._console.fileno())
             self._console.close()
         self._stdio.close_child_ends()

@@ -13,7 +13,13 @@ SCRIPT = """
 import ctypes, json, os, sys
 from engine.shim import rehearsal
 from engine.shim.loop import wake_on_children
+from engine.shim.monitor import Monitor
+from engine.shim.stdio import Stdio
 folder = sys.argv[1]
+def pages():
+    run = (Monitor.prepare, Monitor._run, Monitor.serve, Stdio.__init__, Stdio._open_pipes, Stdio.begin, Stdio.drain)
+    return len({id(function.__code__) // 4096 for function in run})
+scattered = pages()
 wake_on_children()
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 before = os.getcwd(), sorted(os.listdir("/proc/self/fd")), os.readlink("/proc/self/ns/mnt")
@@ -27,16 +33,17 @@ try:
 except ChildProcessError:
     pass
 left = sum(size * count for size, count in rehearsal._free_places() if size > 64)
-print(json.dumps([before == after, os.path.exists(folder), free, left]))
+print(json.dumps([before == after, os.path.exists(folder), free, left, scattered, pages()]))
 """
 
 
-def test_it_leaves_neither_files_nor_processes_and_fills_the_holes(tmp_path: Path) -> None:
+def test_it_leaves_neither_files_nor_processes_fills_the_holes_and_moves_code_together(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "rehearsal")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=PROJECT, check=True)
-    same, exists, free, left = json.loads(done.stdout)
+    same, exists, free, left, scattered, together = json.loads(done.stdout)
     assert (same, exists) == (True, False)
     assert left < free * 2 / 3
+    assert together < scattered
     assert done.stderr == ""
 
 
