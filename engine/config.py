@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from engine.sizes import parse_size
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 DEFAULT_CONFIG_FILE = Path("/etc/docker/daemon.json")
@@ -179,8 +180,6 @@ REFUSED = {
 }
 # Older names of keys that hold one value where the newer hold a list.
 _SINGULAR = {"host-gateway-ip": "host-gateway-ips"}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtb]?)(?:i?b)?", re.ASCII)
-_SIZES = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _FIELDS = {f.name.replace("_", "-"): f for f in fields(Config) if f.name not in ("ignored", "flags")}
 _PROXIES = ("http-proxy", "https-proxy", "no-proxy")
 
@@ -304,10 +303,7 @@ def _convert_plain(kind: str, value: Any) -> Any:
 def _size(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    match = _SIZE.fullmatch(str(value).lower())
-    if match is None:
-        raise ValueError(value)
-    return int(float(match[1]) * _SIZES[match[2] or "b"])
+    return parse_size(str(value))
 
 
 def _runtimes(value: Any) -> Mapping[str, RuntimeConfig]:

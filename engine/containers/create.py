@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -330,21 +329,12 @@ class Creator:
             await self._archives.copy_up(container.id, layers, point.destination, path)
 
 
-_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]+)?) ?([kmgt]?)(?:i?b)?")
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-
-
-def _size_limit(host: HostConfig) -> int | None:
+def _size_limit(host: HostConfig) -> str | None:
     options = host.storage_opt or {}
     for key in options:
         if key != "size":
             raise InvalidParameter(f"Unknown option {key}")
-    if "size" not in options:
-        return None
-    match = _SIZE.fullmatch(options["size"].strip().lower())
-    if match is None:
-        raise InvalidParameter(f"invalid size: '{options['size']}'")
-    return int(float(match[1]) * _UNITS[match[2]])
+    return options.get("size")
 
 
 def _make_directory_sync(path: Path) -> None:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from engine.sizes import parse_size
+
 Options = Mapping[str, str]
 
 FILE_DRIVERS = frozenset({"json-file", "local"})
@@ -64,7 +66,6 @@ _FACILITIES = (
     *("", "", "", "", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7"),
 )
 _FORMATS = ("", "rfc3164", "rfc5424", "rfc5424micro")
-_SIZE = re.compile(r"^(\d+(?:\.\d+)?) ?([kmgtp]?)(?:i?b)?$", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -88,7 +89,7 @@ def check_log_options(driver: str, options: Options) -> None:
         if mode != NON_BLOCKING:
             raise ValueError(f"logger: max-buffer-size option is only supported with 'mode={NON_BLOCKING}'")
         try:
-            parse_size(options["max-buffer-size"], binary=True)
+            parse_size(options["max-buffer-size"])
         except ValueError as error:
             raise ValueError(f"error parsing option max-buffer-size: {error}") from error
     _check_cache(options)
@@ -159,7 +160,7 @@ def _unknown_gelf(value: str, key: str) -> ValueError:
 def _check_fluentd(options: Options) -> None:
     parse_fluentd_address(options.get("fluentd-address", ""))
     if "fluentd-buffer-limit" in options:
-        parse_size(options["fluentd-buffer-limit"], binary=True)
+        parse_size(options["fluentd-buffer-limit"])
     for key in ("fluentd-retry-wait", "fluentd-write-timeout", "fluentd-read-timeout"):
         if key in options:
             parse_duration(options[key])
@@ -204,14 +205,6 @@ def parse_int(text: str) -> int:
     if not re.fullmatch(r"[+-]?[0-9]+", text):
         raise ValueError(f'strconv.Atoi: parsing "{text}": invalid syntax')
     return int(text)
-
-
-def parse_size(text: str, *, binary: bool = False) -> int:
-    """Bytes of "10m": powers of 1000, or of 1024 with ``binary``."""
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise ValueError(f"invalid size: '{text}'")
-    return int(float(match[1]) * (1024 if binary else 1000) ** ["", *"kmgtp"].index(match[2].lower()))
 
 
 def parse_duration(text: str) -> float:

@@ -288,7 +288,7 @@ class FakeSnapshotter:
         self.prepared: list[tuple[str, tuple[str, ...], int | None]] = []
         self.failure: Exception | None = None
 
-    async def prepare(self, container_id: str, layers: tuple[str, ...], limit: int | None) -> None:
+    async def prepare(self, container_id: str, layers: tuple[str, ...], limit: str | None) -> None:
         if self.failure is not None:
             raise self.failure
         self.prepared.append((container_id, tuple(layers), limit))

@@ -13,7 +13,6 @@ from engine.containers.logoptions import (
     parse_fluentd_address,
     parse_gelf_address,
     parse_int,
-    parse_size,
     parse_syslog_address,
 )
 
@@ -111,20 +110,6 @@ def test_what_dockerd_refuses_is_refused_in_its_words(driver: str, options: dict
     with pytest.raises(ValueError) as caught:
         check_log_options(driver, options)
     assert str(caught.value) == words
-
-
-@pytest.mark.parametrize(
-    ("text", "binary", "size"),
-    [("10", False, 10), ("10m", False, 10**7), ("1.5k", False, 1500), ("1KiB", True, 1024), ("2 gb", True, 2 << 30)],
-)
-def test_sizes(text: str, binary: bool, size: int) -> None:
-    assert parse_size(text, binary=binary) == size
-
-
-@pytest.mark.parametrize("text", ["", "-1", "x", "1x", "1 m b"])
-def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(ValueError, match=f"^invalid size: '{text}'$"):
-        parse_size(text)
 
 
 def test_other_values() -> None:
