@@ -272,6 +272,8 @@ def convert(key: str, value: Any) -> Any:
         if special is not None:
             return special(value)
         return _convert_plain(str(_FIELDS[key].type), value)
+    except ConfigError:
+        raise
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ConfigError(f"invalid value for {key}: {value!r}") from error
 
@@ -307,6 +309,8 @@ def _size(value: Any) -> int:
 
 
 def _runtimes(value: Any) -> Mapping[str, RuntimeConfig]:
+    if "runc" in value:
+        raise ConfigError("runtime name 'runc' is reserved")
     return {
         name: RuntimeConfig(str(entry.get("path") or name), tuple(entry.get("runtimeArgs") or entry.get("args") or ()))
         for name, entry in value.items()

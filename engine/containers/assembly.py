@@ -54,6 +54,7 @@ from engine.networks.service import NetworkService
 from engine.runtime.cgroups import Cgroups
 from engine.runtime.oci import (
     Runtime,
+    Runtimes,
     guards_proc,
     kill_leftover,
     offers_recursive_read_only,
@@ -78,8 +79,7 @@ class Host:
 
     facts: HostFacts
     cgroups: Cgroups
-    runtimes: dict[str, Runtime]
-    default_runtime: str
+    runtimes: Runtimes
     init_binary: str
     seccomp_profile: str = "builtin"
 
@@ -149,10 +149,10 @@ class Assembly:
         return apparmor_profile(host, parse_security_options(host.security_opt), self._host.facts)
 
     def runtime_of(self, container: Container) -> Runtime:
-        """The OCI runtime of a container. Raises ``SystemFailure`` when it is not installed any more."""
-        runtime = self._host.runtimes.get(container.runtime or self._host.default_runtime)
+        """The OCI runtime of a container. Raises ``InvalidParameter`` when it is not configured any more."""
+        runtime = self._host.runtimes.known.get(container.runtime or self._host.runtimes.default)
         if runtime is None:
-            raise SystemFailure(f"runtime {container.runtime} is not installed")
+            raise InvalidParameter(f"unknown or invalid runtime name: {container.runtime}")
         return runtime
 
     def check_limits(self, container: Container) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from engine.images.model import Image
 from engine.images.service import ImageService, require_platform
 from engine.names import is_valid_name, new_id
 from engine.networks.service import NetworkService
+from engine.runtime.oci import Runtimes
 from engine.snapshots.archive import Archives
 from engine.snapshots.base import LayerKey, Snapshotter
 from engine.tasks import run_blocking
@@ -70,7 +71,7 @@ class Creator:
         snapshotter: Snapshotter,
         archives: Archives,
         directory: Path,
-        runtimes: Sequence[str],
+        runtimes: Runtimes,
     ) -> None:
         self._defaults = defaults
         self._facts = facts
@@ -81,7 +82,7 @@ class Creator:
         self._snapshotter = snapshotter
         self._archives = archives
         self._directory = directory
-        self._runtimes = tuple(runtimes)
+        self._runtimes = runtimes
 
     async def create(self, request: CreateRequest) -> tuple[Container, list[str]]:
         """The new container and docker's warnings. Raises an ``EngineError``; then nothing has changed."""
@@ -152,7 +153,7 @@ class Creator:
                 request.config,
                 request.host_config,
                 self._facts,
-                runtimes=self._runtimes,
+                runtimes=self._runtimes.known,
                 systemd_cgroup=self._facts.cgroup_driver == "systemd",
             )
             defaults = self._defaults

@@ -120,6 +120,11 @@ def test_a_wrong_type_names_the_key(key: str, value: Any) -> None:
         convert(key, value)
 
 
+def test_the_name_of_the_stock_runtime_is_reserved() -> None:
+    with pytest.raises(ConfigError, match="^runtime name 'runc' is reserved$"):
+        convert("runtimes", {"runc": {"path": "/opt/runc"}})
+
+
 def test_unknown_keys_are_all_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="don't match any configuration option: bogus, config-file"):
         loaded(tmp_path, {"bogus": 1, "debug": True, "config-file": "/x"})

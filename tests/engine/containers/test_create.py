@@ -28,6 +28,7 @@ from engine.images.model import RuntimeConfig
 from engine.images.service import ImageService
 from engine.journal import Journal
 from engine.networks.service import NetworkService
+from engine.runtime.oci import Runtime, Runtimes
 from engine.snapshots.archive import Archives
 from engine.snapshots.base import LayerKey, Snapshotter
 from engine.volumes.service import VolumeService
@@ -70,7 +71,7 @@ class CreateBench(Bench):
             cast(Snapshotter, self.snapshotter),
             cast(Archives, self),
             root / "containers",
-            ["runc"],
+            Runtimes({"runc": cast(Runtime, None)}, "runc"),
         )
 
     async def copy_up(self, key: str, layers: Sequence[LayerKey], source: str, target: Path) -> None:
