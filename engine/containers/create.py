@@ -21,7 +21,7 @@ from engine.containers.defaults import DaemonDefaults, default_hostname, with_de
 from engine.containers.host import HostFacts
 from engine.containers.journalist import Journalist
 from engine.containers.links import links_of
-from engine.containers.logoptions import check_log_options
+from engine.containers.logoptions import check_log_options, log_socket
 from engine.containers.merge import command_line, image_settings, merge_image
 from engine.containers.model import Container
 from engine.containers.mounts import MountPoint
@@ -87,6 +87,9 @@ class Creator:
     async def create(self, request: CreateRequest) -> tuple[Container, list[str]]:
         """The new container and docker's warnings. Raises an ``EngineError``; then nothing has changed."""
         host, warnings = self._check(request)
+        socket = log_socket(host.log_config.type, host.log_config.config or {})
+        if socket and not await run_blocking(os.path.exists, socket):
+            raise InvalidParameter(f"stat {socket}: no such file or directory")
         image = self._image(request.config.image, request.platform)
         self._check_others(request.host_config)
         config = self._merge(request.config, image)

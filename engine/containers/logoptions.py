@@ -135,22 +135,22 @@ def _check_gelf(options: Options) -> None:
     for key in ("gelf-tcp-max-reconnect", "gelf-tcp-reconnect-delay"):
         if key in options and network != "tcp":
             raise ValueError(f'"{key}" is only valid for TCP')
-        _check_range(options, key, 0, None)
-    _check_range(options, "gelf-compression-level", -1, 9)
+        if key in options and not _is_within(options[key], 0, None):
+            raise ValueError(f'"{key}" must be a positive integer')
+    level = options.get("gelf-compression-level", "1")
+    if not _is_within(level, -1, 9):
+        raise _unknown_gelf(level, "gelf-compression-level")
     kind = options.get("gelf-compression-type", "gzip")
     if kind not in ("gzip", "zlib", "none"):
         raise _unknown_gelf(kind, "gelf-compression-type")
 
 
-def _check_range(options: Options, key: str, low: int, high: int | None) -> None:
-    if key not in options:
-        return
+def _is_within(text: str, low: int, high: int | None) -> bool:
     try:
-        number = parse_int(options[key])
+        number = parse_int(text)
     except ValueError:
-        number = low - 1
-    if number < low or (high is not None and number > high):
-        raise _unknown_gelf(options[key], key)
+        return False
+    return number >= low and (high is None or number <= high)
 
 
 def _unknown_gelf(value: str, key: str) -> ValueError:
@@ -165,7 +165,7 @@ def _check_fluentd(options: Options) -> None:
         if key in options:
             parse_duration(options[key])
     if "fluentd-max-retries" in options:
-        parse_int(options["fluentd-max-retries"])
+        _check_retries(options["fluentd-max-retries"])
     for key in ("fluentd-async", "fluentd-async-connect", "fluentd-sub-second-precision", "fluentd-request-ack"):
         if key in options:
             parse_bool(options[key])
@@ -181,6 +181,13 @@ def _check_fluentd(options: Options) -> None:
         )
 
 
+def _check_retries(text: str) -> None:
+    if not re.fullmatch(r"[0-9]+", text):
+        raise ValueError(f'strconv.ParseUint: parsing "{text}": invalid syntax')
+    if int(text) >= 2**31:
+        raise ValueError("invalid fluentd-max-retries: value out of range")
+
+
 _CHECKS: dict[str, Callable[[Options], None]] = {
     "syslog": _check_syslog,
     "gelf": _check_gelf,
@@ -189,6 +196,12 @@ _CHECKS: dict[str, Callable[[Options], None]] = {
 
 
 # Values.
+
+
+def log_socket(driver: str, options: Options) -> str:
+    """The socket that must be there before a container is made; "" for none."""
+    address = parse_syslog_address(options.get("syslog-address", "")) if driver == "syslog" else Address("", "")
+    return address.place if address.network in ("unix", "unixgram") else ""
 
 
 def parse_bool(text: str) -> bool:

@@ -18,6 +18,7 @@ from engine.containers.settings import (
     ContainerConfig,
     EndpointSettings,
     HostConfig,
+    LogConfig,
     Mount,
     NetworkingConfig,
     VolumeOptions,
@@ -210,6 +211,13 @@ async def test_a_size_limit_reaches_the_snapshot(bench: CreateBench) -> None:
         ("ok", {"image": ""}, {}, InvalidParameter, "no command specified"),
         ("ok", {"stop_signal": "NOPE"}, {}, InvalidParameter, "NOPE"),
         ("ok", {}, {"storage_opt": {"colour": "red"}}, InvalidParameter, "Unknown option colour"),
+        (
+            "ok",
+            {},
+            {"log_config": LogConfig(type="syslog", config={"syslog-address": "unix:///no/socket"})},
+            InvalidParameter,
+            "^stat /no/socket: no such file or directory$",
+        ),
         ("ok", {}, {"volumes_from": ("nobody",)}, InvalidParameter, "No such container: nobody"),
         ("ok", {}, {"binds": ("relative/x:/y",)}, InvalidParameter, "relative/x"),
         (
