@@ -264,8 +264,15 @@ class NetworkService:
                 "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
             )
         for name, wish in known.items():
-            check_wish(name, self._store.by_name(name), wish)
+            try:
+                self.check_wish(name, wish)
+            except InvalidParameter as error:
+                raise InvalidParameter(f"invalid config for network {name}: {error.message}") from error
         return dict(sorted(known.items(), key=lambda item: (item[0] != first, item[0])))
+
+    def check_wish(self, name: str, wish: EndpointWish) -> None:
+        """What a container asks of one network it is connected to. Raises ``InvalidParameter``."""
+        check_wish(self._store.by_name(name), wish)
 
     def _known_name(self, reference: str) -> str:
         if reference in ("", "default"):

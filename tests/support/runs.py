@@ -380,6 +380,10 @@ class FakeNetworks:
                 return network
         raise no_such_network(reference)
 
+    def check_wish(self, name: str, wish: Any) -> None:
+        if self.wish_failure is not None:
+            raise self.wish_failure
+
     async def validate_wish(self, mode: str, endpoints: Mapping[str, Any], blank: Any = None) -> dict[str, Any]:
         if self.wish_failure is not None:
             raise self.wish_failure

@@ -163,8 +163,11 @@ class AddressWish:
 )
 async def test_misspelt_addresses_are_named(stage: Stage, network: str, asked: AddressWish, words: str) -> None:
     await stage.service.create(CreateNetwork(name="town"))
-    with pytest.raises(InvalidParameter, match=f"settings:\n{words}$"):
-        await stage.service.validate_wish(network, {network: EndpointWish(asked)})
+    wish = EndpointWish(asked)
+    with pytest.raises(InvalidParameter, match=f"^invalid config for network {network}: .* settings:\n{words}$"):
+        await stage.service.validate_wish(network, {network: wish})
+    with pytest.raises(InvalidParameter, match=f"^invalid endpoint settings:\n{words}$"):
+        stage.service.check_wish(network, wish)
 
 
 async def test_link_local_addresses_are_for_every_network(stage: Stage) -> None:
