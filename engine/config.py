@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -80,6 +81,9 @@ class Config:
     ipv6: bool = False
     userland_proxy: bool = False
     host_gateway_ips: tuple[str, ...] = ()
+    default_gateway: str = ""
+    default_gateway_v6: str = ""
+    """Another way out of the default bridge than the bridge itself."""
     default_address_pools: tuple[tuple[str, int], ...] = ()
     default_network_opts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Options of every new network, by its driver."""
@@ -172,8 +176,6 @@ IGNORED = {
 # Keys of dockerd that would change what containers may do, or where their packets go: whoever sets one is told at once.
 REFUSED = {
     "authorization-plugins": "authorization plugins are not offered",
-    "default-gateway": "another gateway for the default bridge is not offered",
-    "default-gateway-v6": "another gateway for the default bridge is not offered",
     "rootless": "rootless mode is not offered",
     "selinux-enabled": "SELinux labels are not offered",
     "userns-remap": "user namespace remapping is not offered",
@@ -334,6 +336,13 @@ def _host(text: str) -> str:
     return text if "://" in text else f"tcp://{text}"
 
 
+def _gateway(version: int, value: Any) -> str:
+    address = ipaddress.ip_address(value) if isinstance(value, str) else None
+    if address is None or address.version != version:
+        raise ValueError(value)
+    return str(address)
+
+
 def _addresses(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         raise TypeError
@@ -416,9 +425,11 @@ def _object(value: Any) -> Mapping[str, Any]:
     return value
 
 
-_CONVERTERS = {
+_CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "hosts": _hosts,
     "host-gateway-ips": _addresses,
+    "default-gateway": partial(_gateway, 4),
+    "default-gateway-v6": partial(_gateway, 6),
     "default-network-opts": _network_options,
     "cdi-spec-dirs": _folders,
     "features": _features,

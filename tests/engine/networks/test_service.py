@@ -97,7 +97,7 @@ async def test_the_default_bridge_takes_the_interfaces_address_or_avoids_routes(
 async def test_the_default_bridges_subnets_from_ranges_and_pools(stage: Stage) -> None:
     service = await stage.again(fixed_cidr="192.168.130.0/24")
     assert service.find("bridge").blocks[0] == IpamBlock(
-        subnet="192.168.130.0/24", ip_range="192.168.130.0/24", gateway="192.168.130.1"
+        subnet="192.168.130.0/24", ip_range="192.168.130.0/24", gateway="192.168.130.1", is_gateway_told=False
     )
     pools = (("10.7.0.0/16", 24), ("fd07::/56", 64))
     service = await stage.again(fixed_cidr="", ipv6=True, default_address_pools=pools)
