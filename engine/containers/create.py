@@ -91,7 +91,7 @@ class Creator:
         if socket and not await run_blocking(os.path.exists, socket):
             raise InvalidParameter(f"stat {socket}: no such file or directory")
         image = self._image(request.config.image, request.platform)
-        self._check_others(request.host_config)
+        link_ids = self._check_others(request.host_config)
         config = self._merge(request.config, image)
         async with contextlib.AsyncExitStack() as held, contextlib.AsyncExitStack() as undo:
             await held.enter_async_context(self._images.holding(image))
@@ -106,7 +106,7 @@ class Creator:
             except ValueError as error:
                 raise InvalidParameter(str(error)) from error
             undo.push_async_callback(self._snapshotter.remove, container_id)
-            container = msgspec.structs.replace(container, layers=tuple(layers))
+            container = msgspec.structs.replace(container, layers=tuple(layers), link_ids=link_ids)
             await self._make_working_dir(container)
             container = await self._with_mounts(container, request.flat_read_only, undo, held)
             await run_blocking(_make_directory_sync, self._directory / container_id)
@@ -126,16 +126,21 @@ class Creator:
             require_platform(image, platform, reference)
         return image
 
-    def _check_others(self, host: HostConfig) -> None:
-        """The containers that this one names. As 404 an unknown one would make the docker command line pull."""
+    def _check_others(self, host: HostConfig) -> dict[str, str]:
+        """The containers that this one names; those it links to, by alias. Raises ``InvalidParameter``.
+
+        As 404 an unknown one would make the docker command line pull.
+        """
         for mode in (host.pid_mode, host.ipc_mode):
             if joined := joined_container(mode):
                 try:
                     self._records.store.find(joined)
                 except NotFound as error:
                     raise InvalidParameter(error.message) from error
-        for name, _ in links_of(host):
+        link_ids = {}
+        for name, alias in links_of(host):
             try:
+                link_ids[alias] = self._records.store.find(name).id
                 target = self._records.store.network_owner(self._records.store.find(name))
             except NotFound as error:
                 raise InvalidParameter(f"could not get container for {name}: {error.message}") from error
@@ -144,6 +149,7 @@ class Creator:
                     "conflicting options: host type networking can't be used with links. "
                     "This would result in undefined behavior"
                 )
+        return link_ids
 
     def reload(self, defaults: DaemonDefaults) -> None:
         """What containers that are made from now on get where they do not say it."""

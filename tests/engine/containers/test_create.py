@@ -181,6 +181,12 @@ async def test_anonymous_volumes_of_another_container_go_with_either(bench: Crea
     assert made.anonymous_volumes == first.anonymous_volumes
 
 
+async def test_links_are_kept_with_the_id_they_lead_to(bench: CreateBench) -> None:
+    other = bench.store.find("taken")
+    made = await bench.create(host={"links": ("taken:db",)})
+    assert (made.host_config.links, made.link_ids) == (("taken:db",), {"db": other.id})
+
+
 async def test_joined_networks_are_kept_by_id(bench: CreateBench) -> None:
     other = bench.store.find("taken")
     made = await bench.create(host={"network_mode": "container:taken"})
