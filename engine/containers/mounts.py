@@ -93,7 +93,7 @@ def _claim(destination: str, mine: set[str], tmpfs: Mapping[str, str] | None) ->
 
 def inherit(point: MountPoint, mode: str) -> MountPoint:
     """Another container's mount point, taken over by ``--volumes-from``: never copied into, and at most as writable."""
-    return msgspec.structs.replace(point, rw=point.rw and is_writable(mode), copy_data=False)
+    return msgspec.structs.replace(point, rw=point.rw and is_writable(mode), mode="", copy_data=False)
 
 
 def parse_volumes_from(text: str) -> tuple[str, str]:

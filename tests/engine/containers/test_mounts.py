@@ -157,7 +157,7 @@ def test_volumes_from() -> None:
 
 def test_precedence_and_inheritance() -> None:
     theirs = (
-        MountPoint(type="volume", destination="/data", name="d", source="/v/d", copy_data=True),
+        MountPoint(type="volume", destination="/data", name="d", source="/v/d", mode="z", copy_data=True),
         MountPoint(type="bind", destination="/b", source="/b", rw=False),
     )
     host = HostConfig(volumes_from=("c:ro", "e"), binds=("/host:/b",), tmpfs={"/run": ""})
@@ -165,6 +165,7 @@ def test_precedence_and_inheritance() -> None:
     points = {p.destination: p for p in plan_mounts(config, host, {"c:ro": theirs})}
     assert set(points) == {"/data", "/b", "/own"}
     assert (points["/data"].rw, points["/data"].copy_data, points["/data"].name) == (False, False, "d")
+    assert points["/data"].mode == ""
     assert (points["/b"].source, points["/b"].rw) == ("/host", True)
     assert (points["/own"].type, points["/own"].name, points["/own"].copy_data) == ("volume", "", True)
 
