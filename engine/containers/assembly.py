@@ -27,7 +27,7 @@ from engine.containers.accounts import Accounts
 from engine.containers.host import DeviceNode, HostFacts
 from engine.containers.hostprobe import all_devices_sync, cdi_catalog_sync, device_nodes_sync
 from engine.containers.limits import Findings, check_limits
-from engine.containers.links import link_environment, links_of
+from engine.containers.links import link_environment, link_targets, links_of
 from engine.containers.live import Live
 from engine.containers.logsettings import log_file_name, plan_log
 from engine.containers.logtag import LogSubject
@@ -54,6 +54,7 @@ from engine.networks.service import NetworkService
 from engine.runtime.cgroups import Cgroups
 from engine.runtime.oci import (
     Runtime,
+    Runtimes,
     guards_proc,
     kill_leftover,
     offers_recursive_read_only,
@@ -78,8 +79,7 @@ class Host:
 
     facts: HostFacts
     cgroups: Cgroups
-    runtimes: dict[str, Runtime]
-    default_runtime: str
+    runtimes: Runtimes
     init_binary: str
     seccomp_profile: str = "builtin"
 
@@ -149,10 +149,10 @@ class Assembly:
         return apparmor_profile(host, parse_security_options(host.security_opt), self._host.facts)
 
     def runtime_of(self, container: Container) -> Runtime:
-        """The OCI runtime of a container. Raises ``SystemFailure`` when it is not installed any more."""
-        runtime = self._host.runtimes.get(container.runtime or self._host.default_runtime)
+        """The OCI runtime of a container. Raises ``InvalidParameter`` when it is not configured any more."""
+        runtime = self._host.runtimes.known.get(container.runtime or self._host.runtimes.default)
         if runtime is None:
-            raise SystemFailure(f"runtime {container.runtime} is not installed")
+            raise InvalidParameter(f"unknown or invalid runtime name: {container.runtime}")
         return runtime
 
     def check_limits(self, container: Container) -> None:
@@ -305,13 +305,14 @@ class Assembly:
         found: list[tuple[Container, str, str]] = []
         if "bridge" not in container.networks:
             return found
-        for name, alias in links_of(container.host_config):
+        names = {alias: name for name, alias in links_of(container.host_config)}
+        for target, alias in link_targets(container):
             try:
-                other = self._store.network_owner(self._store.find(name))
+                other = self._store.network_owner(self._store.find(target))
             except NotFound:
                 other = None  # it was removed since
             if other is None or not other.is_running:
-                gone = other.name if other else name
+                gone = other.name if other else names[alias]
                 raise Conflict(f"Cannot link to a non running container: /{gone} AS /{container.name}/{alias}")
             endpoint = other.sandbox.endpoints.get("bridge") if other.sandbox else None
             if endpoint is None:

@@ -60,7 +60,10 @@ class Runtime:
             os.unlink(log)
         argv = [*self._globals, "--log", log, "--log-format", self._log_format, *arguments]
         actions = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(stdio)]
-        pid = os.posix_spawnp(self._path, argv, _ENVIRONMENT, file_actions=actions, setsid=True, setsigdef=DEFAULTS)
+        try:
+            pid = os.posix_spawnp(self._path, argv, _ENVIRONMENT, file_actions=actions, setsid=True, setsigdef=DEFAULTS)
+        except OSError as error:
+            raise OSError(f"fork/exec {self._path}: {os.strerror(error.errno or 0).lower()}") from error
         self._waiting[pid] = done
         if ahead:
             with contextlib.suppress(OSError):  # where real time is rationed, the odds are crun's own

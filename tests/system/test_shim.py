@@ -144,8 +144,7 @@ async def bench(layer: Path, request: pytest.FixtureRequest) -> AsyncIterator[Be
     nursery = Nursery("shim-tests")
     shims = Shims(root / "exec", nursery)
     await shims.start()
-    runtimes, _default = await probe_runtimes({}, None, root)
-    runtime = runtimes.get(request.param)
+    runtime = (await probe_runtimes({}, None, root)).known.get(request.param)
     trouble = "is not installed" if runtime is None else await trouble_running(runtime)
     if runtime is None or trouble:
         pytest.skip(f"{request.param} {trouble}")
