@@ -32,6 +32,8 @@ class TokenAuth:
     jwks: Path | None = None
     auto_redirect: bool = False
     auto_redirect_path: str = "/auth/token"
+    # What a token may be signed with; empty: everything we know.
+    algorithms: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,9 @@ class Settings:
     metrics_path: str = "/metrics"
     # Access: no users at all means everybody, which is refused beyond loopback unless `anonymous`.
     htpasswd: Path | None = None
+    # The file is where `berth registry user` would put one; one that the configuration names lets nobody in until it
+    # is there.
+    htpasswd_optional: bool = False
     realm: str = "berth registry"
     anonymous: bool = False
     tokens: bool = False
@@ -161,6 +166,8 @@ class Settings:
     event_references: bool = False
     log_level: str = "info"
     log_format: str = "text"
+    # Put into every line of the program's own log.
+    log_fields: dict[str, str] = field(default_factory=dict)
     access_log: bool = False
     health_files: tuple[Path, ...] = ()
     storage_check_seconds: float = 0.0
@@ -189,6 +196,7 @@ NEEDS_RESTART: Final[dict[str, str]] = {
     "metrics": "http.debug.prometheus.enabled",
     "metrics_path": "http.debug.prometheus.path",
     "htpasswd": "auth.htpasswd.path",
+    "htpasswd_optional": "auth.htpasswd.path",
     "anonymous": "berth.anonymous",
     "tokens": "berth.tokens",
     "token_auth": "auth.token",

@@ -26,7 +26,15 @@ from registry.config import (
     Webhook,
     split_address,
 )
-from registry.configkeys import EMBEDDED_KEYS, HARMLESS, KNOWN_KEYS, NOT_CONFIGURATION, OPEN, UNSUPPORTED
+from registry.configkeys import (
+    EMBEDDED_KEYS,
+    HARMLESS,
+    KNOWN_KEYS,
+    NOT_CONFIGURATION,
+    OPEN,
+    SIGNING_ALGORITHMS,
+    UNSUPPORTED,
+)
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -340,7 +348,8 @@ class _Reader:
             path = self.text("auth.htpasswd.path")
             if not path:
                 raise ConfigError("auth.htpasswd.path: missing")
-            return {"htpasswd": Path(path), "realm": self.text("auth.htpasswd.realm", base.realm)}
+            realm = self.text("auth.htpasswd.realm", base.realm)
+            return {"htpasswd": Path(path), "htpasswd_optional": False, "realm": realm}
         if "token" in kinds:
             return {"token_auth": self._token()}
         return {}
@@ -359,7 +368,14 @@ class _Reader:
             jwks=Path(jwks) if jwks else None,
             auto_redirect=self.flag("auth.token.autoredirect", False),
             auto_redirect_path=self.text("auth.token.autoredirectpath", "/auth/token"),
+            algorithms=self._algorithms("auth.token.signingalgorithms"),
         )
+
+    def _algorithms(self, path: str) -> frozenset[str]:
+        for name in self.texts(path):
+            if name not in SIGNING_ALGORITHMS:
+                raise ConfigError(f"{path}: {name} is not supported; {', '.join(SIGNING_ALGORITHMS)} are")
+        return frozenset(self.texts(path))
 
     def _limits(self, base: Settings) -> dict[str, Any]:
         disabled = self.flag("validation.disabled", not base.validate_manifests)
@@ -389,9 +405,14 @@ class _Reader:
         level = self.text("log.level") or self.text("loglevel") or base.log_level
         if level not in ("error", "warn", "info", "debug"):
             raise ConfigError(f"log.level: must be error, warn, info or debug, not {level}")
+        form = self.text("log.formatter", base.log_format)
+        if form not in ("text", "json", "logstash"):
+            raise ConfigError(f"log.formatter: must be text, json or logstash, not {form}")
         return {
             "log_level": level,
-            "log_format": self.text("log.formatter", base.log_format),
+            "log_format": form,
+            "log_fields": {str(name): str(value) for name, value in (self._get("log.fields") or {}).items()}
+            or base.log_fields,
             "access_log": not self.flag("log.accesslog.disabled", not base.access_log),
         }
 
@@ -443,7 +464,8 @@ class _Reader:
             "collect_untagged": self.flag("berth.gc.untagged", base.collect_untagged),
         }
         if self._has("berth.tls"):
-            changes["own_tls_folder"] = Path(self.text("berth.tls"))
+            # Nothing (or false) instead of a folder: no TLS of our own.
+            changes["own_tls_folder"] = Path(self.text("berth.tls")) if self._get("berth.tls") else None
         if self._has("berth.groups"):
             groups = self._get("berth.groups") or {}
             changes["groups"] = {str(name): texts_of(users, f"berth.groups.{name}") for name, users in groups.items()}

@@ -197,7 +197,10 @@ class RegistryServer:
         self._start_background(context)
         if self.settings.debug_address:
             await self._listen(web.Server(self._debug, access_log=None), self.settings.debug_address, None)
-        log.info("registry listening on %s", ", ".join(f"{h}:{p}" for h, p in self.addresses()))
+        how = "without TLS" if context is None else "with TLS"
+        if self.tls.own is not None:
+            how += f", by a certificate of its own: clients must trust {self.tls.own.ca}"
+        log.info("registry listening on %s %s", ", ".join(f"{h}:{p}" for h, p in self.addresses()), how)
 
     def _check_access(self) -> None:
         host, _ = self.settings.listen_on()
@@ -251,7 +254,9 @@ class RegistryServer:
     async def _trust_tokens(self) -> None:
         foreign = self.settings.token_auth
         if foreign is not None:
-            self.access.verifier = await run_blocking(Verifier.load_sync, foreign.jwks, foreign.root_certificates)
+            self.access.verifier = await run_blocking(
+                Verifier.load_sync, foreign.jwks, foreign.root_certificates, foreign.algorithms
+            )
             self.access.issuer, self.access.audience = foreign.issuer, foreign.service
         elif self.tokens is not None:
             await self.tokens.prepare()

@@ -158,7 +158,12 @@ class Dispatcher:
         handler = handlers.get(method)
         if handler is None:
             raise RegistryError(errors.UNSUPPORTED, headers={"Allow": ", ".join(handlers)})
-        identity = await self._access.identify(request.headers.get("Authorization"))
+        try:
+            identity = await self._access.identify(request.headers.get("Authorization"))
+        except Unauthorized as error:
+            # Clients whose token is refused ask for the next one with the scope that they are told here.
+            error.scope = _scope(kind, method, repository)
+            raise
         call = Call(
             request,
             self._settings,
@@ -190,7 +195,13 @@ class Dispatcher:
             call.repository = self._proxy.local_name(call.repository, call.argument("ns") or "")
         identity = call.identity
         if call.repository:
-            self._access.require(identity, call.repository, _ACTIONS[call.method])
+            try:
+                self._access.require(identity, call.repository, _ACTIONS[call.method])
+            except Unauthorized as error:
+                if call.kind == "uploads" and is_repository_path(source := call.argument("from") or ""):
+                    # A mount needs to read where it takes from.
+                    error.scope += f" repository:{source}:pull"
+                raise
         elif call.kind == "catalog":
             self._access.require_catalog(identity)
         elif identity.is_anonymous and not self._access.is_open:
@@ -234,6 +245,12 @@ class Dispatcher:
         if known.status in (413, 507):
             reply.keep_alive = False
         return reply
+
+
+def _scope(kind: str, method: str, repository: str) -> str:
+    if repository:
+        return f"repository:{repository}:{','.join(_ACTIONS[method])}"
+    return "registry:catalog:*" if kind == "catalog" else ""
 
 
 def translate(error: Exception) -> RegistryError | None:
