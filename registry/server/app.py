@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import ssl
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -110,7 +109,6 @@ class RegistryServer:
         self._servers: list[web.Server] = []
         self._listeners: list[asyncio.Server] = []
         self._background = Background()
-        self._context: ssl.SSLContext | None = None
         self._scheduled: list[asyncio.Task[None]] = []
         self.notices.listen(self._note_pull)
         self._is_told = False
@@ -180,7 +178,7 @@ class RegistryServer:
         await self._trust_tokens()
         self._check_access()
         await self.blobs.clear_temporary(_ABANDONED_AFTER_SECONDS)
-        self._context = context = await self.tls.context()
+        secure = await self.tls.load()
         # Threads hash and sync beside the loop; at the default of 5 ms each of them can hold up every answer that long.
         sys.setswitchinterval(0.0005)
         server = web.Server(
@@ -192,12 +190,12 @@ class RegistryServer:
             auto_decompress=False,
         )
         self.dispatcher.successor = server
-        await self._listen(server, self.settings.address, context)
+        await self._listen(server, self.settings.address, secure)
         await self.pulls.load()
-        self._start_background(context)
+        self._start_background()
         if self.settings.debug_address:
-            await self._listen(web.Server(self._debug, access_log=None), self.settings.debug_address, None)
-        how = "without TLS" if context is None else "with TLS"
+            await self._listen(web.Server(self._debug, access_log=None), self.settings.debug_address, False)
+        how = "with TLS" if secure else "without TLS"
         if self.tls.own is not None:
             how += f", by a certificate of its own: clients must trust {self.tls.own.ca}"
         log.info("registry listening on %s %s", ", ".join(f"{h}:{p}" for h, p in self.addresses()), how)
@@ -210,8 +208,8 @@ class RegistryServer:
                 "listen on 127.0.0.1, or allow anonymous access explicitly"
             )
 
-    def _start_background(self, context: ssl.SSLContext | None) -> None:
-        self._background.start(self._keep_up(context), "upkeep")
+    def _start_background(self) -> None:
+        self._background.start(self._keep_up(), "upkeep")
         self.webhooks.start(self._background)
         if self.health.has_checks:
             self._background.start(self.health.run(), "health")
@@ -226,11 +224,11 @@ class RegistryServer:
         if interval > 0:
             self._scheduled.append(self._background.start(self._collect(interval), "collect"))
 
-    async def _listen(self, server: web.Server, address: str, context: ssl.SSLContext | None) -> None:
+    async def _listen(self, server: web.Server, address: str, secure: bool) -> None:
         host, port = split_address(address)
         factory: Callable[[], asyncio.Protocol] = server
-        if context is not None:
-            factory = functools.partial(Handshake, server, context, self._background)
+        if secure:
+            factory = functools.partial(Handshake, server, self.tls, self._background)
         listener = await asyncio.get_running_loop().create_server(
             factory, host or None, port, backlog=1024, reuse_address=True
         )
@@ -319,7 +317,7 @@ class RegistryServer:
             if scheduled:
                 await asyncio.wait(scheduled)
             self._schedule()
-        if self._context is not None and await self.tls.refresh(self._context):
+        if await self.tls.refresh():
             log.info("TLS certificate taken up again")
         log.info("configuration of the registry reloaded: %s", ", ".join(sorted(changed)) or "nothing has changed")
 
@@ -338,13 +336,12 @@ class RegistryServer:
                 grace_seconds=self.settings.collect_grace_seconds, untagged=self.settings.collect_untagged
             )
 
-    async def _keep_up(self, context: ssl.SSLContext | None) -> None:
+    async def _keep_up(self) -> None:
         """Renew certificates and write down pull times, every minute."""
         while True:
             await asyncio.sleep(_UPKEEP_SECONDS)
             await self.pulls.save()
-            if context is not None:
-                await self.tls.refresh(context)
+            await self.tls.refresh()
 
     def _note_pull(self, notice: Notice) -> None:
         if notice.action == "pull" and notice.is_manifest and not notice.is_look:
