@@ -59,6 +59,7 @@ class BlobHandlers:
         if matches_etag(call.header("If-None-Match"), digest):
             return Reply(304, headers)
         if call.method == "HEAD":
+            self._notices.looked(call, digest, size)
             return Reply(200, headers, content_length=size)
         self._notices.blob("pull", call, digest, size)
         wanted = call.header("Range")
