@@ -202,8 +202,6 @@ NEEDS_RESTART: Final[dict[str, str]] = {
     "token_auth": "auth.token",
     "grants_file": "berth.grantsfile",
     "grants_file_optional": "berth.grantsfile",
-    "upstreams": "berth.upstreams",
-    "proxy_only": "proxy",
     "log_format": "log.formatter",
     "access_log": "log.accesslog",
     "health_files": "health.file",

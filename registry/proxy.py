@@ -156,10 +156,8 @@ class PullThrough:
     """Finds upstreams for names, and brings in what is asked for."""
 
     def __init__(self, settings: Settings, blobs: BlobStore, repositories: Repositories) -> None:
-        self._settings = settings
         self._blobs = blobs
         self._repositories = repositories
-        self._upstreams = sorted(settings.upstreams, key=lambda upstream: -len(upstream.prefix))
         self._transport = Transport(HostPolicy())
         self._sources: dict[tuple[str, str], RemoteSource] = {}
         self._checked: dict[tuple[str, str], float] = {}
@@ -168,6 +166,19 @@ class PullThrough:
         self._flights: dict[tuple[str, str], asyncio.Future[StoredManifest]] = {}
         self._downloads: dict[str, Download] = {}
         self._background = Background()
+        self.reload(settings)
+
+    def reload(self, settings: Settings) -> None:
+        """Go by other upstreams from the next question on; what is being fetched comes from where it was asked for."""
+        self._settings = settings
+        self._upstreams = sorted(settings.upstreams, key=lambda upstream: -len(upstream.prefix))
+        self._sources.clear()
+        self._checked.clear()
+
+    @property
+    def is_active(self) -> bool:
+        """Whether anything comes from elsewhere."""
+        return bool(self._upstreams)
 
     async def aclose(self) -> None:
         """Cancel downloads, close connections."""

@@ -60,7 +60,7 @@ _UPKEEP_SECONDS = 60.0
 _SEND_REST_SECONDS = 10.0
 _EXPIRY_SECONDS = 6 * 3600.0
 # A change of these begins upkeep anew.
-_SCHEDULE = frozenset({"purge_uploads", "purge_interval_seconds", "collect_interval_seconds", "read_only"})
+_SCHEDULE = frozenset({"purge_uploads", "purge_interval_seconds", "collect_interval_seconds", "read_only", "upstreams"})
 
 
 class RegistryServer:
@@ -86,13 +86,12 @@ class RegistryServer:
         clock = SteadyClock()
         self.uploads = Uploads(self.blobs, self.repositories, clock)
         self.pulls = PullTimes(self.driver)
-        self.proxy = PullThrough(settings, self.blobs, self.repositories) if settings.upstreams else None
-        expiry = self.proxy.retention() if self.proxy is not None else ()
+        self.proxy = PullThrough(settings, self.blobs, self.repositories)
         self.collector = Collector(
             self.blobs,
             self.repositories,
             self.leases,
-            retention=(*settings.retention, *expiry),
+            retention=(*settings.retention, *self.proxy.retention()),
             pulls=self.pulls,
             clock=clock,
         )
@@ -220,7 +219,7 @@ class RegistryServer:
             return
         if self.settings.purge_uploads:
             self._scheduled.append(self._background.start(self._purge(), "purge"))
-        interval = self.settings.collect_interval_seconds or (_EXPIRY_SECONDS if self.proxy is not None else 0.0)
+        interval = self.settings.collect_interval_seconds or (_EXPIRY_SECONDS if self.settings.upstreams else 0.0)
         if interval > 0:
             self._scheduled.append(self._background.start(self._collect(interval), "collect"))
 
@@ -277,8 +276,7 @@ class RegistryServer:
         await self._background.aclose()
         await self._lists.aclose()
         await self.webhooks.save()
-        if self.proxy is not None:
-            await self.proxy.aclose()
+        await self.proxy.aclose()
         await self.transport.aclose()
         await self.pulls.save()
         await self.driver.close()
@@ -302,9 +300,9 @@ class RegistryServer:
 
     def _go_by(self, settings: Settings) -> None:
         self.settings = settings
-        for part in (self.dispatcher, self.access, self.rules):
+        for part in (self.dispatcher, self.access, self.rules, self.proxy):
             part.reload(settings)
-        self.collector.retention = (*settings.retention, *(self.proxy.retention() if self.proxy is not None else ()))
+        self.collector.retention = (*settings.retention, *self.proxy.retention())
 
     async def _reload(self, changed: set[str]) -> None:
         if changed & {"webhooks", "event_references"}:

@@ -75,7 +75,7 @@ class Dispatcher:
         access: Access,
         routes: Mapping[str, Mapping[str, Handler]],
         pages: Mapping[str, Callable[[BaseRequest], Awaitable[Reply]]],
-        proxy: PullThrough | None = None,
+        proxy: PullThrough,
         health: Health | None = None,
     ) -> None:
         self._proxy = proxy
@@ -190,7 +190,7 @@ class Dispatcher:
         return reply
 
     def _authorize(self, call: Call) -> None:
-        if self._proxy is not None and call.repository:
+        if call.repository and self._proxy.is_active:
             # Rights are asked for the name content has here, also when the client used the upstream's name.
             call.repository = self._proxy.local_name(call.repository, call.argument("ns") or "")
         identity = call.identity
@@ -226,7 +226,7 @@ class Dispatcher:
         return Reply(200, headers)
 
     def _check_writable(self, method: str, repository: str) -> None:
-        if method != "DELETE" and self._proxy is not None and self._proxy.is_read_only(repository):
+        if method != "DELETE" and self._proxy.is_read_only(repository):
             raise RegistryError(errors.UNSUPPORTED, "this repository is a cache of another registry's")
         if self._settings.read_only:
             raise RegistryError(errors.UNSUPPORTED, "the registry is read-only")

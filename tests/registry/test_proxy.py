@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -137,3 +138,17 @@ async def test_what_upstream_does_not_have(cache: Client) -> None:
 async def test_a_blob_in_the_store_is_not_handed_out_without_the_upstreams_word(cache: Client) -> None:
     digest = await cache.push_blob("private", b"secret")
     assert (await cache.call("GET", f"/v2/up/lib/app/blobs/{digest}")).status == 404
+
+
+async def test_upstreams_come_and_go_with_a_reload(start: Start, upstream: Client) -> None:  # noqa: F811
+    client = await start()
+    plain = client.server.settings
+    assert (await client.call("GET", "/v2/up/lib/app/manifests/v1")).status == 404
+    client.server.reload(replace(plain, upstreams=(Upstream(upstream.base, "up"),)))
+    assert (await client.call("GET", "/v2/up/lib/app/manifests/v1")).status == 200
+    assert (await client.call("POST", "/v2/up/lib/app/blobs/uploads/")).status == 405
+    assert [rule.repositories for rule in client.server.collector.retention] == [("up/**",)]
+    client.server.reload(plain)
+    assert (await client.call("GET", "/v2/up/lib/app/manifests/v1")).status == 200, "what is cached stays"
+    assert (await client.call("GET", "/v2/up/lib/app/manifests/v2")).status == 404
+    assert (await client.call("POST", "/v2/up/lib/app/blobs/uploads/")).status == 202
