@@ -50,7 +50,11 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A registry that is cached. Its images appear below `prefix` (empty: everywhere), or when asked for with `ns=`."""
+    """A registry that is cached. Its images appear below `prefix`, or when asked for with `ns=`.
+
+    With an empty prefix the whole registry is a cache (`proxy.remoteurl`). The default upstream is also asked for names
+    that were never pushed here: dockerd's `registry-mirrors` name no upstream.
+    """
 
     url: str
     prefix: str = ""
@@ -58,6 +62,7 @@ class Upstream:
     username: str = ""
     password: str = ""
     ttl_seconds: float = 7 * 86400.0
+    is_default: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +166,6 @@ class Settings:
     # Elsewhere
     s3: S3 | None = None
     upstreams: tuple[Upstream, ...] = ()
-    proxy_only: bool = False
     webhooks: tuple[Webhook, ...] = ()
     event_references: bool = False
     log_level: str = "info"

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -35,6 +36,7 @@ from registry.configkeys import (
     SIGNING_ALGORITHMS,
     UNSUPPORTED,
 )
+from registry.reference import is_repository_path
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -242,7 +244,6 @@ class _Reader:
             self._limits,
             self._log,
             self._notifications,
-            self._proxy,
             self._berth,
         ):
             changes.update(section(base))
@@ -442,18 +443,6 @@ class _Reader:
         references = self.flag("notifications.events.includereferences", base.event_references)
         return {"webhooks": tuple(hooks) or base.webhooks, "event_references": references}
 
-    def _proxy(self, base: Settings) -> dict[str, Any]:
-        url = self.text("proxy.remoteurl")
-        if not url:
-            return {}
-        upstream = Upstream(
-            url=url.rstrip("/"),
-            username=self.text("proxy.username"),
-            password=self.text("proxy.password"),
-            ttl_seconds=self.seconds("proxy.ttl", 7 * 86400.0),
-        )
-        return {"upstreams": (upstream,), "proxy_only": True}
-
     def _berth(self, base: Settings) -> dict[str, Any]:
         changes: dict[str, Any] = {
             "anonymous": self.flag("berth.anonymous", base.anonymous),
@@ -486,29 +475,43 @@ class _Reader:
                 str(pattern): read_warning(text, f"berth.warnings.{pattern}") for pattern, text in warnings.items()
             }
         changes["upstreams"] = self._upstreams() or base.upstreams
-        if self._get("proxy.remoteurl"):
-            changes.pop("upstreams")
         if self._has("berth.retention"):
             changes["retention"] = tuple(_retention(entry) for entry in self._get("berth.retention") or ())
         return changes
 
     def _upstreams(self) -> tuple[Upstream, ...]:
         found = []
+        if url := self.text("proxy.remoteurl").rstrip("/"):
+            found.append(
+                Upstream(
+                    url=url,
+                    username=self.text("proxy.username"),
+                    password=self.text("proxy.password"),
+                    ttl_seconds=self.seconds("proxy.ttl", 7 * 86400.0),
+                )
+            )
         for position, entry in enumerate(self._get("berth.upstreams") or ()):
             reader = _Reader(entry)
             url = reader.text("url").rstrip("/")
             if not url.startswith(("http://", "https://")):
                 raise ConfigError(f"berth.upstreams[{position}].url: must be an http or https address")
+            prefix, namespaces = reader.text("prefix").strip("/"), reader.texts("namespaces")
+            home = prefix or next(iter(namespaces), urlsplit(url).hostname or "")
+            if not is_repository_path(home):
+                raise ConfigError(f"berth.upstreams[{position}].prefix: {home!r} cannot begin a repository's name")
             found.append(
                 Upstream(
                     url=url,
-                    prefix=reader.text("prefix").strip("/"),
-                    namespaces=reader.texts("namespaces"),
+                    prefix=home,
+                    is_default=not prefix,
+                    namespaces=namespaces,
                     username=reader.text("username"),
                     password=reader.text("password"),
                     ttl_seconds=reader.seconds("ttl", 7 * 86400.0),
                 )
             )
+        if len([upstream for upstream in found if upstream.is_default]) > 1:
+            raise ConfigError("berth.upstreams: only one can be without prefix")
         return tuple(found)
 
 

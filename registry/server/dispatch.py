@@ -176,6 +176,11 @@ class Dispatcher:
             f"{_REQUESTS}{next(_numbers):012x}",
         )
         try:
+            if repository and self._proxy.is_active:
+                # Rights are asked for the name content has here, also when the client used the upstream's name. A HEAD
+                # of a blob comes before a push: what is about to be pushed is nobody else's business.
+                reads = method == "GET" or (method == "HEAD" and kind != "blob")
+                call.repository = await self._proxy.local_name(repository, call.argument("ns") or "", reads)
             self._authorize(call)
             reply = await handler(call)
         except ConnectionError:
@@ -190,9 +195,6 @@ class Dispatcher:
         return reply
 
     def _authorize(self, call: Call) -> None:
-        if call.repository and self._proxy.is_active:
-            # Rights are asked for the name content has here, also when the client used the upstream's name.
-            call.repository = self._proxy.local_name(call.repository, call.argument("ns") or "")
         identity = call.identity
         if call.repository:
             try:

@@ -71,7 +71,7 @@ def test_every_section_arrives(tmp_path: Path) -> None:
     assert [hook.name for hook in settings.webhooks] == ["one"]
     assert settings.webhooks[0].timeout_seconds == 0.5
     assert settings.webhooks[0].headers == {"Authorization": "Bearer t"}
-    assert settings.proxy_only and settings.upstreams[0].ttl_seconds == 86400.0
+    assert (settings.upstreams[0].prefix, settings.upstreams[0].ttl_seconds) == ("", 86400.0)
     assert settings.grants[0].actions == {"pull", "push", "delete"}
     assert settings.quotas == {"team": 10 * 1024**3}
     assert settings.retention[0].keep_seconds == 7 * 86400
@@ -285,3 +285,24 @@ def test_users_that_the_configuration_names_must_be_there(tmp_path: Path) -> Non
     base = replace(BASE, htpasswd_optional=True)
     assert not load_settings(None, {"REGISTRY_AUTH_HTPASSWD_PATH": "/users"}, base).htpasswd_optional
     assert load_settings(None, {}, base).htpasswd_optional
+
+
+def test_upstreams_without_prefix_have_a_home(tmp_path: Path) -> None:
+    text = (
+        BARE
+        + """proxy: {remoteurl: "https://all/"}
+berth:
+  upstreams:
+    - {url: "https://registry-1.docker.io", namespaces: [docker.io]}
+    - {url: "https://ghcr.io/", prefix: github}
+"""
+    )
+    found = [(item.url, item.prefix, item.is_default) for item in load(tmp_path, text).upstreams]
+    assert found == [
+        ("https://all", "", False),
+        ("https://registry-1.docker.io", "docker.io", True),
+        ("https://ghcr.io", "github", False),
+    ]
+    for upstreams in ('[{url: "https://a"}, {url: "https://b"}]', '[{url: "https://[::1]"}]'):
+        with pytest.raises(ConfigError, match=r"berth\.upstreams"):
+            load(tmp_path, BARE + f"berth: {{upstreams: {upstreams}}}")

@@ -7,6 +7,7 @@ import pytest
 
 from registry.client.fetch import RemoteSource
 from registry.config import Upstream
+from registry.digest import Digest
 from registry.store import blobs
 from registry.store.blobs import BlobStore
 from registry.store.filesystem import FilesystemDriver
@@ -152,3 +153,25 @@ async def test_upstreams_come_and_go_with_a_reload(start: Start, upstream: Clien
     assert (await client.call("GET", "/v2/up/lib/app/manifests/v1")).status == 200, "what is cached stays"
     assert (await client.call("GET", "/v2/up/lib/app/manifests/v2")).status == 404
     assert (await client.call("POST", "/v2/up/lib/app/blobs/uploads/")).status == 202
+
+
+async def test_names_that_nobody_pushed_come_from_the_default_upstream_and_stay_fresh(
+    start: Start,  # noqa: F811
+    upstream: Client,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("registry.proxy._FRESH_SECONDS", 0.0)
+    client = await start(upstreams=(Upstream(upstream.base, "hub", is_default=True),))
+    first = await client.call("GET", "/v2/lib/app/manifests/v1")
+    assert first.status == 200
+    assert (await client.call("GET", f"/v2/lib/app/blobs/{first.json['layers'][0]['digest']}")).status == 200
+    assert (await client.call("GET", "/v2/lib/app/tags/list")).json["tags"] == ["v1"]
+    moved = await upstream.push_image("lib/app", "v1", b"another layer")
+    assert (await client.call("HEAD", "/v2/lib/app/manifests/v1")).headers["Docker-Content-Digest"] == moved
+    assert (await client.call("GET", "/v2/_catalog")).json == {"repositories": ["hub/lib/app"]}
+    # A push asks first whether the blob is there; what the upstream has does not count.
+    layer = Digest.of(b"another layer")
+    assert (await client.call("HEAD", f"/v2/lib/app/blobs/{layer}")).status == 404
+    ours = await client.push_image("lib/app", "v1", b"ours")
+    assert (await client.call("HEAD", "/v2/lib/app/manifests/v1")).headers["Docker-Content-Digest"] == ours
+    assert (await client.call("HEAD", "/v2/hub/lib/app/manifests/v1")).headers["Docker-Content-Digest"] == moved

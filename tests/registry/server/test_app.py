@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.config import NEEDS_RESTART, Grant, Retention, Settings, Upstream
+from registry.config import NEEDS_RESTART, Grant, Retention, Settings
 from registry.digest import Digest
 from registry.server import app
 
@@ -176,7 +176,7 @@ def test_every_setting_is_known_to_be_taken_over_or_not() -> None:
         """host relative_urls headers drain_seconds realm grants groups immutable_tags quotas delete_enabled read_only
         catalog_max_entries tags_max validate_manifests sparse_indexes url_allow url_deny warnings purge_uploads
         purge_dry_run purge_age_seconds purge_interval_seconds collect_interval_seconds collect_grace_seconds
-        collect_untagged retention webhooks event_references log_level log_fields upstreams proxy_only""".split()
+        collect_untagged retention webhooks event_references log_level log_fields upstreams""".split()
     )
     assert {item.name for item in fields(Settings)} - NEEDS_RESTART.keys() == taken_over
 
