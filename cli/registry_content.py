@@ -26,8 +26,12 @@ from registry.store.repositories import Repositories
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def with_store(settings: Settings, work: Callable[[BlobStore, Repositories], Awaitable[Any]]) -> Any:
+def with_store(
+    settings: Settings, work: Callable[[BlobStore, Repositories], Awaitable[Any]], *, creates: bool = False
+) -> Any:
     """Open the storage, do the work, close it."""
+    if settings.s3 is None and not creates and not settings.root.is_dir():
+        raise click.ClickException(f"there is no registry at {settings.root}")
 
     async def main() -> Any:
         driver = open_driver(settings)
@@ -54,12 +58,25 @@ def split_name(name: str) -> tuple[str, str]:
 @config_option
 @root_option
 @click.option("--dry-run", "-d", is_flag=True, help="Only say what would go.")
-@click.option("--delete-untagged", "-m", is_flag=True, help="Also remove manifests that nothing names.")
-@click.option("--grace", default=3600, help="Spare what is younger, in seconds. 0 only when nobody is pushing.")
+@click.option(
+    "--delete-untagged", "-m", is_flag=True, help="Also remove manifests that nothing names (or: berth.gc.untagged)."
+)
+@click.option(
+    "--grace",
+    default=None,
+    type=click.IntRange(min=0),
+    help="Spare what is younger, in seconds; 0 only when nobody is pushing (default: berth.gc.grace, an hour).",
+)
 @click.option("--quiet", "-q", is_flag=True)
 @json_option
 def gc(
-    config: str | None, root: str | None, dry_run: bool, delete_untagged: bool, grace: int, quiet: bool, as_json: bool
+    config: str | None,
+    root: str | None,
+    dry_run: bool,
+    delete_untagged: bool,
+    grace: int | None,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Remove what nothing refers to. Safe next to a running server; an engine's registry is refused."""
     settings = settings_for(config, root)
@@ -69,7 +86,11 @@ def gc(
         pulls = PullTimes(blobs.driver)
         await pulls.load()
         collector = Collector(blobs, repositories, repositories.leases, retention=settings.retention, pulls=pulls)
-        report = await collector.collect(grace_seconds=grace, untagged=delete_untagged, dry_run=dry_run)
+        report = await collector.collect(
+            grace_seconds=settings.collect_grace_seconds if grace is None else grace,
+            untagged=delete_untagged or settings.collect_untagged,
+            dry_run=dry_run,
+        )
         if as_json:
             click.echo(msgspec.json.encode(report))
             return

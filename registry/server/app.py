@@ -197,7 +197,10 @@ class RegistryServer:
         how = "with TLS" if secure else "without TLS"
         if self.tls.own is not None:
             how += f", by a certificate of its own: clients must trust {self.tls.own.ca}"
-        log.info("registry listening on %s %s", ", ".join(f"{h}:{p}" for h, p in self.addresses()), how)
+        main, *debug = (f"{host}:{port}" for host, port in self.addresses())
+        log.info("registry listening on %s %s", main, how)
+        for address in debug:
+            log.info("health and metrics on %s", address)
 
     def _check_access(self) -> None:
         host, _ = self.settings.listen_on()
