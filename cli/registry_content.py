@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from cli.registry_settings import config_option, root_option, run, settings_for
+from registry.clock import SteadyClock
 from registry.config import Settings
 from registry.digest import Digest, InvalidDigest
 from registry.errors import ManifestUnknown
@@ -41,7 +42,10 @@ def with_store(
         finally:
             await driver.close()
 
-    return run(main())
+    try:
+        return run(main())
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -85,7 +89,11 @@ def gc(
     async def work(blobs: BlobStore, repositories: Repositories) -> None:
         pulls = PullTimes(blobs.driver)
         await pulls.load()
-        collector = Collector(blobs, repositories, repositories.leases, retention=settings.retention, pulls=pulls)
+        clock = SteadyClock()
+        await clock.recall(blobs.driver)
+        collector = Collector(
+            blobs, repositories, repositories.leases, retention=settings.retention, pulls=pulls, clock=clock
+        )
         report = await collector.collect(
             grace_seconds=settings.collect_grace_seconds if grace is None else grace,
             untagged=delete_untagged or settings.collect_untagged,

@@ -7,10 +7,11 @@ settings say so.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
@@ -83,7 +84,7 @@ class RegistryServer:
         self.blobs = blobs or BlobStore(self.driver)
         self.leases = leases or Leases()
         self.repositories = Repositories(self.blobs, self.leases)
-        clock = SteadyClock()
+        self.clock = clock = SteadyClock()
         self.uploads = Uploads(self.blobs, self.repositories, clock)
         self.pulls = PullTimes(self.driver)
         self.proxy = PullThrough(settings, self.blobs, self.repositories)
@@ -191,6 +192,7 @@ class RegistryServer:
         self.dispatcher.successor = server
         await self._listen(server, self.settings.address, secure)
         await self.pulls.load()
+        await self.clock.recall(self.driver)
         self._start_background()
         if self.settings.debug_address:
             await self._listen(web.Server(self._debug, access_log=None), self.settings.debug_address, False)
@@ -324,29 +326,43 @@ class RegistryServer:
 
     async def _purge(self) -> None:
         while True:
-            purged = await self.uploads.purge(self.settings.purge_age_seconds, dry_run=self.settings.purge_dry_run)
-            if purged:
-                log.info("purged %d abandoned uploads", len(purged))
+            async with _surviving("purging uploads"):
+                purged = await self.uploads.purge(self.settings.purge_age_seconds, dry_run=self.settings.purge_dry_run)
+                if purged:
+                    log.info("purged %d abandoned uploads", len(purged))
             await asyncio.sleep(self.settings.purge_interval_seconds)
 
     async def _collect(self, interval_seconds: float) -> None:
         while True:
             await asyncio.sleep(interval_seconds)
-            await self.pulls.save()
-            await self.collector.collect(
-                grace_seconds=self.settings.collect_grace_seconds, untagged=self.settings.collect_untagged
-            )
+            async with _surviving("a collection"):
+                await self.pulls.save()
+                await self.collector.collect(
+                    grace_seconds=self.settings.collect_grace_seconds, untagged=self.settings.collect_untagged
+                )
 
     async def _keep_up(self) -> None:
-        """Renew certificates and write down pull times, every minute."""
+        """Renew certificates and write down pull times and the time, every minute."""
         while True:
             await asyncio.sleep(_UPKEEP_SECONDS)
-            await self.pulls.save()
-            await self.tls.refresh()
+            async with _surviving("writing the registry's state down"):
+                await self.pulls.save()
+                await self.clock.save(self.driver)
+            async with _surviving("a look at the certificates"):
+                await self.tls.refresh()
 
     def _note_pull(self, notice: Notice) -> None:
         if notice.action == "pull" and notice.is_manifest and not notice.is_look:
             self.pulls.note(notice.repository, notice.tag or notice.digest)
+
+
+@contextlib.asynccontextmanager
+async def _surviving(what: str) -> AsyncIterator[None]:
+    """Upkeep goes on after a failure: a full disk or a bucket that is away for a while must not end it for good."""
+    try:
+        yield
+    except Exception:
+        log.exception("%s failed, and is tried again later", what)
 
 
 async def _base(call: Call) -> Reply:

@@ -56,6 +56,7 @@ _ACTIONS = {
 }
 # Answered even while a health check fails: a page for those who look after us.
 _ALWAYS = frozenset({"/healthz", "/readyz"})
+_EXPOSED = "Docker-Content-Digest, Docker-Upload-UUID, Link, Location, OCI-Subject, Range, Warning, WWW-Authenticate"
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 # Request ids tell requests of one process apart and mark the process; nothing secret hangs on them.
 _REQUESTS = secrets.token_hex(10)
@@ -85,7 +86,7 @@ class Dispatcher:
         self._routes = routes
         self._pages = pages
         self._prefix = settings.prefix.rstrip("/")
-        self._standing = {**API_VERSION, **settings.headers}
+        self._standing = _standing(settings)
         self.observers: list[Observer] = []
         # What makes a protocol for a connection; the server's own, set before it listens.
         self.successor: Callable[[], asyncio.Protocol] = asyncio.Protocol
@@ -95,7 +96,7 @@ class Dispatcher:
     def reload(self, settings: Settings) -> None:
         """Go by other settings from the next request on."""
         self._settings = settings
-        self._standing = {**API_VERSION, **settings.headers}
+        self._standing = _standing(settings)
 
     async def handle(self, request: BaseRequest) -> web.StreamResponse:
         """The one entry point, for aiohttp's low-level server."""
@@ -221,10 +222,9 @@ class Dispatcher:
     def _preflight(self, request: BaseRequest, methods: str) -> Reply:
         """OPTIONS needs no credentials: browsers ask it before they may send any. Configured headers win."""
         headers = {"Allow": methods}
-        if "Access-Control-Allow-Origin" in self._settings.headers and "Origin" in request.headers:
+        if _configures(self._settings, "access-control-allow-origin") and "Origin" in request.headers:
             headers["Access-Control-Allow-Methods"] = methods
             headers["Access-Control-Allow-Headers"] = "Authorization, Accept, Cache-Control, Content-Type, Range"
-            headers["Access-Control-Expose-Headers"] = "Docker-Content-Digest, Link, WWW-Authenticate"
         return Reply(200, headers)
 
     def _check_writable(self, method: str, repository: str) -> None:
@@ -247,6 +247,19 @@ class Dispatcher:
         if known.status in (413, 507):
             reply.keep_alive = False
         return reply
+
+
+def _configures(settings: Settings, header: str) -> bool:
+    return any(name.lower() == header for name in settings.headers)
+
+
+def _standing(settings: Settings) -> dict[str, str]:
+    """The headers of every answer. Browsers show a page only what the answer itself exposes."""
+    standing = {**API_VERSION, **settings.headers}
+    opens = _configures(settings, "access-control-allow-origin")
+    if opens and not _configures(settings, "access-control-expose-headers"):
+        standing["Access-Control-Expose-Headers"] = _EXPOSED
+    return standing
 
 
 def _scope(kind: str, method: str, repository: str) -> str:

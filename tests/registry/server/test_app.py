@@ -199,3 +199,24 @@ async def test_upkeep_begins_anew_when_its_times_change(client: Client, caplog: 
         while server._scheduled:
             await asyncio.sleep(0.01)
     assert "configuration of the registry reloaded: read_only" in caplog.text
+
+
+async def test_upkeep_survives_a_storage_that_fails_for_a_while(
+    client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    server = client.server
+    failures = [OSError(28, "no space left on device"), RuntimeError("surprise")]
+    save = server.pulls.save
+
+    async def fail() -> None:
+        if failures:
+            raise failures.pop()
+        await save()
+
+    monkeypatch.setattr(server.pulls, "save", fail)
+    server.reload(replace(server.settings, collect_interval_seconds=0.02))
+    async with asyncio.timeout(10):
+        while "collected 0 blobs" not in caplog.text:
+            await asyncio.sleep(0.02)
+    assert caplog.text.count("a collection failed, and is tried again later") == 2
