@@ -60,9 +60,17 @@ def forget(server: str) -> bool:
 
 def auth_header(image: str) -> dict[str, str]:
     """The `X-Registry-Auth` header for the registry that an image name points at; always there, as docker sends it."""
-    domain = Reference.parse(image).domain
+    document = login_of(Reference.parse(image).domain)
+    return {"X-Registry-Auth": base64.urlsafe_b64encode(json.dumps(document).encode()).decode()}
+
+
+def login_of(domain: str) -> dict[str, str]:
+    """What is kept for a registry, with docker's names; empty when nobody logged in."""
     server = DOCKER_HUB if domain == "docker.io" else domain
     entry = _read().get("auths", {}).get(server, {})
     username, _, password = base64.b64decode(entry.get("auth", "")).decode().partition(":")
-    document = {"username": username, "password": password, "serveraddress": server} if username else {}
-    return {"X-Registry-Auth": base64.urlsafe_b64encode(json.dumps(document).encode()).decode()}
+    token = entry.get("identitytoken", "")
+    if token:
+        # A token service gave docker a refresh token, which stands in for the password.
+        return {"username": username, "identitytoken": token, "serveraddress": server}
+    return {"username": username, "password": password, "serveraddress": server} if username else {}

@@ -43,14 +43,19 @@ def serve(
     plain_http: bool,
     allow_anonymous: bool,
 ) -> None:
-    """Serve a registry until SIGTERM."""
+    """Serve a registry until SIGTERM.
+
+    CONFIG is a config.yml of registry:2, and means what it means there: plain HTTP, no users and no deletion unless it
+    says so. Without one: TLS with a certificate of its own, loopback only until there are users, deletion allowed.
+    REGISTRY_* variables change either, only in what they name (REGISTRY_BERTH_TLS=false: plain HTTP).
+    """
 
     def read() -> Settings:
         settings = settings_for(config, root)
         if addr is not None:
             settings = replace(settings, address=addr)
         if htpasswd is not None:
-            settings = replace(settings, htpasswd=Path(htpasswd))
+            settings = replace(settings, htpasswd=Path(htpasswd), htpasswd_optional=False)
         if plain_http:
             settings = replace(settings, tls=None, own_tls_folder=None)
         if allow_anonymous:
@@ -96,7 +101,7 @@ async def _serve(settings: Settings, read: Callable[[], Settings]) -> None:
 def _set_up_logging(settings: Settings) -> None:
     from registry.server.logs import set_up_logging
 
-    set_up_logging(settings.log_level, settings.log_format)
+    set_up_logging(settings.log_level, settings.log_format, settings.log_fields)
 
 
 @registry.command()

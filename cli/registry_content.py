@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from cli.registry_settings import config_option, root_option, run, settings_for
+from registry.clock import SteadyClock
 from registry.config import Settings
 from registry.digest import Digest, InvalidDigest
 from registry.errors import ManifestUnknown
@@ -26,8 +27,12 @@ from registry.store.repositories import Repositories
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def with_store(settings: Settings, work: Callable[[BlobStore, Repositories], Awaitable[Any]]) -> Any:
+def with_store(
+    settings: Settings, work: Callable[[BlobStore, Repositories], Awaitable[Any]], *, creates: bool = False
+) -> Any:
     """Open the storage, do the work, close it."""
+    if settings.s3 is None and not creates and not settings.root.is_dir():
+        raise click.ClickException(f"there is no registry at {settings.root}")
 
     async def main() -> Any:
         driver = open_driver(settings)
@@ -37,7 +42,10 @@ def with_store(settings: Settings, work: Callable[[BlobStore, Repositories], Awa
         finally:
             await driver.close()
 
-    return run(main())
+    try:
+        return run(main())
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -54,12 +62,25 @@ def split_name(name: str) -> tuple[str, str]:
 @config_option
 @root_option
 @click.option("--dry-run", "-d", is_flag=True, help="Only say what would go.")
-@click.option("--delete-untagged", "-m", is_flag=True, help="Also remove manifests that nothing names.")
-@click.option("--grace", default=3600, help="Spare what is younger, in seconds. 0 only when nobody is pushing.")
+@click.option(
+    "--delete-untagged", "-m", is_flag=True, help="Also remove manifests that nothing names (or: berth.gc.untagged)."
+)
+@click.option(
+    "--grace",
+    default=None,
+    type=click.IntRange(min=0),
+    help="Spare what is younger, in seconds; 0 only when nobody is pushing (default: berth.gc.grace, an hour).",
+)
 @click.option("--quiet", "-q", is_flag=True)
 @json_option
 def gc(
-    config: str | None, root: str | None, dry_run: bool, delete_untagged: bool, grace: int, quiet: bool, as_json: bool
+    config: str | None,
+    root: str | None,
+    dry_run: bool,
+    delete_untagged: bool,
+    grace: int | None,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Remove what nothing refers to. Safe next to a running server; an engine's registry is refused."""
     settings = settings_for(config, root)
@@ -68,8 +89,16 @@ def gc(
     async def work(blobs: BlobStore, repositories: Repositories) -> None:
         pulls = PullTimes(blobs.driver)
         await pulls.load()
-        collector = Collector(blobs, repositories, repositories.leases, retention=settings.retention, pulls=pulls)
-        report = await collector.collect(grace_seconds=grace, untagged=delete_untagged, dry_run=dry_run)
+        clock = SteadyClock()
+        await clock.recall(blobs.driver)
+        collector = Collector(
+            blobs, repositories, repositories.leases, retention=settings.retention, pulls=pulls, clock=clock
+        )
+        report = await collector.collect(
+            grace_seconds=settings.collect_grace_seconds if grace is None else grace,
+            untagged=delete_untagged or settings.collect_untagged,
+            dry_run=dry_run,
+        )
         if as_json:
             click.echo(msgspec.json.encode(report))
             return

@@ -33,6 +33,7 @@ def default_settings(root: Path) -> Settings:
         root=root,
         own_tls_folder=own / "tls",
         htpasswd=own / "htpasswd",
+        htpasswd_optional=True,
         grants_file=own / "grants.yml",
         grants_file_optional=True,
     )
@@ -41,12 +42,14 @@ def default_settings(root: Path) -> Settings:
 def settings_for(config: str | None, root: str | None) -> Settings:
     """Settings from a file, the environment and the command line, in rising order of weight."""
     path = config or os.environ.get("REGISTRY_CONFIGURATION_PATH")
-    base = default_settings(Path(root) if root else _default_root())
+    # Without a file users, grants and certificates lie beside the data, wherever that is.
+    folder = root or os.environ.get("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY")
+    base = default_settings(Path(folder) if folder else _default_root())
     try:
         settings = load_settings(Path(path) if path else None, os.environ, base)
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
-    return replace(settings, root=Path(root)) if root and path else settings
+    return replace(settings, root=Path(root)) if root else settings
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 import msgspec
 
+from cli.logins import login_of
 from cli.registry_content import split_name, with_store
 from cli.registry_settings import config_option, root_option, run, settings_for
 from registry.client.credentials import AuthConfig
@@ -33,9 +34,9 @@ class _Layout(msgspec.Struct):
     manifests: list[Descriptor] = []
 
 
-def _credentials(text: str | None) -> AuthConfig:
+def _credentials(text: str | None, reference: Reference) -> AuthConfig:
     if not text:
-        return AuthConfig()
+        return AuthConfig(**login_of(reference.domain))
     user, _, password = text.partition(":")
     return AuthConfig(username=user, password=password)
 
@@ -120,8 +121,8 @@ async def _session(transport: Transport, reference: Reference, auth: AuthConfig,
 @click.command("copy")
 @click.argument("source")
 @click.argument("target")
-@click.option("--src-creds", default=None, help="user:password of the source.")
-@click.option("--dest-creds", default=None, help="user:password of the target.")
+@click.option("--src-creds", default=None, help="user:password of the source (default: docker's login).")
+@click.option("--dest-creds", default=None, help="user:password of the target (default: docker's login).")
 @click.option("--insecure", multiple=True, help="Host that may speak plain HTTP or show any certificate.")
 @click.option("--all-tags", is_flag=True, help="Copy every tag of the repository.")
 def copy_image(
@@ -134,8 +135,8 @@ def copy_image(
         with tempfile.TemporaryDirectory(prefix="berth-copy-") as folder:
             try:
                 start, end = Reference.parse(source), Reference.parse(target)
-                reading = await _session(transport, start, _credentials(src_creds), push=False)
-                writing = await _session(transport, end, _credentials(dest_creds), push=True)
+                reading = await _session(transport, start, _credentials(src_creds, start), push=False)
+                writing = await _session(transport, end, _credentials(dest_creds, end), push=True)
                 remote = RemoteSource(reading, start.path)
                 copier = Copier(remote, RemoteTarget(writing, end.path), BlobStore(FilesystemDriver(Path(folder))))
                 for tag in await remote.tags() if all_tags else ():
@@ -147,16 +148,11 @@ def copy_image(
 
     try:
         run(work())
-    except (
-        RemoteError,
-        ConnectionFailed,
-        NoCredentials,
-        DigestMismatch,
-        ManifestInvalid,
-        InvalidReference,
-        OSError,
-    ) as error:
-        raise click.ClickException(str(error) or "no basic auth credentials") from error
+    except (RemoteError, NoCredentials) as error:
+        # Two registries take part: say which one refused.
+        raise click.ClickException(f"{error.url}: {error}") from error
+    except (ConnectionFailed, DigestMismatch, ManifestInvalid, InvalidReference, OSError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 @click.command("export")
@@ -237,7 +233,7 @@ def import_layout(folder: Path, repository: str, config: str | None, root: str |
         return done
 
     try:
-        for line in with_store(settings_for(config, root), work):
+        for line in with_store(settings_for(config, root), work, creates=True):
             click.echo(line)
     except (OSError, ValueError, LookupError, msgspec.MsgspecError) as error:
         raise click.ClickException(f"cannot import {folder}: {error}") from error

@@ -446,6 +446,7 @@ def registry_settings(config: Config) -> Settings:
         address=config.registry_addr if config.registry_addr != "none" else ":0",  # which is never opened
         own_tls_folder=own / "tls",
         htpasswd=own / "htpasswd",
+        htpasswd_optional=True,
         grants_file=own / "grants.yml",
         grants_file_optional=True,
         # Only this process knows which blobs its images need: `berth registry gc` refuses this folder.

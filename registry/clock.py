@@ -6,15 +6,23 @@ import logging
 import time
 from collections.abc import Callable
 
+from registry.store import paths
+from registry.store.driver import StorageDriver
+
 log = logging.getLogger("berth.registry")
 
 _TOLERANCE_SECONDS = 60.0
 _BELIEVED_AFTER_SECONDS = 86400.0
+_DOCUMENT = paths.state("clock")
 
 
 class SteadyClock:
     """Seconds since the epoch that never run ahead of the time that really passed. A clock that was set ahead is
-    believed when it has stood for a day; one that was set back at once, since things only look younger by it."""
+    believed when it has stood for a day; one that was set back at once, since things only look younger by it.
+
+    `recall` carries the time over a restart: a machine may come up with a wrong clock. So after more than a day without
+    a server nothing ages by that pause before another day has passed.
+    """
 
     def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._wall = wall
@@ -36,3 +44,17 @@ class SteadyClock:
             self._anchor, self._ahead_since = (wall, passed), None
             return wall
         return expected
+
+    async def recall(self, driver: StorageDriver) -> None:
+        """Go on from the time that an earlier process wrote down last, if that is more than a day ago."""
+        try:
+            last = float(await driver.read(_DOCUMENT))
+        except (FileNotFoundError, ValueError):
+            return
+        if self._wall() - last > _BELIEVED_AFTER_SECONDS:
+            self._anchor = (last, self._monotonic())
+            self()
+
+    async def save(self, driver: StorageDriver) -> None:
+        """Write the time down."""
+        await driver.write(_DOCUMENT, f"{self():.0f}".encode())

@@ -32,6 +32,8 @@ class TokenAuth:
     jwks: Path | None = None
     auto_redirect: bool = False
     auto_redirect_path: str = "/auth/token"
+    # What a token may be signed with; empty: everything we know.
+    algorithms: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,11 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A registry that is cached. Its images appear below `prefix` (empty: everywhere), or when asked for with `ns=`."""
+    """A registry that is cached. Its images appear below `prefix`, or when asked for with `ns=`.
+
+    With an empty prefix the whole registry is a cache (`proxy.remoteurl`). The default upstream is also asked for names
+    that were never pushed here: dockerd's `registry-mirrors` name no upstream.
+    """
 
     url: str
     prefix: str = ""
@@ -56,6 +62,7 @@ class Upstream:
     username: str = ""
     password: str = ""
     ttl_seconds: float = 7 * 86400.0
+    is_default: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +129,9 @@ class Settings:
     metrics_path: str = "/metrics"
     # Access: no users at all means everybody, which is refused beyond loopback unless `anonymous`.
     htpasswd: Path | None = None
+    # The file is where `berth registry user` would put one; one that the configuration names lets nobody in until it
+    # is there.
+    htpasswd_optional: bool = False
     realm: str = "berth registry"
     anonymous: bool = False
     tokens: bool = False
@@ -156,11 +166,12 @@ class Settings:
     # Elsewhere
     s3: S3 | None = None
     upstreams: tuple[Upstream, ...] = ()
-    proxy_only: bool = False
     webhooks: tuple[Webhook, ...] = ()
     event_references: bool = False
     log_level: str = "info"
     log_format: str = "text"
+    # Put into every line of the program's own log.
+    log_fields: dict[str, str] = field(default_factory=dict)
     access_log: bool = False
     health_files: tuple[Path, ...] = ()
     storage_check_seconds: float = 0.0
@@ -189,13 +200,12 @@ NEEDS_RESTART: Final[dict[str, str]] = {
     "metrics": "http.debug.prometheus.enabled",
     "metrics_path": "http.debug.prometheus.path",
     "htpasswd": "auth.htpasswd.path",
+    "htpasswd_optional": "auth.htpasswd.path",
     "anonymous": "berth.anonymous",
     "tokens": "berth.tokens",
     "token_auth": "auth.token",
     "grants_file": "berth.grantsfile",
     "grants_file_optional": "berth.grantsfile",
-    "upstreams": "berth.upstreams",
-    "proxy_only": "proxy",
     "log_format": "log.formatter",
     "access_log": "log.accesslog",
     "health_files": "health.file",

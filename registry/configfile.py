@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -26,7 +27,16 @@ from registry.config import (
     Webhook,
     split_address,
 )
-from registry.configkeys import EMBEDDED_KEYS, HARMLESS, KNOWN_KEYS, NOT_CONFIGURATION, OPEN, UNSUPPORTED
+from registry.configkeys import (
+    EMBEDDED_KEYS,
+    HARMLESS,
+    KNOWN_KEYS,
+    NOT_CONFIGURATION,
+    OPEN,
+    SIGNING_ALGORITHMS,
+    UNSUPPORTED,
+)
+from registry.reference import is_repository_path
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -234,7 +244,6 @@ class _Reader:
             self._limits,
             self._log,
             self._notifications,
-            self._proxy,
             self._berth,
         ):
             changes.update(section(base))
@@ -340,7 +349,8 @@ class _Reader:
             path = self.text("auth.htpasswd.path")
             if not path:
                 raise ConfigError("auth.htpasswd.path: missing")
-            return {"htpasswd": Path(path), "realm": self.text("auth.htpasswd.realm", base.realm)}
+            realm = self.text("auth.htpasswd.realm", base.realm)
+            return {"htpasswd": Path(path), "htpasswd_optional": False, "realm": realm}
         if "token" in kinds:
             return {"token_auth": self._token()}
         return {}
@@ -359,7 +369,14 @@ class _Reader:
             jwks=Path(jwks) if jwks else None,
             auto_redirect=self.flag("auth.token.autoredirect", False),
             auto_redirect_path=self.text("auth.token.autoredirectpath", "/auth/token"),
+            algorithms=self._algorithms("auth.token.signingalgorithms"),
         )
+
+    def _algorithms(self, path: str) -> frozenset[str]:
+        for name in self.texts(path):
+            if name not in SIGNING_ALGORITHMS:
+                raise ConfigError(f"{path}: {name} is not supported; {', '.join(SIGNING_ALGORITHMS)} are")
+        return frozenset(self.texts(path))
 
     def _limits(self, base: Settings) -> dict[str, Any]:
         disabled = self.flag("validation.disabled", not base.validate_manifests)
@@ -389,9 +406,14 @@ class _Reader:
         level = self.text("log.level") or self.text("loglevel") or base.log_level
         if level not in ("error", "warn", "info", "debug"):
             raise ConfigError(f"log.level: must be error, warn, info or debug, not {level}")
+        form = self.text("log.formatter", base.log_format)
+        if form not in ("text", "json", "logstash"):
+            raise ConfigError(f"log.formatter: must be text, json or logstash, not {form}")
         return {
             "log_level": level,
-            "log_format": self.text("log.formatter", base.log_format),
+            "log_format": form,
+            "log_fields": {str(name): str(value) for name, value in (self._get("log.fields") or {}).items()}
+            or base.log_fields,
             "access_log": not self.flag("log.accesslog.disabled", not base.access_log),
         }
 
@@ -421,18 +443,6 @@ class _Reader:
         references = self.flag("notifications.events.includereferences", base.event_references)
         return {"webhooks": tuple(hooks) or base.webhooks, "event_references": references}
 
-    def _proxy(self, base: Settings) -> dict[str, Any]:
-        url = self.text("proxy.remoteurl")
-        if not url:
-            return {}
-        upstream = Upstream(
-            url=url.rstrip("/"),
-            username=self.text("proxy.username"),
-            password=self.text("proxy.password"),
-            ttl_seconds=self.seconds("proxy.ttl", 7 * 86400.0),
-        )
-        return {"upstreams": (upstream,), "proxy_only": True}
-
     def _berth(self, base: Settings) -> dict[str, Any]:
         changes: dict[str, Any] = {
             "anonymous": self.flag("berth.anonymous", base.anonymous),
@@ -443,7 +453,8 @@ class _Reader:
             "collect_untagged": self.flag("berth.gc.untagged", base.collect_untagged),
         }
         if self._has("berth.tls"):
-            changes["own_tls_folder"] = Path(self.text("berth.tls"))
+            # Nothing (or false) instead of a folder: no TLS of our own.
+            changes["own_tls_folder"] = Path(self.text("berth.tls")) if self._get("berth.tls") else None
         if self._has("berth.groups"):
             groups = self._get("berth.groups") or {}
             changes["groups"] = {str(name): texts_of(users, f"berth.groups.{name}") for name, users in groups.items()}
@@ -464,29 +475,43 @@ class _Reader:
                 str(pattern): read_warning(text, f"berth.warnings.{pattern}") for pattern, text in warnings.items()
             }
         changes["upstreams"] = self._upstreams() or base.upstreams
-        if self._get("proxy.remoteurl"):
-            changes.pop("upstreams")
         if self._has("berth.retention"):
             changes["retention"] = tuple(_retention(entry) for entry in self._get("berth.retention") or ())
         return changes
 
     def _upstreams(self) -> tuple[Upstream, ...]:
         found = []
+        if url := self.text("proxy.remoteurl").rstrip("/"):
+            found.append(
+                Upstream(
+                    url=url,
+                    username=self.text("proxy.username"),
+                    password=self.text("proxy.password"),
+                    ttl_seconds=self.seconds("proxy.ttl", 7 * 86400.0),
+                )
+            )
         for position, entry in enumerate(self._get("berth.upstreams") or ()):
             reader = _Reader(entry)
             url = reader.text("url").rstrip("/")
             if not url.startswith(("http://", "https://")):
                 raise ConfigError(f"berth.upstreams[{position}].url: must be an http or https address")
+            prefix, namespaces = reader.text("prefix").strip("/"), reader.texts("namespaces")
+            home = prefix or next(iter(namespaces), urlsplit(url).hostname or "")
+            if not is_repository_path(home):
+                raise ConfigError(f"berth.upstreams[{position}].prefix: {home!r} cannot begin a repository's name")
             found.append(
                 Upstream(
                     url=url,
-                    prefix=reader.text("prefix").strip("/"),
-                    namespaces=reader.texts("namespaces"),
+                    prefix=home,
+                    is_default=not prefix,
+                    namespaces=namespaces,
                     username=reader.text("username"),
                     password=reader.text("password"),
                     ttl_seconds=reader.seconds("ttl", 7 * 86400.0),
                 )
             )
+        if len([upstream for upstream in found if upstream.is_default]) > 1:
+            raise ConfigError("berth.upstreams: only one can be without prefix")
         return tuple(found)
 
 

@@ -74,7 +74,7 @@ KNOWN_KEYS: Final[dict[str, Any]] = {
     },
     "middleware": OPEN,
     "reporting": OPEN,
-    "compatibility": OPEN,
+    "compatibility": {"schema1": {"enabled": None, "signingkeyfile": None}},
     "http": {
         "addr": None,
         "net": None,
@@ -153,6 +153,9 @@ UNSUPPORTED: Final[dict[str, str]] = {
     "storage.s3.redirectendpoint": "addresses are signed for the endpoint itself",
     "auth.silly": "this kind of authentication is a test stub and not supported",
     "middleware": "middleware is not supported",
+    "reporting": "reports to other services are not supported",
+    "compatibility.schema1.enabled": "images of schema 1 are not supported",
+    "storage.s3.v4auth": "requests are always signed with version 4",
     "http.tls.letsencrypt": "certificates from Let's Encrypt are left to other programs; berth takes up renewed files",
     "log.hooks": "mail hooks are not supported",
     "proxy.exec": "credential helpers are not supported",
@@ -162,10 +165,17 @@ UNSUPPORTED: Final[dict[str, str]] = {
 }
 
 # Values of keys in `UNSUPPORTED` that say what is the case anyway.
-HARMLESS: Final[dict[str, tuple[str, ...]]] = {
+HARMLESS: Final[dict[str, tuple[str | bool, ...]]] = {
     "storage.s3.storageclass": ("STANDARD",),
     "storage.s3.objectacl": ("private",),
+    "storage.s3.v4auth": (True,),
 }
+
+# RFC 7518's names of what tokens may be signed with; shared secrets are left out on purpose.
+SIGNING_ALGORITHMS: Final[tuple[str, ...]] = (
+    *(kind + bits for kind in ("RS", "ES", "PS") for bits in ("256", "384", "512")),
+    "EdDSA",
+)
 
 # Variables of registry:2's world that carry the prefix and are no configuration.
 NOT_CONFIGURATION: Final[frozenset[str]] = frozenset({"REGISTRY_CONFIGURATION_PATH"})

@@ -156,10 +156,8 @@ class PullThrough:
     """Finds upstreams for names, and brings in what is asked for."""
 
     def __init__(self, settings: Settings, blobs: BlobStore, repositories: Repositories) -> None:
-        self._settings = settings
         self._blobs = blobs
         self._repositories = repositories
-        self._upstreams = sorted(settings.upstreams, key=lambda upstream: -len(upstream.prefix))
         self._transport = Transport(HostPolicy())
         self._sources: dict[tuple[str, str], RemoteSource] = {}
         self._checked: dict[tuple[str, str], float] = {}
@@ -168,6 +166,19 @@ class PullThrough:
         self._flights: dict[tuple[str, str], asyncio.Future[StoredManifest]] = {}
         self._downloads: dict[str, Download] = {}
         self._background = Background()
+        self.reload(settings)
+
+    def reload(self, settings: Settings) -> None:
+        """Go by other upstreams from the next question on; what is being fetched comes from where it was asked for."""
+        self._upstreams = sorted(settings.upstreams, key=lambda upstream: -len(upstream.prefix))
+        self._default = next((upstream for upstream in self._upstreams if upstream.is_default), None)
+        self._sources.clear()
+        self._checked.clear()
+
+    @property
+    def is_active(self) -> bool:
+        """Whether anything comes from elsewhere."""
+        return bool(self._upstreams)
 
     async def aclose(self) -> None:
         """Cancel downloads, close connections."""
@@ -183,16 +194,20 @@ class PullThrough:
                 keep_pulled_seconds=upstream.ttl_seconds,
             )
             for upstream in self._upstreams
-            if upstream.ttl_seconds > 0 and (upstream.prefix or self._settings.proxy_only)
+            if upstream.ttl_seconds > 0
         )
 
-    def local_name(self, repository: str, namespace: str) -> str:
-        """The name a repository has here when a client asks for it as a mirror of `namespace`."""
+    async def local_name(self, repository: str, namespace: str, is_reading: bool) -> str:
+        """The name a repository has here when a client asks for it as a mirror of `namespace`; without one, where a
+        reader finds what nobody ever pushed here: below the default upstream."""
         for upstream in self._upstreams:
-            if namespace in (*upstream.namespaces, urlsplit(upstream.url).netloc) and upstream.prefix:
+            if upstream.prefix and namespace in (*upstream.namespaces, urlsplit(upstream.url).netloc):
                 inside = repository == upstream.prefix or repository.startswith(upstream.prefix + "/")
                 return repository if inside else f"{upstream.prefix}/{repository}"
-        return repository
+        default = self._default if is_reading and self.route(repository) is None else None
+        if default is None or await self._repositories.exists(repository):
+            return repository
+        return f"{default.prefix}/{repository}"
 
     def route(self, repository: str) -> Route | None:
         """Where a repository comes from; None for one that is pushed to us."""
@@ -210,8 +225,7 @@ class PullThrough:
 
     def is_read_only(self, repository: str) -> bool:
         """Whether pushes are refused: the name belongs to an upstream."""
-        route = self.route(repository)
-        return route is not None and (bool(route.upstream.prefix) or self._settings.proxy_only)
+        return self.route(repository) is not None
 
     def is_stale(self, repository: str, reference: str) -> bool:
         """Whether a tag was last served without its upstream's word."""
@@ -222,8 +236,6 @@ class PullThrough:
         local = await self._local(repository, reference)
         key = (repository, reference)
         if local is not None and (":" in reference or self._checked.get(key, 0.0) > time.monotonic() - _FRESH_SECONDS):
-            return local
-        if local is not None and not route.upstream.prefix and not self._settings.proxy_only:
             return local
         return await self._once(key, lambda: self._refresh(repository, reference, route, local))
 

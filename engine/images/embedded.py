@@ -177,7 +177,17 @@ class EmbeddedTarget:
         """Link from another repository the pusher may read; None when that worked."""
         if not self._embedded.may_pull(self._identity, source):
             return ""
-        return None if await self._repositories.mount(source, self._path, digest) is not None else ""
+        found = await self._repositories.blob(source, digest)
+        if found is None:
+            return ""
+        rules = self._embedded.rules
+        if rules is not None:
+            await _checked(rules.check_quota(self._path, found[1], digest))
+        if await self._repositories.mount(source, self._path, digest) is None:
+            return ""
+        if rules is not None:
+            rules.note_blob(self._path, digest, found[1])
+        return None
 
     async def upload(
         self, digest: Digest, path: Path, size: int, progress: Callable[[int], None], location: str = ""

@@ -7,11 +7,11 @@ settings say so.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
-import ssl
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
@@ -61,7 +61,7 @@ _UPKEEP_SECONDS = 60.0
 _SEND_REST_SECONDS = 10.0
 _EXPIRY_SECONDS = 6 * 3600.0
 # A change of these begins upkeep anew.
-_SCHEDULE = frozenset({"purge_uploads", "purge_interval_seconds", "collect_interval_seconds", "read_only"})
+_SCHEDULE = frozenset({"purge_uploads", "purge_interval_seconds", "collect_interval_seconds", "read_only", "upstreams"})
 
 
 class RegistryServer:
@@ -84,16 +84,15 @@ class RegistryServer:
         self.blobs = blobs or BlobStore(self.driver)
         self.leases = leases or Leases()
         self.repositories = Repositories(self.blobs, self.leases)
-        clock = SteadyClock()
+        self.clock = clock = SteadyClock()
         self.uploads = Uploads(self.blobs, self.repositories, clock)
         self.pulls = PullTimes(self.driver)
-        self.proxy = PullThrough(settings, self.blobs, self.repositories) if settings.upstreams else None
-        expiry = self.proxy.retention() if self.proxy is not None else ()
+        self.proxy = PullThrough(settings, self.blobs, self.repositories)
         self.collector = Collector(
             self.blobs,
             self.repositories,
             self.leases,
-            retention=(*settings.retention, *expiry),
+            retention=(*settings.retention, *self.proxy.retention()),
             pulls=self.pulls,
             clock=clock,
         )
@@ -110,7 +109,6 @@ class RegistryServer:
         self._servers: list[web.Server] = []
         self._listeners: list[asyncio.Server] = []
         self._background = Background()
-        self._context: ssl.SSLContext | None = None
         self._scheduled: list[asyncio.Task[None]] = []
         self.notices.listen(self._note_pull)
         self._is_told = False
@@ -180,7 +178,7 @@ class RegistryServer:
         await self._trust_tokens()
         self._check_access()
         await self.blobs.clear_temporary(_ABANDONED_AFTER_SECONDS)
-        self._context = context = await self.tls.context()
+        secure = await self.tls.load()
         # Threads hash and sync beside the loop; at the default of 5 ms each of them can hold up every answer that long.
         sys.setswitchinterval(0.0005)
         server = web.Server(
@@ -192,12 +190,19 @@ class RegistryServer:
             auto_decompress=False,
         )
         self.dispatcher.successor = server
-        await self._listen(server, self.settings.address, context)
+        await self._listen(server, self.settings.address, secure)
         await self.pulls.load()
-        self._start_background(context)
+        await self.clock.recall(self.driver)
+        self._start_background()
         if self.settings.debug_address:
-            await self._listen(web.Server(self._debug, access_log=None), self.settings.debug_address, None)
-        log.info("registry listening on %s", ", ".join(f"{h}:{p}" for h, p in self.addresses()))
+            await self._listen(web.Server(self._debug, access_log=None), self.settings.debug_address, False)
+        how = "with TLS" if secure else "without TLS"
+        if self.tls.own is not None:
+            how += f", by a certificate of its own: clients must trust {self.tls.own.ca}"
+        main, *debug = (f"{host}:{port}" for host, port in self.addresses())
+        log.info("registry listening on %s %s", main, how)
+        for address in debug:
+            log.info("health and metrics on %s", address)
 
     def _check_access(self) -> None:
         host, _ = self.settings.listen_on()
@@ -207,8 +212,8 @@ class RegistryServer:
                 "listen on 127.0.0.1, or allow anonymous access explicitly"
             )
 
-    def _start_background(self, context: ssl.SSLContext | None) -> None:
-        self._background.start(self._keep_up(context), "upkeep")
+    def _start_background(self) -> None:
+        self._background.start(self._keep_up(), "upkeep")
         self.webhooks.start(self._background)
         if self.health.has_checks:
             self._background.start(self.health.run(), "health")
@@ -219,15 +224,15 @@ class RegistryServer:
             return
         if self.settings.purge_uploads:
             self._scheduled.append(self._background.start(self._purge(), "purge"))
-        interval = self.settings.collect_interval_seconds or (_EXPIRY_SECONDS if self.proxy is not None else 0.0)
+        interval = self.settings.collect_interval_seconds or (_EXPIRY_SECONDS if self.settings.upstreams else 0.0)
         if interval > 0:
             self._scheduled.append(self._background.start(self._collect(interval), "collect"))
 
-    async def _listen(self, server: web.Server, address: str, context: ssl.SSLContext | None) -> None:
+    async def _listen(self, server: web.Server, address: str, secure: bool) -> None:
         host, port = split_address(address)
         factory: Callable[[], asyncio.Protocol] = server
-        if context is not None:
-            factory = functools.partial(Handshake, server, context, self._background)
+        if secure:
+            factory = functools.partial(Handshake, server, self.tls, self._background)
         listener = await asyncio.get_running_loop().create_server(
             factory, host or None, port, backlog=1024, reuse_address=True
         )
@@ -251,7 +256,9 @@ class RegistryServer:
     async def _trust_tokens(self) -> None:
         foreign = self.settings.token_auth
         if foreign is not None:
-            self.access.verifier = await run_blocking(Verifier.load_sync, foreign.jwks, foreign.root_certificates)
+            self.access.verifier = await run_blocking(
+                Verifier.load_sync, foreign.jwks, foreign.root_certificates, foreign.algorithms
+            )
             self.access.issuer, self.access.audience = foreign.issuer, foreign.service
         elif self.tokens is not None:
             await self.tokens.prepare()
@@ -274,8 +281,7 @@ class RegistryServer:
         await self._background.aclose()
         await self._lists.aclose()
         await self.webhooks.save()
-        if self.proxy is not None:
-            await self.proxy.aclose()
+        await self.proxy.aclose()
         await self.transport.aclose()
         await self.pulls.save()
         await self.driver.close()
@@ -299,9 +305,9 @@ class RegistryServer:
 
     def _go_by(self, settings: Settings) -> None:
         self.settings = settings
-        for part in (self.dispatcher, self.access, self.rules):
+        for part in (self.dispatcher, self.access, self.rules, self.proxy):
             part.reload(settings)
-        self.collector.retention = (*settings.retention, *(self.proxy.retention() if self.proxy is not None else ()))
+        self.collector.retention = (*settings.retention, *self.proxy.retention())
 
     async def _reload(self, changed: set[str]) -> None:
         if changed & {"webhooks", "event_references"}:
@@ -314,36 +320,49 @@ class RegistryServer:
             if scheduled:
                 await asyncio.wait(scheduled)
             self._schedule()
-        if self._context is not None and await self.tls.refresh(self._context):
+        if await self.tls.refresh():
             log.info("TLS certificate taken up again")
         log.info("configuration of the registry reloaded: %s", ", ".join(sorted(changed)) or "nothing has changed")
 
     async def _purge(self) -> None:
         while True:
-            purged = await self.uploads.purge(self.settings.purge_age_seconds, dry_run=self.settings.purge_dry_run)
-            if purged:
-                log.info("purged %d abandoned uploads", len(purged))
+            async with _surviving("purging uploads"):
+                purged = await self.uploads.purge(self.settings.purge_age_seconds, dry_run=self.settings.purge_dry_run)
+                if purged:
+                    log.info("purged %d abandoned uploads", len(purged))
             await asyncio.sleep(self.settings.purge_interval_seconds)
 
     async def _collect(self, interval_seconds: float) -> None:
         while True:
             await asyncio.sleep(interval_seconds)
-            await self.pulls.save()
-            await self.collector.collect(
-                grace_seconds=self.settings.collect_grace_seconds, untagged=self.settings.collect_untagged
-            )
+            async with _surviving("a collection"):
+                await self.pulls.save()
+                await self.collector.collect(
+                    grace_seconds=self.settings.collect_grace_seconds, untagged=self.settings.collect_untagged
+                )
 
-    async def _keep_up(self, context: ssl.SSLContext | None) -> None:
-        """Renew certificates and write down pull times, every minute."""
+    async def _keep_up(self) -> None:
+        """Renew certificates and write down pull times and the time, every minute."""
         while True:
             await asyncio.sleep(_UPKEEP_SECONDS)
-            await self.pulls.save()
-            if context is not None:
-                await self.tls.refresh(context)
+            async with _surviving("writing the registry's state down"):
+                await self.pulls.save()
+                await self.clock.save(self.driver)
+            async with _surviving("a look at the certificates"):
+                await self.tls.refresh()
 
     def _note_pull(self, notice: Notice) -> None:
         if notice.action == "pull" and notice.is_manifest and not notice.is_look:
             self.pulls.note(notice.repository, notice.tag or notice.digest)
+
+
+@contextlib.asynccontextmanager
+async def _surviving(what: str) -> AsyncIterator[None]:
+    """Upkeep goes on after a failure: a full disk or a bucket that is away for a while must not end it for good."""
+    try:
+        yield
+    except Exception:
+        log.exception("%s failed, and is tried again later", what)
 
 
 async def _base(call: Call) -> Reply:

@@ -66,8 +66,10 @@ class Htpasswd:
     """A file of `user:bcrypt-hash` lines, read again whenever it changes. Other hashes never match (as in
     registry:2)."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, is_optional: bool = False) -> None:
         self.path = path
+        self._is_optional = is_optional
+        self._is_missed = False
         self._mark: tuple[int, int] | None = None
         self._hashes: dict[str, bytes] = {}
         self._next_look = 0.0
@@ -85,8 +87,7 @@ class Htpasswd:
         try:
             status = self.path.stat()
         except FileNotFoundError:
-            if self._hashes:
-                log.error("the user file %s has gone; its users stay until it is back", self.path)
+            self._miss()
             return
         mark = (status.st_mtime_ns, status.st_ino)
         if mark == self._mark:
@@ -98,7 +99,16 @@ class Htpasswd:
                 raise
             log.error("cannot use the user file: %s", error)
             return
-        self._mark, self._hashes = mark, hashes
+        self._mark, self._hashes, self._is_missed = mark, hashes, False
+
+    def _miss(self) -> None:
+        if self._is_missed or (self._mark is None and self._is_optional):
+            return
+        self._is_missed = True
+        if self._mark is None:
+            log.warning("the user file %s is not there: nobody can log in until it is", self.path)
+        else:
+            log.error("the user file %s has gone; its users stay until it is back", self.path)
 
     def users(self) -> list[str]:
         """The names in the file."""
@@ -106,8 +116,9 @@ class Htpasswd:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no user was ever defined: an emptied file does not open the registry."""
-        return not self._hashes and self._mark is None
+        """Whether no user was ever defined where none has to be: neither an emptied file nor a missing one that the
+        configuration names opens the registry."""
+        return not self._hashes and self._mark is None and self._is_optional
 
     def hash_of(self, user: str) -> bytes | None:
         """The stored hash."""
@@ -133,7 +144,8 @@ class Access:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.htpasswd = Htpasswd(settings.htpasswd) if settings.htpasswd is not None else None
+        users = settings.htpasswd
+        self.htpasswd = Htpasswd(users, settings.htpasswd_optional) if users is not None else None
         self.grants = Grants(settings)
         # Whoever issues the tokens we believe: our own service, or the configured one. Set before serving.
         self.verifier: Verifier | None = None

@@ -23,9 +23,7 @@ _PRESIGNED_SECONDS = 1200
 class BlobHandlers:
     """Answers under `/v2/<name>/blobs/<digest>`."""
 
-    def __init__(
-        self, blobs: BlobStore, repositories: Repositories, notices: Notices, proxy: PullThrough | None = None
-    ) -> None:
+    def __init__(self, blobs: BlobStore, repositories: Repositories, notices: Notices, proxy: PullThrough) -> None:
         self._notices = notices
         self._blobs = blobs
         self._repositories = repositories
@@ -37,19 +35,18 @@ class BlobHandlers:
         found = self._repositories.hot_blob(call.repository, digest)
         if found is None:
             found = await self._repositories.blob(call.repository, digest)
-        if found is None and self._proxy is not None:
+        if found is None:
             route = self._proxy.route(call.repository)
             if route is not None:
-                return await self._through(call, digest, self._proxy, route)
-        if found is None:
+                return await self._through(call, digest, route)
             raise RegistryError(errors.BLOB_UNKNOWN, str(digest))
         return await self._serve(call, digest, *found)
 
-    async def _through(self, call: Call, digest: Digest, proxy: PullThrough, route: Route) -> Reply:
+    async def _through(self, call: Call, digest: Digest, route: Route) -> Reply:
         """A blob that has to be brought in first: streamed while it is stored, in whole; a client may take less."""
         if call.method == "HEAD":
-            return Reply(200, blob_headers(digest), content_length=await proxy.blob_size(digest, route))
-        size, chunks = await proxy.blob(call.repository, digest, route)
+            return Reply(200, blob_headers(digest), content_length=await self._proxy.blob_size(digest, route))
+        size, chunks = await self._proxy.blob(call.repository, digest, route)
         if chunks is None:
             return await self._serve(call, digest, digest, size)
         return StreamReply(200, blob_headers(digest), chunks, size)
@@ -59,6 +56,7 @@ class BlobHandlers:
         if matches_etag(call.header("If-None-Match"), digest):
             return Reply(304, headers)
         if call.method == "HEAD":
+            self._notices.looked(call, digest, size)
             return Reply(200, headers, content_length=size)
         self._notices.blob("pull", call, digest, size)
         wanted = call.header("Range")

@@ -56,6 +56,7 @@ _ACTIONS = {
 }
 # Answered even while a health check fails: a page for those who look after us.
 _ALWAYS = frozenset({"/healthz", "/readyz"})
+_EXPOSED = "Docker-Content-Digest, Docker-Upload-UUID, Link, Location, OCI-Subject, Range, Warning, WWW-Authenticate"
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 # Request ids tell requests of one process apart and mark the process; nothing secret hangs on them.
 _REQUESTS = secrets.token_hex(10)
@@ -75,7 +76,7 @@ class Dispatcher:
         access: Access,
         routes: Mapping[str, Mapping[str, Handler]],
         pages: Mapping[str, Callable[[BaseRequest], Awaitable[Reply]]],
-        proxy: PullThrough | None = None,
+        proxy: PullThrough,
         health: Health | None = None,
     ) -> None:
         self._proxy = proxy
@@ -85,7 +86,7 @@ class Dispatcher:
         self._routes = routes
         self._pages = pages
         self._prefix = settings.prefix.rstrip("/")
-        self._standing = {**API_VERSION, **settings.headers}
+        self._standing = _standing(settings)
         self.observers: list[Observer] = []
         # What makes a protocol for a connection; the server's own, set before it listens.
         self.successor: Callable[[], asyncio.Protocol] = asyncio.Protocol
@@ -95,7 +96,7 @@ class Dispatcher:
     def reload(self, settings: Settings) -> None:
         """Go by other settings from the next request on."""
         self._settings = settings
-        self._standing = {**API_VERSION, **settings.headers}
+        self._standing = _standing(settings)
 
     async def handle(self, request: BaseRequest) -> web.StreamResponse:
         """The one entry point, for aiohttp's low-level server."""
@@ -158,7 +159,12 @@ class Dispatcher:
         handler = handlers.get(method)
         if handler is None:
             raise RegistryError(errors.UNSUPPORTED, headers={"Allow": ", ".join(handlers)})
-        identity = await self._access.identify(request.headers.get("Authorization"))
+        try:
+            identity = await self._access.identify(request.headers.get("Authorization"))
+        except Unauthorized as error:
+            # Clients whose token is refused ask for the next one with the scope that they are told here.
+            error.scope = _scope(kind, method, repository)
+            raise
         call = Call(
             request,
             self._settings,
@@ -171,6 +177,11 @@ class Dispatcher:
             f"{_REQUESTS}{next(_numbers):012x}",
         )
         try:
+            if repository and self._proxy.is_active:
+                # Rights are asked for the name content has here, also when the client used the upstream's name. A HEAD
+                # of a blob comes before a push: what is about to be pushed is nobody else's business.
+                reads = method == "GET" or (method == "HEAD" and kind != "blob")
+                call.repository = await self._proxy.local_name(repository, call.argument("ns") or "", reads)
             self._authorize(call)
             reply = await handler(call)
         except ConnectionError:
@@ -185,12 +196,15 @@ class Dispatcher:
         return reply
 
     def _authorize(self, call: Call) -> None:
-        if self._proxy is not None and call.repository:
-            # Rights are asked for the name content has here, also when the client used the upstream's name.
-            call.repository = self._proxy.local_name(call.repository, call.argument("ns") or "")
         identity = call.identity
         if call.repository:
-            self._access.require(identity, call.repository, _ACTIONS[call.method])
+            try:
+                self._access.require(identity, call.repository, _ACTIONS[call.method])
+            except Unauthorized as error:
+                if call.kind == "uploads" and is_repository_path(source := call.argument("from") or ""):
+                    # A mount needs to read where it takes from.
+                    error.scope += f" repository:{source}:pull"
+                raise
         elif call.kind == "catalog":
             self._access.require_catalog(identity)
         elif identity.is_anonymous and not self._access.is_open:
@@ -208,14 +222,13 @@ class Dispatcher:
     def _preflight(self, request: BaseRequest, methods: str) -> Reply:
         """OPTIONS needs no credentials: browsers ask it before they may send any. Configured headers win."""
         headers = {"Allow": methods}
-        if "Access-Control-Allow-Origin" in self._settings.headers and "Origin" in request.headers:
+        if _configures(self._settings, "access-control-allow-origin") and "Origin" in request.headers:
             headers["Access-Control-Allow-Methods"] = methods
             headers["Access-Control-Allow-Headers"] = "Authorization, Accept, Cache-Control, Content-Type, Range"
-            headers["Access-Control-Expose-Headers"] = "Docker-Content-Digest, Link, WWW-Authenticate"
         return Reply(200, headers)
 
     def _check_writable(self, method: str, repository: str) -> None:
-        if method != "DELETE" and self._proxy is not None and self._proxy.is_read_only(repository):
+        if method != "DELETE" and self._proxy.is_read_only(repository):
             raise RegistryError(errors.UNSUPPORTED, "this repository is a cache of another registry's")
         if self._settings.read_only:
             raise RegistryError(errors.UNSUPPORTED, "the registry is read-only")
@@ -234,6 +247,25 @@ class Dispatcher:
         if known.status in (413, 507):
             reply.keep_alive = False
         return reply
+
+
+def _configures(settings: Settings, header: str) -> bool:
+    return any(name.lower() == header for name in settings.headers)
+
+
+def _standing(settings: Settings) -> dict[str, str]:
+    """The headers of every answer. Browsers show a page only what the answer itself exposes."""
+    standing = {**API_VERSION, **settings.headers}
+    opens = _configures(settings, "access-control-allow-origin")
+    if opens and not _configures(settings, "access-control-expose-headers"):
+        standing["Access-Control-Expose-Headers"] = _EXPOSED
+    return standing
+
+
+def _scope(kind: str, method: str, repository: str) -> str:
+    if repository:
+        return f"repository:{repository}:{','.join(_ACTIONS[method])}"
+    return "registry:catalog:*" if kind == "catalog" else ""
 
 
 def translate(error: Exception) -> RegistryError | None:

@@ -58,7 +58,13 @@ def sign(claims: Mapping[str, Any], key: ec.EllipticCurvePrivateKey) -> str:
 class Verifier:
     """Verifies tokens with trusted keys by id, and with certificates that chain to trusted roots."""
 
-    def __init__(self, keys: Mapping[str, PublicKey], roots: Iterable[x509.Certificate] = ()) -> None:
+    def __init__(
+        self,
+        keys: Mapping[str, PublicKey],
+        roots: Iterable[x509.Certificate] = (),
+        algorithms: frozenset[str] = frozenset(),
+    ) -> None:
+        self._algorithms = algorithms
         self._keys = dict(keys)
         self._roots = tuple(roots)
         for root in self._roots:
@@ -68,7 +74,9 @@ class Verifier:
                 self._keys.setdefault(libtrust_id(public), public)
 
     @classmethod
-    def load_sync(cls, jwks: Path | None, certificates: Path | None) -> Verifier:
+    def load_sync(
+        cls, jwks: Path | None, certificates: Path | None, algorithms: frozenset[str] = frozenset()
+    ) -> Verifier:
         """From a JWKS file, a PEM bundle, or both; ValueError when neither has a key."""
         keys: dict[str, PublicKey] = {}
         if jwks is not None:
@@ -79,12 +87,15 @@ class Verifier:
         roots = x509.load_pem_x509_certificates(certificates.read_bytes()) if certificates is not None else []
         if not keys and not roots:
             raise ValueError("no key to verify tokens with")
-        return cls(keys, roots)
+        return cls(keys, roots, algorithms)
 
     def verify(self, token: str, issuer: str, audience: str, now: float | None = None) -> dict[str, Any]:
         """The claims of a token that is signed, current, from `issuer` and for `audience`."""
         header, claims, signed, signature = _split(token)
-        check_signature(str(header.get("alg")), self._key(header), signed, signature)
+        algorithm = str(header.get("alg"))
+        if self._algorithms and algorithm not in self._algorithms:
+            raise InvalidToken(f"signature algorithm {algorithm[:20]} is not among those configured")
+        check_signature(algorithm, self._key(header), signed, signature)
         moment = time.time() if now is None else now
         if claims.get("iss") != issuer:
             raise InvalidToken("wrong issuer")

@@ -6,6 +6,7 @@ import datetime
 import logging
 import sys
 import time
+from collections.abc import Mapping
 
 import msgspec
 from aiohttp.web_request import BaseRequest
@@ -17,24 +18,37 @@ access = logging.getLogger("berth.registry.access")
 
 
 class _Text(logging.Formatter):
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        super().__init__()
+        self._fields = "".join(f' {_quoted(name)}="{_quoted(value)}"' for name, value in fields.items())
+
     def format(self, record: logging.LogRecord) -> str:
         moment = _rfc3339(record.created)
-        line = f'time="{moment}" level={record.levelname.lower()} msg="{_quoted(record.getMessage())}"'
+        line = f'time="{moment}" level={record.levelname.lower()} msg="{_quoted(record.getMessage())}"{self._fields}'
         return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
 
 
 class _Json(logging.Formatter):
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        super().__init__()
+        self._fields = dict(fields)
+
     def format(self, record: logging.LogRecord) -> str:
-        entry = {"time": _rfc3339(record.created), "level": record.levelname.lower(), "msg": record.getMessage()}
+        entry = {
+            **self._fields,
+            "time": _rfc3339(record.created),
+            "level": record.levelname.lower(),
+            "msg": record.getMessage(),
+        }
         if record.exc_info:
             entry["error"] = self.formatException(record.exc_info)
         return msgspec.json.encode(entry).decode()
 
 
-def set_up_logging(level: str, form: str) -> None:
-    """Configure the process's logging for a registry of its own."""
+def set_up_logging(level: str, form: str, fields: Mapping[str, str]) -> None:
+    """Configure the process's logging for a registry of its own; `fields` stand in every line."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json() if form in ("json", "logstash") else _Text())
+    handler.setFormatter(_Json(fields) if form in ("json", "logstash") else _Text(fields))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS.get(level, logging.INFO))

@@ -27,7 +27,7 @@ class ManifestHandlers:
         repositories: Repositories,
         notices: Notices,
         rules: PushRules,
-        proxy: PullThrough | None = None,
+        proxy: PullThrough,
     ) -> None:
         self._repositories = repositories
         self._notices = notices
@@ -49,15 +49,15 @@ class ManifestHandlers:
     def _warn(self, call: Call, headers: dict[str, str]) -> None:
         """Tell the client what the administrator, or the state of an upstream, wants it to know (OCI, "Warnings")."""
         texts = [text for pattern, text in call.settings.warnings.items() if matches(pattern, call.repository)]
-        if self._proxy is not None and self._proxy.is_stale(call.repository, call.reference):
+        if self._proxy.is_stale(call.repository, call.reference):
             texts.append("the upstream cannot be asked; this is what it had when it was asked last")
         if texts:
             quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
             headers["Warning"] = ", ".join(f'299 - "{text}"' for text in quoted)
 
     async def _find(self, repository: str, reference: str) -> StoredManifest:
-        route = self._proxy.route(repository) if self._proxy is not None else None
-        if self._proxy is not None and route is not None:
+        route = self._proxy.route(repository)
+        if route is not None:
             return await self._proxy.manifest(repository, reference, route)
         hot = self._repositories.hot_manifest(repository, reference)
         return hot or await self._repositories.manifest(repository, reference)

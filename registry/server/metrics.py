@@ -85,6 +85,8 @@ class Metrics:
                 "Failures": sum(queue.failed for queue in queues),
                 "Dropped": sum(queue.dropped for queue in queues),
             }
+            waiting = sum(queue.waiting for queue in queues)
+            family("registry_notifications_pending_total", "gauge", [("", waiting)])
             family("registry_notifications_status_total", "counter", [(_labels(code=c), n) for c, n in counts.items()])
         family("process_start_time_seconds", "gauge", [("", self._started)])
         return ("\n".join(lines) + "\n").encode()

@@ -76,8 +76,23 @@ class Notices:
         if self._listeners:
             who, origin = call.identity.name, self._origin(call)
             self.tell(
-                Notice(action, call.repository, str(digest), OCTET_STREAM, size, "", from_repository, who, origin)
+                Notice(
+                    action,
+                    call.repository,
+                    str(digest),
+                    OCTET_STREAM,
+                    size,
+                    from_repository=from_repository,
+                    actor=who,
+                    origin=origin,
+                    is_look=call.method == "HEAD",
+                )
             )
+
+    def looked(self, call: Call, digest: Digest, size: int) -> None:
+        """A blob was asked after: many a time during a push, and told only where somebody wants to hear all."""
+        if self._tells_origin:
+            self.blob("pull", call, digest, size)
 
     def manifest(self, action: str, call: Call, stored: StoredManifest) -> None:
         """A manifest was pushed or pulled."""

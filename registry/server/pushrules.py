@@ -16,6 +16,8 @@ from registry.patterns import matches
 from registry.store.repositories import Repositories
 
 _USAGE_SECONDS = 300.0
+# Nobody is refused by an older count: what was deleted makes room at once.
+_REFUSAL_SECONDS = 5.0
 
 
 class Refused(RegistryError):
@@ -83,15 +85,20 @@ class PushRules:
                 if refused:
                     raise RegistryError(errors.MANIFEST_INVALID, {"url": url}, message="invalid URL on layer")
 
+    def has_quota(self, repository: str) -> bool:
+        """Whether any quota counts what is pushed there."""
+        return any(_is_below(repository, prefix) for prefix in self._settings.quotas)
+
     async def check_quota(self, repository: str, added_bytes: int, digest: Digest | None = None) -> None:
         """Refuse what would take the repository's part of the storage over its quota."""
         for prefix, limit in self._settings.quotas.items():
             if not _is_below(repository, prefix):
                 continue
-            sizes = await self._sizes(prefix)
-            if digest is not None and digest in sizes:
-                continue
-            if sum(sizes.values()) + added_bytes > limit:
+            for age_seconds in (_USAGE_SECONDS, _REFUSAL_SECONDS):
+                sizes = await self._sizes(prefix, age_seconds)
+                if (digest is not None and digest in sizes) or sum(sizes.values()) + added_bytes <= limit:
+                    break
+            else:
                 raise Refused(errors.QUOTA_EXCEEDED, {"prefix": prefix, "limit": limit})
 
     def note_blob(self, repository: str, digest: Digest, size: int) -> None:
@@ -100,10 +107,10 @@ class PushRules:
             if _is_below(repository, prefix):
                 sizes[digest] = size
 
-    async def _sizes(self, prefix: str) -> dict[str, int]:
-        """Each distinct blob below a prefix with its size; counted again every five minutes."""
+    async def _sizes(self, prefix: str, age_seconds: float) -> dict[str, int]:
+        """Each distinct blob below a prefix with its size; counted again when the last count is older than that."""
         known = self._usage.get(prefix)
-        if known is not None and time.monotonic() - known[0] < _USAGE_SECONDS:
+        if known is not None and time.monotonic() - known[0] < age_seconds:
             return known[1]
         sizes: dict[str, int] = {}
         for repository in await self._repositories.names("_layers"):

@@ -8,13 +8,14 @@ Promise: one owner at a time. While a thread has the cipher, the loop's TLS prot
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
 import ssl
 import threading
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from registry.tasks import Background, begin
 
@@ -24,6 +25,26 @@ _HANDSHAKE_SECONDS = 30.0
 # What is encrypted passes through memory of the cipher that never shrinks, one for each connection.
 _READ_BYTES = 128 * 1024
 _local = threading.local()
+_PLAIN_HTTP = (
+    b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
+    b"Client sent an HTTP request to an HTTPS server.\n"
+)
+
+
+class Refusal(ssl.SSLError):
+    """A handshake that failed, and what the client should hear of it."""
+
+    def __init__(self, error: ssl.SSLError, last_words: bytes) -> None:
+        super().__init__(*error.args)
+        self.last_words = last_words
+
+
+class Keeper(Protocol):
+    """Knows what connections are secured with now."""
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """The context for the next one."""
 
 
 class OpenObject(ssl.SSLObject):
@@ -48,9 +69,13 @@ class OpenObject(ssl.SSLObject):
         self.is_lent = False
 
     def do_handshake(self) -> None:
-        """For the loop, as all the base class's methods."""
+        """For the loop, as all the base class's methods. `Refusal` when it fails."""
         try:
             super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            raise Refusal(error, _PLAIN_HTTP if error.reason == "HTTP_REQUEST" else self.sealed.read()) from error
         finally:
             self._pass_on()
 
@@ -197,11 +222,9 @@ def new_context() -> OpenContext:
 class Handshake(asyncio.Protocol):
     """The protocol of a connection until its TLS handshake is over; then `successor`'s product has it."""
 
-    def __init__(
-        self, successor: Callable[[], asyncio.Protocol], context: ssl.SSLContext, background: Background
-    ) -> None:
+    def __init__(self, successor: Callable[[], asyncio.Protocol], keeper: Keeper, background: Background) -> None:
         self._successor = successor
-        self._context = context
+        self._context = keeper.context
         self._background = background
         self._early = b""
 
@@ -215,6 +238,13 @@ class Handshake(asyncio.Protocol):
 
     async def _upgrade(self, raw: asyncio.Transport) -> None:
         loop = asyncio.get_running_loop()
+        # A loop that refuses a client closes the connection before anybody hears of it.
+        try:
+            last_way = os.dup(raw.get_extra_info("socket").fileno())
+        except OSError as error:
+            log.debug("TLS handshake: %s", error)
+            raw.abort()
+            return
         shaking = begin(
             loop.start_tls(raw, self, self._context, server_side=True, ssl_handshake_timeout=_HANDSHAKE_SECONDS)
         )
@@ -226,9 +256,13 @@ class Handshake(asyncio.Protocol):
             secured = await shaking
         except (OSError, RuntimeError) as error:
             log.debug("TLS handshake: %s", error)
+            if isinstance(error, Refusal):
+                with contextlib.suppress(OSError):
+                    os.write(last_way, error.last_words)
             raw.abort()
             return
         finally:
+            os.close(last_way)
             shaking.cancel()
         if secured is None or secured.is_closing():
             raw.abort()

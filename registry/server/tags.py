@@ -25,7 +25,7 @@ _CATALOG_PATIENCE_SECONDS = 0.005
 class ListHandlers:
     """Answers `/v2/<name>/tags/list` and `/v2/_catalog`."""
 
-    def __init__(self, repositories: Repositories, access: Access, proxy: PullThrough | None = None) -> None:
+    def __init__(self, repositories: Repositories, access: Access, proxy: PullThrough) -> None:
         self._proxy = proxy
         self._repositories = repositories
         self._access = access
@@ -37,8 +37,8 @@ class ListHandlers:
 
     async def tags(self, call: Call) -> Reply:
         """GET: all tags, or `n` of them after `last`."""
-        route = self._proxy.route(call.repository) if self._proxy is not None else None
-        if self._proxy is not None and route is not None:
+        route = self._proxy.route(call.repository)
+        if route is not None:
             names = await self._proxy.tags(call.repository, route)
         else:
             names = await self._repositories.tags(call.repository)

@@ -106,7 +106,8 @@ class TlsKeeper:
         self._settings = settings
         folder = settings.own_tls_folder
         self.own = OwnCertificates(folder) if folder is not None and settings.tls is None else None
-        self._mark: tuple[int, ...] = ()
+        self._mark: tuple[tuple[int, int], ...] = ()
+        self._context: ssl.SSLContext | None = None
 
     @property
     def files(self) -> TlsFiles | None:
@@ -115,17 +116,29 @@ class TlsKeeper:
             return self._settings.tls
         return TlsFiles(self.own.certificate, self.own.key) if self.own is not None else None
 
-    async def context(self) -> ssl.SSLContext | None:
-        """The context to listen with; None without TLS."""
-        return await run_blocking(self._context_sync)
+    @property
+    def context(self) -> ssl.SSLContext:
+        """What the next connection is to be secured with, once `load` found that there is TLS."""
+        assert self._context is not None
+        return self._context
 
-    def _context_sync(self) -> ssl.SSLContext | None:
+    async def load(self) -> bool:
+        """Whether there is TLS; the files are read."""
+        return await run_blocking(self._load_sync)
+
+    def _load_sync(self) -> bool:
+        self._renew_sync()
+        if self.files is not None:
+            self._mark, self._context = self._mark_of(self.files), self._made_of(self.files)
+        return self._context is not None
+
+    def _renew_sync(self) -> None:
         if self.own is not None:
             host, _ = self._settings.listen_on()
             self.own.ensure_sync(server_names(host))
-        files = self.files
-        if files is None:
-            return None
+
+    @staticmethod
+    def _made_of(files: TlsFiles) -> ssl.SSLContext:
         context = new_context()
         context.minimum_version = _MINIMUM[files.minimum]
         context.load_cert_chain(files.certificate, files.key)
@@ -135,27 +148,24 @@ class TlsKeeper:
         for authority in files.client_cas:
             context.load_verify_locations(authority)
             context.verify_mode = ssl.CERT_OPTIONAL if files.client_optional else ssl.CERT_REQUIRED
-        self._mark = self._files_mark(files)
         return context
 
-    async def refresh(self, context: ssl.SSLContext) -> bool:
+    async def refresh(self) -> bool:
         """Renew our own certificate when due, and take up changed files for new connections; whether anything
         changed."""
-        return await run_blocking(self._refresh_sync, context)
+        return self._context is not None and await run_blocking(self._refresh_sync)
 
-    def _refresh_sync(self, context: ssl.SSLContext) -> bool:
-        if self.own is not None:
-            host, _ = self._settings.listen_on()
-            self.own.ensure_sync(server_names(host))
+    def _refresh_sync(self) -> bool:
+        self._renew_sync()
         files = self.files
         assert files is not None
         try:
-            mark = self._files_mark(files)
+            mark = self._mark_of(files)
             if mark == self._mark:
                 return False
-            context.load_cert_chain(files.certificate, files.key)
-            for authority in files.client_cas:
-                context.load_verify_locations(authority)  # new ones come in; one that was removed goes at a restart
+            # Made anew and then exchanged: a certificate and a key that do not fit would leave a context that serves
+            # nobody.
+            self._context = self._made_of(files)
         except (OSError, ssl.SSLError) as error:
             # Half-replaced files, most likely: the old certificate serves on, the next look takes the new one.
             log.warning("cannot load the TLS certificate again: %s", error)
@@ -164,8 +174,9 @@ class TlsKeeper:
         return True
 
     @staticmethod
-    def _files_mark(files: TlsFiles) -> tuple[int, ...]:
-        return tuple(path.stat().st_mtime_ns for path in (files.certificate, files.key, *files.client_cas))
+    def _mark_of(files: TlsFiles) -> tuple[tuple[int, int], ...]:
+        status = [path.stat() for path in (files.certificate, files.key, *files.client_cas)]
+        return tuple((item.st_mtime_ns, item.st_ino) for item in status)
 
 
 def server_names(host: str) -> list[str]:

@@ -106,7 +106,9 @@ class TokenService:
         except InvalidToken:
             return None
         name = str(claims.get("sub"))
-        if claims.get("pwd") != self._password_mark(name):
+        mark = self._password_mark(name)
+        # A registry that was open gave these to anybody; once it has users they are worth nothing.
+        if claims.get("pwd") != mark or (mark is None and not self._access.is_open):
             return None
         return Identity(name)
 

@@ -80,9 +80,13 @@ class UploadHandlers:
             source = source or self._repositories.home(digest)
             if source is None or not self._access.authorize(call.identity, source, "pull"):
                 return None
+            if self._rules.has_quota(call.repository):
+                there = await self._repositories.blob(source, digest)
+                await self._rules.check_quota(call.repository, there[1] if there is not None else 0, digest)
             found = await self._repositories.mount(source, call.repository, digest)
-        if found is None:
-            return None
+            if found is None:
+                return None
+            self._rules.note_blob(call.repository, digest, found[1])
         self._notices.blob("mount", call, digest, found[1], from_repository=source or "")
         return self._created(call, digest)
 

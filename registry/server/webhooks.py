@@ -1,7 +1,7 @@
 """Webhooks: registry:2's event documents, posted to whoever is configured, kept on disk until they were taken.
 
-Each endpoint has a queue of its own, so a dead one delays nobody. Events are written down in batches before the first
-attempt, delivered in order, and given up after many tries or when too many wait.
+Each endpoint has a queue of its own, so a dead one delays nobody. Events are written down in batches, whether or not
+somebody takes them, before the first attempt; delivered in order; and given up after many tries or when too many wait.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _MAX_WAITING = 10_000
 _MAX_ATTEMPTS = 50
 _MAX_BACKOFF_SECONDS = 300.0
 _GATHER_SECONDS = 0.2
+# How long to leave a disk or a bucket alone that failed.
+_STORAGE_PAUSE_SECONDS = 5.0
 
 
 class WebhookQueue:
@@ -45,7 +47,10 @@ class WebhookQueue:
         self._source = source
         self._folder = paths.state(f"notices/{hashlib.sha256(hook.url.encode()).hexdigest()[:16]}")
         self._fresh: list[dict[str, Any]] = []
+        # How many events each file holds that is not delivered yet.
+        self._files: dict[str, int] = {}
         self._wake = asyncio.Event()
+        self._written = asyncio.Event()
         # The number of the newest file: the time, but never less than the one before, whatever happens to the clock.
         self._newest = 0
         self.delivered = self.failed = self.dropped = 0
@@ -55,40 +60,73 @@ class WebhookQueue:
         hook = self.hook
         if notice.action in hook.ignored_actions or notice.media_type in hook.ignored_media_types:
             return
-        if len(self._fresh) >= _MAX_WAITING:
+        if self.waiting >= _MAX_WAITING:
             self.dropped += 1
             return
         self._fresh.append(event_of(notice, self._source))
         self._wake.set()
 
+    @property
+    def waiting(self) -> int:
+        """How many events have been neither taken nor given up."""
+        return len(self._fresh) + sum(self._files.values())
+
     async def run(self) -> None:
-        """Deliver for ever."""
-        waiting = await self._driver.names(self._folder)
-        self._newest = max([int(name.partition(".")[0]) for name in waiting if name[:1].isdigit()], default=0)
+        """Write down and deliver for ever."""
+        for name in await self._driver.names(self._folder):
+            self._files[name] = len(await self._read(name))
+        self._newest = max([int(name.partition(".")[0]) for name in self._files if name[:1].isdigit()], default=0)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_written())
+            group.create_task(self._keep_delivered())
+
+    async def _keep_written(self) -> None:
         while True:
-            for name in await self._driver.names(self._folder):
-                await self._deliver_file(f"{self._folder}/{name}")
-            if not self._fresh:
-                self._wake.clear()
-                await self._wake.wait()
-                await asyncio.sleep(_GATHER_SECONDS)
-            await self.write_down()
+            await self._wake.wait()
+            self._wake.clear()
+            await asyncio.sleep(_GATHER_SECONDS)
+            try:
+                await self.write_down()
+            except OSError as error:
+                log.error("webhook %s: cannot write events down: %s", self.hook.name, error)
+                await asyncio.sleep(_STORAGE_PAUSE_SECONDS)
+                self._wake.set()
 
     async def write_down(self) -> None:
         """Put what is only in memory on disk."""
         if self._fresh:
-            events, self._fresh = self._fresh, []
+            events = self._fresh[:]
             self._newest = max(self._newest + 1, time.time_ns())
-            await self._driver.write(f"{self._folder}/{self._newest:020d}.json", msgspec.json.encode(events))
+            name = f"{self._newest:020d}.json"
+            await self._driver.write(f"{self._folder}/{name}", msgspec.json.encode(events))
+            del self._fresh[: len(events)]
+            self._files[name] = len(events)
+            self._written.set()
 
-    async def _deliver_file(self, path: str) -> None:
+    async def _keep_delivered(self) -> None:
+        while True:
+            self._written.clear()
+            for name in sorted(self._files):
+                try:
+                    await self._deliver_file(name)
+                except OSError as error:
+                    log.error("webhook %s: cannot read events: %s", self.hook.name, error)
+                    await asyncio.sleep(_STORAGE_PAUSE_SECONDS)
+                    self._written.set()
+                    break
+            await self._written.wait()
+
+    async def _read(self, name: str) -> list[dict[str, Any]]:
         try:
-            events = msgspec.json.decode(await self._driver.read(path), type=list[dict[str, Any]])
+            return msgspec.json.decode(await self._driver.read(f"{self._folder}/{name}"), type=list[dict[str, Any]])
         except (FileNotFoundError, msgspec.MsgspecError):
-            events = []
-        for event in events:
+            return []
+
+    async def _deliver_file(self, name: str) -> None:
+        for event in await self._read(name):
             await self._deliver(event)
-        await self._driver.remove(path)
+        await self._driver.remove(f"{self._folder}/{name}")
+        del self._files[name]
 
     async def _deliver(self, event: dict[str, Any]) -> None:
         body = msgspec.json.encode({"events": [event]})
@@ -102,7 +140,6 @@ class WebhookQueue:
             if attempt >= self.hook.threshold:
                 pause = min(pause * 2, _MAX_BACKOFF_SECONDS)
             await asyncio.sleep(pause if attempt >= self.hook.threshold else min(pause, 1.0))
-            await self.write_down()
         self.dropped += 1
         log.error("webhook %s: giving up on an event after %d attempts", self.hook.name, _MAX_ATTEMPTS)
 

@@ -223,12 +223,15 @@ class Collector:
                 continue
             async with self._leases.condemn(digest) as may_go:
                 # Asked again now: another process may have linked or touched it since the mark.
-                stat = await self._driver.stat(paths.blob_data(digest))
-                if not may_go or (stat is not None and stat.modified > limit):
+                # A folder without content is one that another process is just about to fill, or long forgotten.
+                places = [paths.blob_data(digest), paths.blob_folder(digest)]
+                data, folder = await self._driver.stat_all(places)
+                stat = data or folder
+                if not may_go or stat is None or stat.modified > limit:
                     report.spared_blobs += 1
                     continue
                 report.removed_blobs.append(str(digest))
-                report.freed_bytes += stat.size if stat is not None else 0
+                report.freed_bytes += data.size if data is not None else 0
                 if not report.dry_run:
                     await self._blobs.delete(digest)
 

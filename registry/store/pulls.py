@@ -33,7 +33,11 @@ class PullTimes:
         """Write, if there is anything new."""
         if self._changed:
             self._changed = False
-            await self._driver.write(_DOCUMENT, msgspec.json.encode(self._times))
+            try:
+                await self._driver.write(_DOCUMENT, msgspec.json.encode(self._times))
+            except BaseException:
+                self._changed = True
+                raise
 
     def note(self, repository: str, tag: str) -> None:
         """The tag is being pulled now."""

@@ -110,6 +110,10 @@ class Repositories:
         await self._driver.write_all([(paths.layer_link(target, digest), found[0].encode())], unless_same=True)
         return found
 
+    async def exists(self, repository: str) -> bool:
+        """Whether anything was ever pushed there."""
+        return not {"_layers", "_manifests"}.isdisjoint(await self._driver.names(paths.repository(repository)))
+
     # -- manifests
 
     def hot_manifest(self, repository: str, reference: str) -> StoredManifest | None:

@@ -9,13 +9,15 @@ a mark beside the content, which `stat` respects.
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import obstore
+from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from registry.config import S3
@@ -24,6 +26,7 @@ from registry.store import paths
 from registry.store.driver import FileStat
 from registry.tasks import run_blocking
 
+T = TypeVar("T")
 _STREAM_BYTES = 1024 * 1024
 _TOUCHED = "berth/touched/"
 # Younger content needs no mark: every grace period is longer.
@@ -68,12 +71,12 @@ class S3Driver:
 
     async def read(self, path: str) -> bytes:
         """The whole object."""
-        result = await obstore.get_async(self._store, path)
-        return bytes(await result.bytes_async())
+        result = await _ask(obstore.get_async(self._store, path))
+        return bytes(await _ask(result.bytes_async()))
 
     async def write(self, path: str, data: bytes) -> None:
         """Put an object: visible whole, durable when acknowledged."""
-        await obstore.put_async(self._store, path, data, use_multipart=len(data) > self._settings.chunk_bytes)
+        await _ask(obstore.put_async(self._store, path, data, use_multipart=len(data) > self._settings.chunk_bytes))
 
     async def write_all(self, files: Sequence[tuple[str, bytes]], unless_same: bool = False) -> None:
         """Put several, in order."""
@@ -102,7 +105,7 @@ class S3Driver:
     async def stat(self, path: str) -> FileStat | None:
         """Size and time of an object, of the parts of a growing one, or None."""
         try:
-            meta = await obstore.head_async(self._store, path)
+            meta = await _ask(obstore.head_async(self._store, path))
         except FileNotFoundError:
             return await self._stat_parts(path)
         modified = meta["last_modified"].timestamp()
@@ -118,13 +121,13 @@ class S3Driver:
             offset, size, modified = parts[-1]
             return FileStat(offset + size, modified)
         # A folder exists when something is in it; callers ask this of folders of tags.
-        async for batch in obstore.list(self._store, path + "/", chunk_size=1):
+        async for batch in _all(obstore.list(self._store, path + "/", chunk_size=1)):
             return FileStat(0, batch[0]["last_modified"].timestamp())
         return None
 
     async def _touched(self, path: str) -> float:
         try:
-            meta = await obstore.head_async(self._store, _TOUCHED + path)
+            meta = await _ask(obstore.head_async(self._store, _TOUCHED + path))
         except FileNotFoundError:
             return 0.0
         return float(meta["last_modified"].timestamp())
@@ -136,7 +139,7 @@ class S3Driver:
     async def names(self, path: str) -> list[str]:
         """The sorted names directly below a key prefix."""
         prefix = path + "/"
-        found = await obstore.list_with_delimiter_async(self._store, prefix)
+        found = await _ask(obstore.list_with_delimiter_async(self._store, prefix))
         below = [name.rstrip("/").rpartition("/")[2] for name in found["common_prefixes"]]
         below += [meta["path"].rpartition("/")[2] for meta in found["objects"]]
         return sorted(set(below))
@@ -145,7 +148,7 @@ class S3Driver:
         """Every prefix below `path` that has a child `marker`. One pass over the keys."""
         found: set[str] = set()
         cut = len(path) + 1
-        async for batch in obstore.list(self._store, path + "/", chunk_size=1000):
+        async for batch in _all(obstore.list(self._store, path + "/", chunk_size=1000)):
             for meta in batch:
                 name, marked, _ = meta["path"][cut:].partition(f"/{marker}/")
                 if marked and "/_" not in name:
@@ -156,14 +159,14 @@ class S3Driver:
         """The bytes from `offset`, at most `length`."""
         options: Any = {}
         if length == 0:
-            await obstore.head_async(self._store, path)
+            await _ask(obstore.head_async(self._store, path))
             return
         if length is not None:
             options = {"range": (offset, offset + length)}
         elif offset:
             options = {"range": {"offset": offset}}
         try:
-            result = await obstore.get_async(self._store, path, options=options or None)
+            result = await _ask(obstore.get_async(self._store, path, options=options or None))
         except FileNotFoundError:
             parts = await self._parts(path)
             if not parts:
@@ -171,34 +174,34 @@ class S3Driver:
             for start, _, _ in parts:
                 yield await self.read(_part(path, start))
             return
-        async for chunk in result.stream(min_chunk_size=_STREAM_BYTES):
+        async for chunk in _all(result.stream(min_chunk_size=_STREAM_BYTES)):
             yield bytes(chunk)
 
     async def remove(self, path: str) -> bool:
         """Delete an object, or a growing one's parts; whether there was one."""
         parts = await self._parts(path) if not path.endswith("/link") else []
         if parts:
-            await obstore.delete_async(self._store, [_part(path, start) for start, _, _ in parts])
+            await _ask(obstore.delete_async(self._store, [_part(path, start) for start, _, _ in parts]))
             return True
         try:
-            await obstore.head_async(self._store, path)
+            await _ask(obstore.head_async(self._store, path))
         except FileNotFoundError:
             return False
-        await obstore.delete_async(self._store, path)
+        await _ask(obstore.delete_async(self._store, path))
         return True
 
     async def remove_tree(self, path: str) -> bool:
         """Delete everything below a prefix; whether there was anything."""
         doomed: list[str] = []
-        async for batch in obstore.list(self._store, path + "/", chunk_size=1000):
+        async for batch in _all(obstore.list(self._store, path + "/", chunk_size=1000)):
             doomed += [meta["path"] for meta in batch]
         for start in range(0, len(doomed), _DELETE_TOGETHER):
-            await obstore.delete_async(self._store, doomed[start : start + _DELETE_TOGETHER])
+            await _ask(obstore.delete_async(self._store, doomed[start : start + _DELETE_TOGETHER]))
         return bool(doomed)
 
     async def touch(self, path: str) -> None:
         """Leave a mark that makes the content young again."""
-        await obstore.put_async(self._store, _TOUCHED + path, b"1")
+        await _ask(obstore.put_async(self._store, _TOUCHED + path, b"1"))
 
     async def append(self, path: str, create: bool = False) -> PartAppender:
         """Go on with a growing file; FileNotFoundError unless it exists or `create`."""
@@ -217,25 +220,27 @@ class S3Driver:
                 yield await self.read(_part(source, start))
 
         if len(parts) == 1:
-            await obstore.copy_async(self._store, _part(source, 0), target)
+            await _ask(obstore.copy_async(self._store, _part(source, 0), target))
         elif parts:
-            await obstore.put_async(
-                self._store,
-                target,
-                content(),
-                use_multipart=True,
-                chunk_size=self._settings.chunk_bytes,
-                max_concurrency=2,
+            await _ask(
+                obstore.put_async(
+                    self._store,
+                    target,
+                    content(),
+                    use_multipart=True,
+                    chunk_size=self._settings.chunk_bytes,
+                    max_concurrency=2,
+                )
             )
         else:
             await self.write(target, b"")
-        await obstore.delete_async(self._store, [_part(source, start) for start, _, _ in parts])
+        await _ask(obstore.delete_async(self._store, [_part(source, start) for start, _, _ in parts]))
 
     async def presign(self, path: str, seconds: int) -> str | None:
         """An address where the client may fetch the object itself, unless redirects are off."""
         if not self._settings.redirect:
             return None
-        return str(await obstore.sign_async(self._store, "GET", path, timedelta(seconds=seconds)))
+        return str(await _ask(obstore.sign_async(self._store, "GET", path, timedelta(seconds=seconds))))
 
     def local_path(self, path: str) -> Path | None:
         """Objects have no place on this machine."""
@@ -251,7 +256,7 @@ class S3Driver:
     async def _parts(self, path: str) -> list[tuple[int, int, float]]:
         """Offset, size and time of each part, in order, as far as they join without a gap."""
         found: list[tuple[int, int, float]] = []
-        async for batch in obstore.list(self._store, path + ".parts/", chunk_size=1000):
+        async for batch in _all(obstore.list(self._store, path + ".parts/", chunk_size=1000)):
             for meta in batch:
                 name = meta["path"].rpartition("/")[2]
                 if name.isdigit():
@@ -298,13 +303,35 @@ class PartAppender:
         if not self._pending:
             return
         data = b"".join(self._pending)
-        await obstore.put_async(self._store, _part(self._path, self._stored), data)
+        await _ask(obstore.put_async(self._store, _part(self._path, self._stored), data))
         self._stored += len(data)
         self._pending, self._pending_bytes = [], 0
 
     async def close(self, sync: bool = True) -> None:
         """Put what is left."""
         await self._put()
+
+
+async def _ask(answer: Awaitable[T]) -> T:
+    """What the store answers; OSError when it does not, or refuses: callers know disks that fail."""
+    try:
+        return await answer
+    except BaseError as error:
+        raise _failure(error) from error
+
+
+async def _all(items: AsyncIterable[T]) -> AsyncIterator[T]:
+    """The same for what comes piece by piece."""
+    try:
+        async for item in items:
+            yield item
+    except BaseError as error:
+        raise _failure(error) from error
+
+
+def _failure(error: BaseError) -> OSError:
+    """The first line: what follows it is for those who debug HTTP clients."""
+    return OSError(errno.EIO, f"the object store failed: {str(error).partition(chr(10))[0]}")
 
 
 def _part(path: str, offset: int) -> str:

@@ -36,3 +36,12 @@ def test_what_others_keep_in_the_file_stays() -> None:
     assert logins.forget(logins.DOCKER_HUB) is True
     assert logins.forget(logins.DOCKER_HUB) is False
     assert json.loads(logins.config_file().read_text()) == {"psFormat": "x", "auths": {"other": {}}}
+
+
+def test_a_token_of_a_token_service_stands_in_for_the_password() -> None:
+    entry = {"auth": base64.b64encode(b"ann:").decode(), "identitytoken": "refresh"}
+    logins.config_file().parent.mkdir()
+    logins.config_file().write_text(json.dumps({"auths": {"reg:5000": entry}}))
+    expected = {"username": "ann", "identitytoken": "refresh", "serveraddress": "reg:5000"}
+    assert _header("reg:5000/a") == logins.login_of("reg:5000") == expected
+    assert logins.login_of("other:5000") == {}

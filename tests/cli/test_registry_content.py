@@ -87,3 +87,29 @@ def test_an_engines_registry_is_not_collected(tmp_path: Path, linked: bool) -> N
     answer = berth("gc", "--grace", "0", "--root", str(given))
     assert answer.exit_code == 1 and "belongs to an engine" in answer.output
     assert blob.exists()
+
+
+def test_collecting_goes_by_the_configuration_unless_told_otherwise(root: Path) -> None:
+    config = root / "config.yml"
+    storage = f"storage: {{filesystem: {{rootdirectory: {root}}}}}\n"
+    config.write_text(f"version: 0.1\n{storage}berth: {{gc: {{grace: 0, untagged: true}}}}\n")
+    assert berth("rm", "a/b:v1", "--root", str(root)).exit_code == 0
+    at = ("-c", str(config), "--json", "--dry-run")
+    assert len(json.loads(berth("gc", *at).output)["removed_manifests"]) == 1
+    assert json.loads(berth("gc", *at, "--grace", "3600").output)["removed_manifests"] == []
+    assert berth("gc", *at, "--grace", "-1").exit_code == 2
+
+
+def test_a_folder_that_is_not_there_is_no_empty_registry(tmp_path: Path) -> None:
+    for command in (("ls",), ("verify",), ("gc",), ("rm", "a:b")):
+        answer = berth(*command, "--root", str(tmp_path / "none"))
+        assert answer.exit_code == 1 and "there is no registry at" in answer.output
+
+
+def test_a_storage_that_fails_is_told_in_a_sentence(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/srv/images")
+
+    monkeypatch.setattr(FilesystemDriver, "_find_folders_sync", fail)
+    answer = berth("ls", "--root", str(root))
+    assert answer.exit_code == 1 and answer.output == "Error: [Errno 13] Permission denied: '/srv/images'\n"

@@ -20,3 +20,15 @@ def test_the_command_line_outweighs_the_file(tmp_path: Path, monkeypatch: pytest
     assert settings_for(None, None).root == Path("/from/file")
     monkeypatch.setenv("REGISTRY_HTTP_ADDR", "127.0.0.1:9")
     assert settings_for(None, None).address == "127.0.0.1:9"
+
+
+def test_variables_alone_keep_everything_beside_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REGISTRY_CONFIGURATION_PATH", raising=False)
+    monkeypatch.setenv("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", str(tmp_path))
+    settings = settings_for(None, None)
+    assert settings.root == tmp_path
+    for path in (settings.own_tls_folder, settings.htpasswd, settings.grants_file):
+        assert path is not None and path.is_relative_to(tmp_path)
+    assert settings_for(None, "/from/line").root == Path("/from/line")
+    monkeypatch.setenv("REGISTRY_BERTH_TLS", "false")
+    assert not settings_for(None, None).serves_tls

@@ -1,6 +1,10 @@
 """A clock that is set ahead ages nothing until it has stood for a day; one that is set back is followed."""
 
+from pathlib import Path
+
 from registry.clock import SteadyClock
+from registry.store import paths
+from registry.store.filesystem import FilesystemDriver
 
 
 class Times:
@@ -56,3 +60,25 @@ def test_a_jump_back_is_followed_at_once() -> None:
     assert clock() == times.wall
     times.wait(5)
     assert clock() == times.wall
+
+
+async def test_a_restart_with_a_wrong_clock_ages_nothing(tmp_path: Path) -> None:
+    driver = FilesystemDriver(tmp_path)
+    wall, passed = [1000.0], [0.0]
+
+    async def started() -> SteadyClock:
+        clock = SteadyClock(lambda: wall[0], lambda: passed[0])
+        await clock.recall(driver)
+        return clock
+
+    assert (await started())() == 1000.0, "the first start knows no better"
+    await (await started()).save(driver)
+    wall[0] += 40_000
+    assert (await started())() == 41_000.0, "hours without a server are nothing special"
+    wall[0] += 40 * 86400
+    clock = await started()
+    assert clock() == 1000.0
+    wall[0], passed[0] = wall[0] + 86_500, passed[0] + 86_500
+    assert clock() == wall[0], "a clock that has stood for a day is believed"
+    (tmp_path / paths.state("clock")).write_bytes(b"nonsense")
+    assert (await started())() == wall[0]

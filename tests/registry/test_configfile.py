@@ -16,6 +16,8 @@ from registry.configfile import (
 
 BASE = Settings(root=Path("/base"), own_tls_folder=Path("/base/tls"), htpasswd=Path("/base/users"))
 
+BARE = "version: 0.1\nstorage: {filesystem: {rootdirectory: /data}}\n"
+
 FULL = """
 version: 0.1
 log: {level: debug, formatter: json, accesslog: {disabled: true}, fields: {service: registry}}
@@ -69,7 +71,7 @@ def test_every_section_arrives(tmp_path: Path) -> None:
     assert [hook.name for hook in settings.webhooks] == ["one"]
     assert settings.webhooks[0].timeout_seconds == 0.5
     assert settings.webhooks[0].headers == {"Authorization": "Bearer t"}
-    assert settings.proxy_only and settings.upstreams[0].ttl_seconds == 86400.0
+    assert (settings.upstreams[0].prefix, settings.upstreams[0].ttl_seconds) == ("", 86400.0)
     assert settings.grants[0].actions == {"pull", "push", "delete"}
     assert settings.quotas == {"team": 10 * 1024**3}
     assert settings.retention[0].keep_seconds == 7 * 86400
@@ -250,3 +252,57 @@ def test_settings_of_tls_and_s3_are_honoured(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_ciphers(":".join(map(openssl_cipher, names)))
     assert {"AES256-SHA", "ECDHE-RSA-AES256-GCM-SHA384"} <= {cipher["name"] for cipher in context.get_ciphers()}
+
+
+def test_what_tokens_may_be_signed_with(tmp_path: Path) -> None:
+    token = "auth: {token: {realm: r, service: s, issuer: i, jwks: /k, signingalgorithms: [%s]}}"
+    settings = load(tmp_path, BARE + token % "RS256, ES256")
+    assert settings.token_auth is not None and settings.token_auth.algorithms == {"RS256", "ES256"}
+    with pytest.raises(ConfigError, match=r"auth\.token\.signingalgorithms: HS256"):
+        load(tmp_path, BARE + token % "HS256")
+
+
+def test_fields_and_form_of_the_log(tmp_path: Path) -> None:
+    assert load(tmp_path, BARE + "log: {fields: {service: x, n: 1}}").log_fields == {"service": "x", "n": "1"}
+    with pytest.raises(ConfigError, match=r"log\.formatter"):
+        load(tmp_path, BARE + "log: {formatter: xml}")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("reporting: {bugsnag: {apikey: k}}", "reporting"),
+        ("compatibility: {schema1: {enabled: true}}", r"compatibility\.schema1\.enabled"),
+    ],
+)
+def test_what_is_not_done_is_named(tmp_path: Path, text: str, key: str) -> None:
+    load(tmp_path, BARE + "compatibility: {schema1: {enabled: false}}")
+    with pytest.raises(ConfigError, match=key):
+        load(tmp_path, BARE + text)
+
+
+def test_users_that_the_configuration_names_must_be_there(tmp_path: Path) -> None:
+    base = replace(BASE, htpasswd_optional=True)
+    assert not load_settings(None, {"REGISTRY_AUTH_HTPASSWD_PATH": "/users"}, base).htpasswd_optional
+    assert load_settings(None, {}, base).htpasswd_optional
+
+
+def test_upstreams_without_prefix_have_a_home(tmp_path: Path) -> None:
+    text = (
+        BARE
+        + """proxy: {remoteurl: "https://all/"}
+berth:
+  upstreams:
+    - {url: "https://registry-1.docker.io", namespaces: [docker.io]}
+    - {url: "https://ghcr.io/", prefix: github}
+"""
+    )
+    found = [(item.url, item.prefix, item.is_default) for item in load(tmp_path, text).upstreams]
+    assert found == [
+        ("https://all", "", False),
+        ("https://registry-1.docker.io", "docker.io", True),
+        ("https://ghcr.io", "github", False),
+    ]
+    for upstreams in ('[{url: "https://a"}, {url: "https://b"}]', '[{url: "https://[::1]"}]'):
+        with pytest.raises(ConfigError, match=r"berth\.upstreams"):
+            load(tmp_path, BARE + f"berth: {{upstreams: {upstreams}}}")

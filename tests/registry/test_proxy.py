@@ -1,11 +1,13 @@
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from registry.client.fetch import RemoteSource
 from registry.config import Upstream
+from registry.digest import Digest
 from registry.store import blobs
 from registry.store.blobs import BlobStore
 from registry.store.filesystem import FilesystemDriver
@@ -137,3 +139,39 @@ async def test_what_upstream_does_not_have(cache: Client) -> None:
 async def test_a_blob_in_the_store_is_not_handed_out_without_the_upstreams_word(cache: Client) -> None:
     digest = await cache.push_blob("private", b"secret")
     assert (await cache.call("GET", f"/v2/up/lib/app/blobs/{digest}")).status == 404
+
+
+async def test_upstreams_come_and_go_with_a_reload(start: Start, upstream: Client) -> None:  # noqa: F811
+    client = await start()
+    plain = client.server.settings
+    assert (await client.call("GET", "/v2/up/lib/app/manifests/v1")).status == 404
+    client.server.reload(replace(plain, upstreams=(Upstream(upstream.base, "up"),)))
+    assert (await client.call("GET", "/v2/up/lib/app/manifests/v1")).status == 200
+    assert (await client.call("POST", "/v2/up/lib/app/blobs/uploads/")).status == 405
+    assert [rule.repositories for rule in client.server.collector.retention] == [("up/**",)]
+    client.server.reload(plain)
+    assert (await client.call("GET", "/v2/up/lib/app/manifests/v1")).status == 200, "what is cached stays"
+    assert (await client.call("GET", "/v2/up/lib/app/manifests/v2")).status == 404
+    assert (await client.call("POST", "/v2/up/lib/app/blobs/uploads/")).status == 202
+
+
+async def test_names_that_nobody_pushed_come_from_the_default_upstream_and_stay_fresh(
+    start: Start,  # noqa: F811
+    upstream: Client,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("registry.proxy._FRESH_SECONDS", 0.0)
+    client = await start(upstreams=(Upstream(upstream.base, "hub", is_default=True),))
+    first = await client.call("GET", "/v2/lib/app/manifests/v1")
+    assert first.status == 200
+    assert (await client.call("GET", f"/v2/lib/app/blobs/{first.json['layers'][0]['digest']}")).status == 200
+    assert (await client.call("GET", "/v2/lib/app/tags/list")).json["tags"] == ["v1"]
+    moved = await upstream.push_image("lib/app", "v1", b"another layer")
+    assert (await client.call("HEAD", "/v2/lib/app/manifests/v1")).headers["Docker-Content-Digest"] == moved
+    assert (await client.call("GET", "/v2/_catalog")).json == {"repositories": ["hub/lib/app"]}
+    # A push asks first whether the blob is there; what the upstream has does not count.
+    layer = Digest.of(b"another layer")
+    assert (await client.call("HEAD", f"/v2/lib/app/blobs/{layer}")).status == 404
+    ours = await client.push_image("lib/app", "v1", b"ours")
+    assert (await client.call("HEAD", "/v2/lib/app/manifests/v1")).headers["Docker-Content-Digest"] == ours
+    assert (await client.call("HEAD", "/v2/hub/lib/app/manifests/v1")).headers["Docker-Content-Digest"] == moved

@@ -43,7 +43,7 @@ def test_its_configuration_serves_and_gives_way_to_variables(tmp_path: Path) -> 
     assert (settings.root, settings.address, settings.anonymous) == (Path("/var/lib/registry"), ":5000", True)
     changed = {**environment, "REGISTRY_HTTP_ADDR": ":5001", "REGISTRY_PROXY_REMOTEURL": "https://registry-1.docker.io"}
     settings = load_settings(config, changed, Settings(root=tmp_path))
-    assert (settings.address, settings.proxy_only) == (":5001", True)
+    assert (settings.address, settings.upstreams[0].prefix) == (":5001", "")
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ async def port(shop: Shop, tmp_path: Path) -> AsyncIterator[Port]:
             root=tmp_path / "registry",
             address="127.0.0.1:0",
             htpasswd=users,
+            htpasswd_optional=True,
             immutable_tags=("firm/*",),
             quotas={"small": QUOTA},
         ),
@@ -379,6 +380,17 @@ async def test_quotas_hold_for_the_engine_too(shop: Shop, port: Port) -> None:
     with pytest.raises(SystemFailure, match="quota"):
         await port.push(f"{port.home}/small/app", "2")
     assert await port.embedded.repositories.tags("small/app") == ["1"]
+
+
+async def test_quotas_hold_for_what_is_linked_from_another_repository(shop: Shop, port: Port) -> None:
+    await shop.make(f"{port.home}/small/first:1", {"a": b"1"})
+    await port.push(f"{port.home}/small/first")
+    image = await shop.make(f"{port.home}/large/app:1", {"a": os.urandom(QUOTA)})
+    await port.push(f"{port.home}/large/app")
+    await shop.service.tag(image, f"{port.home}/small/app", "1")
+    with pytest.raises(SystemFailure, match="quota"):
+        await port.push(f"{port.home}/small/app")
+    assert not await port.embedded.repositories.tags("small/app")
 
 
 @pytest.fixture

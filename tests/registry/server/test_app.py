@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.config import NEEDS_RESTART, Grant, Retention, Settings, Upstream
+from registry.config import NEEDS_RESTART, Grant, Retention, Settings
 from registry.digest import Digest
 from registry.server import app
 
@@ -166,9 +166,8 @@ async def test_a_reload_that_would_let_everybody_in_is_refused(start: Start, cap
 async def test_what_needs_a_restart_is_named_and_stays(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     server = client.server
     before = server.settings
-    upstreams = (Upstream("https://elsewhere"),)
-    server.reload(replace(before, address="127.0.0.1:1", anonymous=True, upstreams=upstreams, catalog_max_entries=7))
-    assert "needs a restart to take effect: berth.anonymous, berth.upstreams, http.addr" in caplog.text
+    server.reload(replace(before, address="127.0.0.1:1", anonymous=True, catalog_max_entries=7))
+    assert "needs a restart to take effect: berth.anonymous, http.addr" in caplog.text
     assert server.settings == replace(before, catalog_max_entries=7)
 
 
@@ -177,7 +176,7 @@ def test_every_setting_is_known_to_be_taken_over_or_not() -> None:
         """host relative_urls headers drain_seconds realm grants groups immutable_tags quotas delete_enabled read_only
         catalog_max_entries tags_max validate_manifests sparse_indexes url_allow url_deny warnings purge_uploads
         purge_dry_run purge_age_seconds purge_interval_seconds collect_interval_seconds collect_grace_seconds
-        collect_untagged retention webhooks event_references log_level""".split()
+        collect_untagged retention webhooks event_references log_level log_fields upstreams""".split()
     )
     assert {item.name for item in fields(Settings)} - NEEDS_RESTART.keys() == taken_over
 
@@ -200,3 +199,24 @@ async def test_upkeep_begins_anew_when_its_times_change(client: Client, caplog: 
         while server._scheduled:
             await asyncio.sleep(0.01)
     assert "configuration of the registry reloaded: read_only" in caplog.text
+
+
+async def test_upkeep_survives_a_storage_that_fails_for_a_while(
+    client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    server = client.server
+    failures = [OSError(28, "no space left on device"), RuntimeError("surprise")]
+    save = server.pulls.save
+
+    async def fail() -> None:
+        if failures:
+            raise failures.pop()
+        await save()
+
+    monkeypatch.setattr(server.pulls, "save", fail)
+    server.reload(replace(server.settings, collect_interval_seconds=0.02))
+    async with asyncio.timeout(10):
+        while "collected 0 blobs" not in caplog.text:
+            await asyncio.sleep(0.02)
+    assert caplog.text.count("a collection failed, and is tried again later") == 2

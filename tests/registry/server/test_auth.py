@@ -119,3 +119,20 @@ async def test_every_decision_is_a_line_of_the_audit_log(
     ]
     logged = [record.getMessage() for record in caplog.records if record.name == "berth.registry.access"]
     assert " - ann [" in logged[2] and '" 403 ' in logged[2], "also a refusal has a name in the access log"
+
+
+async def test_a_user_file_that_is_named_but_missing_lets_nobody_in(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "users"
+    client = await start(htpasswd=path, address="0.0.0.0:0", anonymous=True)
+    assert (await client.call("GET", "/v2/")).status == 401
+    assert (await client.call("GET", "/v2/", auth=ANN)).status == 401
+    assert len([record for record in caplog.records if "nobody can log in" in record.getMessage()]) == 1
+    await asyncio.to_thread(set_user_sync, path, *ANN, cost=4)
+    gate = client.server.access.htpasswd
+    assert gate is not None
+    gate._next_look = 0.0
+    assert (await client.call("GET", "/v2/", auth=ANN)).status == 200
+    optional = await start(htpasswd=tmp_path / "none", htpasswd_optional=True)
+    assert (await optional.call("GET", "/v2/")).status == 200

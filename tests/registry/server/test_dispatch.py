@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from registry.digest import Digest
@@ -133,3 +135,19 @@ async def test_everything_is_refused_while_a_check_fails(client: Client) -> None
     assert (await client.call("GET", "/healthz")).status == 200
     client.server.health.failing.clear()
     assert (await client.call("GET", "/readyz")).status == 200
+
+
+async def test_browsers_may_read_what_an_answer_says(start: Start) -> None:
+    """The header's name comes in lower case from a variable (REGISTRY_HTTP_HEADERS_…)."""
+    client = await start(headers={"access-control-allow-origin": "https://ui.example"})
+    origin = {"Origin": "https://ui.example"}
+    answer = await client.call("GET", "/v2/", headers=origin)
+    assert "Docker-Content-Digest" in answer.headers["Access-Control-Expose-Headers"]
+    answer = await client.call("OPTIONS", "/v2/a/manifests/x", headers=origin)
+    assert "DELETE" in answer.headers["Access-Control-Allow-Methods"]
+    own = {"Access-Control-Allow-Origin": "*", "access-control-expose-headers": "Link"}
+    client.server.reload(replace(client.server.settings, headers=own))
+    answer = await client.call("GET", "/v2/", headers=origin)
+    assert answer.headers.getall("Access-Control-Expose-Headers") == ["Link"]
+    plain = await start()
+    assert "Access-Control-Expose-Headers" not in (await plain.call("GET", "/v2/", headers=origin)).headers

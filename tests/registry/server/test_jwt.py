@@ -153,3 +153,10 @@ def test_certificates_verify_by_id_and_by_chain(tmp_path: Path) -> None:
         with pytest.raises(InvalidToken):
             verifier.verify(token({"x5c": x5c(*chain)}, rogue_key), "me", "service", NOW)
     assert time.time() > NOW
+
+
+def test_only_configured_algorithms_count() -> None:
+    keys = {thumbprint(KEY.public_key()): KEY.public_key()}
+    assert Verifier(keys, algorithms=frozenset({"ES256"})).verify(sign(CLAIMS, KEY), "me", "service", NOW)
+    with pytest.raises(InvalidToken, match="ES256 is not among"):
+        Verifier(keys, algorithms=frozenset({"RS256"})).verify(sign(CLAIMS, KEY), "me", "service", NOW)

@@ -107,10 +107,62 @@ async def test_changed_files_are_taken_up(tmp_path: Path) -> None:
     own = OwnCertificates(tmp_path / "own")
     await asyncio.to_thread(own.ensure_sync, ["localhost"], NOW)
     keeper = TlsKeeper(Settings(root=tmp_path, tls=TlsFiles(own.certificate, own.key, minimum="tls1.3")))
-    context = await keeper.context()
-    assert context is not None and context.minimum_version == ssl.TLSVersion.TLSv1_3
-    assert not await keeper.refresh(context)
+    assert await keeper.load() and keeper.context.minimum_version == ssl.TLSVersion.TLSv1_3
+    assert not await keeper.refresh()
     await asyncio.to_thread(own.ensure_sync, ["localhost", "other"], NOW)
-    assert await keeper.refresh(context)
+    assert await keeper.refresh()
     own.certificate.write_bytes(b"half written")
-    assert not await keeper.refresh(context), "the old certificate serves on"
+    assert not await keeper.refresh(), "the old certificate serves on"
+
+
+async def test_half_replaced_files_do_not_stop_the_old_certificate(start: Start, tmp_path: Path) -> None:
+    own, other = OwnCertificates(tmp_path / "own"), OwnCertificates(tmp_path / "other")
+    for made in (own, other):
+        await asyncio.to_thread(made.ensure_sync, ["localhost"])
+    client = await start(tls=TlsFiles(own.certificate, own.key))
+    url = f"https://localhost:{client.port}/v2/"
+    key = own.key.read_bytes()
+    own.certificate.write_bytes(other.certificate.read_bytes())
+    assert not await client.server.tls.refresh()
+    assert (await client.call("GET", url, ssl=ssl.create_default_context(cafile=str(own.ca)))).status == 200
+    own.key.write_bytes(other.key.read_bytes())
+    assert await client.server.tls.refresh() and key != own.key.read_bytes()
+    assert (await client.call("GET", url, ssl=ssl.create_default_context(cafile=str(other.ca)))).status == 200
+
+
+async def test_an_authority_that_is_removed_lets_nobody_in_any_more(start: Start, tmp_path: Path) -> None:
+    own, mine = OwnCertificates(tmp_path / "own"), self_signed(tmp_path)
+    await asyncio.to_thread(own.ensure_sync, ["localhost"])
+    authorities = tmp_path / "authorities.pem"
+    authorities.write_bytes(mine.read_bytes() + own.ca.read_bytes())
+    client = await start(tls=TlsFiles(own.certificate, own.key, (authorities,)))
+    url = f"https://localhost:{client.port}/v2/"
+
+    async def come_in() -> int:
+        context = ssl.create_default_context(cafile=str(own.ca))
+        context.load_cert_chain(mine)
+        return (await client.call("GET", url, ssl=context, headers={"Connection": "close"})).status
+
+    assert await come_in() == 200
+    authorities.write_bytes(own.ca.read_bytes())
+    assert await client.server.tls.refresh()
+    with pytest.raises((aiohttp.ClientError, OSError)):
+        await come_in()
+
+
+async def test_who_is_refused_is_told_why(start: Start, tmp_path: Path) -> None:
+    own, mine = OwnCertificates(tmp_path / "own"), self_signed(tmp_path)
+    await asyncio.to_thread(own.ensure_sync, ["localhost"])
+    client = await start(tls=TlsFiles(own.certificate, own.key, (mine,), minimum="tls1.3"))
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert await reader.read() == (
+        b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
+        b"Client sent an HTTP request to an HTTPS server.\n"
+    )
+    writer.close()
+    await writer.wait_closed()
+    old = ssl.create_default_context(cafile=str(own.ca))
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(aiohttp.ClientConnectorError, match=r"(?i)alert protocol version"):
+        await client.call("GET", f"https://localhost:{client.port}/v2/", ssl=old)

@@ -115,3 +115,36 @@ async def test_the_catalog_takes_a_token_of_its_own_and_shows_what_may_be_pulled
         "allowed user='ann' catalog",
         "refused user='anonymous' catalog",
     ]
+
+
+async def test_a_refused_token_is_told_what_to_ask_for(tokens: Client) -> None:
+    stale = {"Authorization": "Bearer x.y.z"}
+    for method, path, scope in (
+        ("GET", "/v2/team/a/manifests/v1", "repository:team/a:pull"),
+        ("PATCH", "/v2/team/a/blobs/uploads/1", "repository:team/a:pull,push"),
+        ("DELETE", "/v2/team/a/manifests/v1", "repository:team/a:delete"),
+        ("GET", "/v2/_catalog", "registry:catalog:*"),
+    ):
+        challenge = (await tokens.call(method, path, headers=stale)).headers["WWW-Authenticate"]
+        assert challenge.endswith(f'scope="{scope}",error="invalid_token"')
+    assert "scope" not in (await tokens.call("GET", "/v2/", headers=stale)).headers["WWW-Authenticate"]
+
+
+async def test_who_wants_to_mount_is_told_to_ask_for_the_source_too(tokens: Client) -> None:
+    answer = await tokens.call("POST", "/v2/team/a/blobs/uploads/?mount=sha256:0&from=team/b")
+    assert 'scope="repository:team/a:pull,push repository:team/b:pull"' in answer.headers["WWW-Authenticate"]
+    answer = await tokens.call("POST", '/v2/team/a/blobs/uploads/?mount=sha256:0&from=x"y')
+    assert 'scope="repository:team/a:pull,push"' in answer.headers["WWW-Authenticate"]
+
+
+async def test_refresh_tokens_of_an_open_registry_end_when_it_gets_users(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "later"
+    client = await start(htpasswd=path, htpasswd_optional=True, tokens=True)
+    given = await token(client, auth=("ghost", "x"), offline_token="true")
+    form = {"grant_type": "refresh_token", "refresh_token": given.json["refresh_token"]}
+    assert (await client.call("POST", "/auth/token", data=form)).status == 200
+    await asyncio.to_thread(set_user_sync, path, *ANN, cost=4)
+    gate = client.server.access.htpasswd
+    assert gate is not None
+    gate._next_look = 0.0
+    assert (await client.call("POST", "/auth/token", data=form)).status == 401

@@ -158,3 +158,25 @@ async def test_a_quota_holds(start: Start) -> None:
     assert (answer.status, answer.code) == (403, "DENIED")
     await client.push_blob("other", b"y" * 200)
     assert (await client.call("HEAD", f"/v2/team/b/blobs/{Digest.of(b'y' * 200)}")).status == 404
+
+
+async def test_a_mount_counts_like_an_upload(start: Start) -> None:
+    client = await start(quotas={"team": 1000})
+    large, small = await client.push_blob("other", b"x" * 1001), await client.push_blob("other", b"y" * 600)
+    answer = await client.call("POST", f"/v2/team/a/blobs/uploads/?mount={large}&from=other")
+    assert (answer.status, answer.code) == (403, "DENIED")
+    assert (await client.call("HEAD", f"/v2/team/a/blobs/{large}")).status == 404
+    assert (await client.call("POST", f"/v2/team/a/blobs/uploads/?mount={small}&from=other")).status == 201
+    assert (await client.call("POST", f"/v2/team/b/blobs/uploads/?mount={small}&from=other")).status == 201
+    answer = await client.call("POST", f"/v2/team/a/blobs/uploads/?digest={Digest.of(b'z' * 600)}", data=b"z" * 600)
+    assert (answer.status, answer.code) == (403, "DENIED"), "what was mounted counts at once"
+
+
+async def test_what_was_deleted_makes_room_before_anybody_is_refused(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await start(quotas={"team": 1000})
+    old = await client.push_blob("team/a", b"x" * 900)
+    assert (await client.call("DELETE", f"/v2/team/a/blobs/{old}")).status == 202
+    monkeypatch.setattr("registry.server.pushrules._REFUSAL_SECONDS", 0.0)
+    await client.push_blob("team/a", b"y" * 900)

@@ -97,13 +97,15 @@ async def test_every_kind_of_event_is_registry2s(start: Start) -> None:
         layer = Digest.of(b"layer")
         await client.call("POST", f"/v2/b/blobs/uploads/?mount={layer}&from=a")
         await client.call("HEAD", "/v2/a/manifests/v1")
+        await client.call("HEAD", f"/v2/b/blobs/{layer}")
         await client.call("DELETE", f"/v2/b/blobs/{layer}")
         await client.call("DELETE", f"/v2/a/manifests/{digest}")
-        await listener.until(8)
-    manifest, mount, look, blob_gone, manifest_gone, tag_gone = listener.events[2:]
+        await listener.until(9)
+    manifest, mount, look, blob_look, blob_gone, manifest_gone, tag_gone = listener.events[2:]
     assert [item["digest"] for item in manifest["target"]["references"]] == [Digest.of(b"{}"), layer]
     assert (mount["action"], mount["target"]["size"], mount["target"]["fromRepository"]) == ("mount", 5, "a")
     assert (look["action"], look["request"]["method"], look["target"]["tag"]) == ("pull", "HEAD", "v1")
+    assert (blob_look["action"], blob_look["request"]["method"]) == ("pull", "HEAD")
     assert look["request"]["addr"].startswith("127.0.0.1:")
     assert (blob_gone["action"], blob_gone["target"]) == ("delete", {"digest": layer, "repository": "b"})
     assert (manifest_gone["action"], manifest_gone["target"]) == ("delete", {"digest": digest, "repository": "a"})
@@ -149,3 +151,64 @@ async def test_a_reload_brings_and_takes_endpoints(start: Start) -> None:
         await client.push_blob("a", b"z")
         await two.until(2)
         assert two.headers[1]["X-Key"] == "new" and len(one.events) == 2
+
+
+async def test_what_happens_while_an_endpoint_is_away_is_written_down_at_once_and_delivered_without_more(
+    start: Start,
+) -> None:
+    listener = Listener()
+    async with listening(listener) as url:
+        port = int(url.split(":")[2].split("/")[0])
+    client = await start(webhooks=(Webhook("h", url, backoff_seconds=2.0, threshold=1),))
+    queue = client.server.webhooks.queues[0]
+    await client.push_blob("a", b"x")
+    async with asyncio.timeout(10):
+        while not queue.failed:
+            await asyncio.sleep(0.01)
+        await client.push_blob("b", b"y")
+        while queue._fresh:
+            await asyncio.sleep(0.01)
+    assert len(await client.server.driver.names(queue._folder)) == 2, "a killed server would have lost one"
+    assert b"registry_notifications_pending_total 2" in client.server.metrics.text()
+    async with listening(listener, port):
+        await listener.until(2)
+    assert [event["target"]["repository"] for event in listener.events] == ["a", "b"]
+
+
+async def test_the_queue_on_disk_is_bounded(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "_MAX_WAITING", 3)
+    listener = Listener()
+    async with listening(listener) as url:
+        port = int(url.split(":")[2].split("/")[0])
+    hook = Webhook("h", url, backoff_seconds=60, threshold=1)
+    client = await start(webhooks=(hook,))
+    queue = client.server.webhooks.queues[0]
+    for number in range(5):
+        await client.push_blob(f"r{number}", b"x")
+        await queue.write_down()
+    assert (queue.waiting, queue.dropped) == (3, 2)
+    await client.server.stop()
+    again = await start(webhooks=(replace(hook, backoff_seconds=0.01, threshold=1000),))
+    async with listening(listener, port):
+        await listener.until(3)
+    assert [event["target"]["repository"] for event in listener.events] == ["r0", "r1", "r2"]
+    assert again.server.webhooks.queues[0].dropped == 0
+
+
+async def test_a_full_disk_does_not_end_the_queue(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "_STORAGE_PAUSE_SECONDS", 0.01)
+    listener = Listener()
+    async with listening(listener) as url:
+        client = await start(webhooks=(Webhook("h", url, backoff_seconds=0.01),))
+        driver, failures = client.server.webhooks.queues[0]._driver, [OSError(28, "no space left"), OSError(5, "bad")]
+        write = driver.write
+
+        async def fail(path: str, data: bytes) -> None:
+            if "notices" in path and failures:
+                raise failures.pop()
+            await write(path, data)
+
+        monkeypatch.setattr(driver, "write", fail)
+        await client.push_blob("a", b"x")
+        await listener.until(1)
+    assert not failures

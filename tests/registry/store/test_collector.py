@@ -8,6 +8,7 @@ from registry.config import Retention
 from registry.digest import Digest
 from registry.errors import ManifestUnknown
 from registry.manifest import OCI_INDEX, Descriptor, Index, encode
+from registry.store import paths
 from registry.store.collector import Collector, keeps, verify
 from registry.store.leases import Leases
 from registry.store.pulls import PullTimes
@@ -186,3 +187,19 @@ async def test_a_blob_pushed_again_while_it_is_collected_is_there_afterwards(sto
     assert await store.repositories.blob("r", blob) == (blob, 5)
     with pytest.raises(ManifestUnknown):
         await store.repositories.resolve("r", "none")
+
+
+async def test_a_blob_that_another_process_is_about_to_place_is_spared(store: Store) -> None:
+    """Content is renamed into its folder: taking the folder away in between would break a push."""
+    digest = Digest.of(b"manifest")
+    folder = store.root / paths.blob_folder(digest)
+    folder.mkdir(parents=True)
+    temporary = folder / "data.1.tmp"
+    temporary.write_bytes(b"manifest")
+    fresh, collector = reopened(store)
+    assert (await collector.collect()).removed_blobs == []
+    temporary.rename(folder / "data")
+    assert await fresh.blobs.read(digest) == b"manifest"
+    (folder / "data").unlink()
+    age_everything(store)
+    assert (await collector.collect()).removed_blobs == [str(digest)] and not folder.exists()

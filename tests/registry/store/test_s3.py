@@ -1,0 +1,50 @@
+"""The driver without a server: what callers see when the object store fails. tests/system has the rest."""
+
+import errno
+from collections.abc import AsyncIterator
+from typing import Any
+
+import obstore
+import pytest
+from obstore.exceptions import GenericError
+from obstore.store import MemoryStore
+
+from registry.config import S3
+from registry.store.s3 import S3Driver
+
+
+@pytest.fixture
+def driver() -> S3Driver:
+    store: Any = MemoryStore()
+    return S3Driver(store, S3("bucket"))
+
+
+async def test_a_store_that_fails_is_like_a_disk_that_fails(driver: S3Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    await driver.write("berth/a", b"x")
+
+    async def fail(*_: Any, **__: Any) -> None:
+        raise GenericError("connection refused\n\nDebug source: much")
+
+    async def fail_later(*_: Any, **__: Any) -> AsyncIterator[Any]:
+        raise GenericError("connection refused")
+        yield
+
+    for name in ("get_async", "put_async", "head_async", "list_with_delimiter_async"):
+        monkeypatch.setattr(obstore, name, fail)
+    monkeypatch.setattr(obstore, "list", fail_later)
+    for work in (
+        driver.read("berth/a"),
+        driver.write("berth/a", b"y"),
+        driver.stat("berth/a"),
+        driver.names("berth"),
+        driver.find_folders("berth", "x"),
+    ):
+        with pytest.raises(OSError, match="object store failed: connection refused$") as caught:
+            await work
+        assert caught.value.errno == errno.EIO
+
+
+async def test_what_is_missing_is_missing(driver: S3Driver) -> None:
+    with pytest.raises(FileNotFoundError):
+        await driver.read("berth/none")
+    assert await driver.stat("berth/none") is None
