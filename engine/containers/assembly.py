@@ -59,6 +59,7 @@ from engine.runtime.oci import (
     kill_leftover,
     offers_recursive_read_only,
     runtime_annotations,
+    tell_processors,
     update_resources,
 )
 from engine.runtime.shims import LogSpec, Shim, Shims, ShimSpec
@@ -91,6 +92,7 @@ class Assembled:
     shim: Shim
     sandbox: Sandbox
     mounts: tuple[MountPoint, ...]
+    limits: Mapping[str, Any]
 
 
 class Assembly:
@@ -195,7 +197,8 @@ class Assembly:
         if container.config.tty and live.console_size:  # told since the creation; the record's is there already
             spec["process"]["consoleSize"] = {"height": live.console_size[0], "width": live.console_size[1]}
         runtime = self.runtime_of(container)
-        spec["annotations"] = {**runtime_annotations(runtime), **spec.get("annotations", {})}
+        own = runtime_annotations(runtime, spec["linux"]["resources"])
+        spec["annotations"] = {**own, **spec.get("annotations", {})}
         layers = tuple(LayerKey(key) for key in container.layers)
         steps = await self._snapshotter.mount_steps(
             container.id, layers, str(rootfs), transient=container.host_config.auto_remove
@@ -233,7 +236,7 @@ class Assembly:
         )
         undo.push_async_callback(shim.discard)
         live.shim = shim
-        return Assembled(shim, sandbox, mounts)
+        return Assembled(shim, sandbox, mounts, spec["linux"]["resources"])
 
     async def _shared_memory(self, container: Container, undo: contextlib.AsyncExitStack) -> str | None:
         """The /dev/shm that several containers see: mounted on the host, because a private mount cannot be joined."""
@@ -429,7 +432,8 @@ class Assembly:
     # The record's facts.
 
     async def with_facts(self, container: Container, assembled: Assembled) -> Container:
-        """The record of a container that now runs: what its network got."""
+        """The record of a container that now runs: what its network got. Raises OSError."""
+        await tell_processors(self.runtime_of(container), assembled.limits, self.cgroup_path(container))
         await self._networks.sandbox_started(container.id, container.state.pid)
         return msgspec.structs.replace(container, sandbox=assembled.sandbox.document(), mounts=assembled.mounts)
 
@@ -503,13 +507,8 @@ class Assembly:
     async def limit(self, container: Container, resources: Mapping[str, Any]) -> None:
         """Change the limits of a running container. Raises ``SystemFailure``."""
         try:
-            await update_resources(
-                self.runtime_of(container),
-                container.id,
-                resources,
-                self._host.cgroups,
-                self.cgroup_path(container),
-            )
+            cgroups, place = self._host.cgroups, self.cgroup_path(container)
+            await update_resources(self.runtime_of(container), container.id, resources, cgroups, place)
         except (OSError, TimeoutError) as error:
             raise SystemFailure(os_words(error)) from error
 

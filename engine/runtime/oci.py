@@ -20,6 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from engine.runtime import systemd
 from engine.runtime.cgroups import Cgroups
 from engine.tasks import run_blocking
 
@@ -87,15 +88,36 @@ def leaves_only_groups(runtime: Runtime) -> bool:
     return runtime.program in PREFERENCE and SYSTEMD not in runtime.args
 
 
-def runtime_annotations(runtime: Runtime) -> dict[str, str]:
-    """What the specification of a container has to say to this runtime.
+def leaves_systemd_untold(runtime: Runtime) -> bool:
+    """Whether it limits a unit of systemd's without telling systemd, which runc does (`engine/runtime/systemd.py`)."""
+    return runtime.program == "crun" and SYSTEMD in runtime.args
+
+
+def runtime_annotations(runtime: Runtime, resources: Mapping[str, Any]) -> dict[str, str]:
+    """What the specification of a container with these limits has to say to this runtime.
 
     crun puts a container into a group below its systemd scope, and limits and counts only there; what berth reads and
     writes, and where execs get groups of their own, is the scope, as with runc.
     """
-    if runtime.program == "crun" and SYSTEMD in runtime.args:
-        return {"run.oci.systemd.subgroup": ""}
-    return {}
+    if not leaves_systemd_untold(runtime):
+        return {}
+    return {"run.oci.systemd.subgroup": "", **systemd.limit_annotations(resources)}
+
+
+async def tell_processors(runtime: Runtime, resources: Mapping[str, Any], cgroup_path: str) -> None:
+    """Tell systemd which processors and memory nodes a container that has just started may use, if it has to be told.
+
+    Raises OSError or TimeoutError.
+    """
+    words = systemd.processor_assignments(resources) if leaves_systemd_untold(runtime) else []
+    if words:
+        await _tell_systemd(cgroup_path, words)
+
+
+async def _tell_systemd(cgroup_path: str, words: list[str]) -> None:
+    code, _output, errors = await run_program(systemd.set_property_command(cgroup_path, words))
+    if code != 0:
+        raise OSError(errors.strip() or f"systemctl set-property ended with code {code}")
 
 
 class RuntimeFailure(Exception):
@@ -261,6 +283,15 @@ async def update_resources(
 
     What lifts a limit is written here: crun writes -1 in ways that the kernel does not take on v1.
     """
+    told = systemd.assignments(resources, cgroups.version) if leaves_systemd_untold(runtime) else []
+    await _change(runtime, container_id, resources, cgroups, cgroup_path)
+    if told:
+        await _tell_systemd(cgroup_path, told)
+
+
+async def _change(
+    runtime: Runtime, container_id: str, resources: Mapping[str, Any], cgroups: Cgroups, cgroup_path: str
+) -> None:
     resources = {part: dict(limits) for part, limits in resources.items()}
     for part, name, lift in (
         ("pids", "limit", cgroups.lift_pids_limit_sync),

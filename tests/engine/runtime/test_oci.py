@@ -244,6 +244,11 @@ def test_crun_is_told_to_run_a_container_in_its_scope_itself() -> None:
     def described(program: str, *args: str) -> Runtime:
         return Runtime("any", "/usr/bin/any", args, "/run/x", program=program)
 
-    assert oci.runtime_annotations(described("crun", "--systemd-cgroup")) == {"run.oci.systemd.subgroup": ""}
-    assert oci.runtime_annotations(described("crun")) == {}
-    assert oci.runtime_annotations(described("runc", "--systemd-cgroup")) == {}
+    assert oci.runtime_annotations(described("crun", "--systemd-cgroup"), {}) == {"run.oci.systemd.subgroup": ""}
+    limits = {"pids": {"limit": 7}}
+    assert oci.runtime_annotations(described("crun", "--systemd-cgroup"), limits) == {
+        "run.oci.systemd.subgroup": "",
+        "org.systemd.property.TasksMax": "uint64 7",
+    }
+    assert oci.runtime_annotations(described("crun"), limits) == {}
+    assert oci.runtime_annotations(described("runc", "--systemd-cgroup"), limits) == {}
