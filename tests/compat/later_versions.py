@@ -43,6 +43,7 @@ LATER_WORDS: tuple[tuple[str, str], ...] = (
         "daemon: … host network",
     ),
     (r"daemon: cannot kill container: \S+: ((invalid signal|the linux daemon does not support).*)", r"daemon: \1"),
+    ("invalid range specified for the port", "invalid range specified for port"),
     (r"(invalid filter '(?:status|exited|health)=\S+'): .*", r"\1"),
     (r"-o parent interface does was not found", "-o parent interface was not found"),
     (r"network \S+ (id <id> )?has active endpoints.*", "network … has active endpoints"),
