@@ -227,9 +227,9 @@ def asked_propagation(point: MountPoint) -> str:
 
 
 def with_volume(point: MountPoint, name: str, driver: str, path: str) -> MountPoint:
-    """The point of a volume that exists now; local ones that were asked for (not the image's, not a bare ``-v /path``)
-    get the label mode ``z``, as dockerd records it."""
-    asked = point.name or point.wish is not None
+    """The point of a volume that exists now; local ones that were asked for (not the image's, not a bare ``-v /path``,
+    not another container's, which have their place already) get the label mode ``z``, as dockerd records it."""
+    asked = not point.source and (point.name or point.wish is not None)
     mode = point.mode or ("z" if asked and driver == "local" else "")
     return msgspec.structs.replace(point, name=name, driver=driver, source=path, mode=mode)
 

@@ -263,14 +263,15 @@ class JsonFile(Log):
             if self._max_size <= 0:
                 self._write([encoded])
                 return
-            while encoded:
+            start = 0
+            while start < len(encoded):
                 if self._size >= self._max_size:
                     self._make_room()
+                limit = self._max_size if self._size < self._max_size else 2 * self._max_size  # no rotation for now
                 # up to and including the entry that crosses the limit, as dockerd does
-                room = max(1, self._max_size - self._size)
-                stop = encoded.find(b"\n", room - 1) + 1 or len(encoded)
-                part, encoded = encoded[:stop], encoded[stop:]
-                self._write([part])
+                stop = encoded.find(b"\n", start + limit - self._size - 1) + 1 or len(encoded)
+                self._write([encoded[start:stop]])
+                start = stop
         except OSError as error:
             if not self._troubled:
                 self._troubled = True

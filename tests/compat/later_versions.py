@@ -25,8 +25,11 @@ LATER_WORDS: tuple[tuple[str, str], ...] = (
     ),
     (r"daemon: invalid config for network un: invalid endpoint settings:\n(no configured)", r"daemon: … \1"),
     (
-        r"daemon: (user specified ip address is supported on user defined networks only)",
-        r"daemon: invalid config for network bridge: invalid endpoint settings:\n\1",
+        (
+            r"daemon: (?:invalid config for network \S+: )?(?:invalid endpoint settings:\n)?"
+            r"(user specified ip address is supported on user defined|network-scoped)"
+        ),
+        r"daemon: … \1",
     ),
     (
         r"daemon: (invalid ipv[46] address: \S+)",
@@ -39,8 +42,9 @@ LATER_WORDS: tuple[tuple[str, str], ...] = (
         ),
         "daemon: … host network",
     ),
-    (r"daemon: (invalid config for network \S+: invalid endpoint settings:\n)?(network-scoped)", r"daemon: … \2"),
     (r"daemon: cannot kill container: \S+: ((invalid signal|the linux daemon does not support).*)", r"daemon: \1"),
+    ("invalid range specified for the port", "invalid range specified for port"),
+    (r"(invalid filter '(?:status|exited|health)=\S+'): .*", r"\1"),
     (r"-o parent interface does was not found", "-o parent interface was not found"),
     (r"network \S+ (id <id> )?has active endpoints.*", "network … has active endpoints"),
     (
@@ -59,6 +63,7 @@ LATER_KEYS = (
     "[].NetworkSettings.Networks.bridge.DNSNames",
     "[].NetworkSettings.Networks.bridge.GwPriority",
     "[].EnableIPv4",
+    "[].IPAM.Config[].Gateway",
     ".CDISpecDirs",
     ".KernelMemory",
 )

@@ -216,6 +216,8 @@ def test_a_volume_that_exists_now() -> None:
     assert with_volume(parse_mount(Mount(type="volume", target="/dst")), "abc", "local", "/v").mode == "z"
     (nameless,) = plan_mounts(ContainerConfig(volumes={"/dst": {}}), HostConfig())
     assert with_volume(nameless, "abc", "local", "/v").mode == ""
+    inherited = MountPoint(type="volume", destination="/dst", name="abc", source="/v/abc/_data")
+    assert with_volume(inherited, "abc", "local", "/v/abc/_data").mode == ""
     assert with_volume(parse_bind("v:/dst:ro"), "v", "other", "/v").mode == "ro"
 
 

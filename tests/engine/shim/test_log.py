@@ -200,6 +200,26 @@ def test_binary_is_read_back_as_what_it_was() -> None:
     assert b"<" not in escape(text)
 
 
+def test_what_comes_while_a_file_is_compressed_is_written_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entry by entry it took minutes, in which the shim heard of nothing, not even of a kill."""
+    writes = []
+    log = JsonFile(str(tmp_path / "log"), attributes={}, max_size=100_000, max_files=4, compress=True)
+    write = log._write
+
+    def counted(parts: list[bytes]) -> None:
+        writes.append(sum(map(len, parts)))
+        write(parts)
+
+    log._size, log._compressor = 100_000, os.getpid()  # full, and the child is not done
+    monkeypatch.setattr(log, "_write", counted)
+    log.write(1, b"y\n" * 1000)
+    assert len(writes) == 1
+    log._compressor = 0
+    log.close()
+
+
 def test_a_compressor_that_is_too_slow_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[int] = []
 
