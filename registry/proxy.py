@@ -159,7 +159,7 @@ class PullThrough:
         self._blobs = blobs
         self._repositories = repositories
         self._transport = Transport(HostPolicy())
-        self._sources: dict[tuple[str, str], RemoteSource] = {}
+        self._sources: dict[Route, RemoteSource] = {}
         self._checked: dict[tuple[str, str], float] = {}
         # Tags that were served from the cache when they were asked for last, because the upstream could not be asked.
         self._stale: set[tuple[str, str]] = set()
@@ -293,6 +293,8 @@ class PullThrough:
                 )
                 return local
             if isinstance(error, RemoteError) and error.status in (401, 403):
+                # Docker Hub's answer for what does not exist; or the credentials of the upstream are wrong.
+                log.warning("upstream %s refused %s:%s: %s", route.upstream.url, route.remote, reference, error)
                 raise ManifestUnknown(repository, reference) from error
             raise UpstreamFailed(f"{route.upstream.url}: {error}") from error
         await self._repositories.put_manifest(repository, reference, remote.data, remote.media_type, check=False)
@@ -311,8 +313,8 @@ class PullThrough:
             return answer.headers.get("Docker-Content-Digest")
 
     def _source(self, route: Route) -> RemoteSource:
-        key = (route.upstream.url, route.remote)
-        source = self._sources.get(key)
+        # By upstream, not by address: two upstreams may be one registry with different credentials.
+        source = self._sources.get(route)
         if source is None:
             parts = urlsplit(route.upstream.url)
             endpoint = Endpoint(route.upstream.url, parts.netloc)
@@ -320,7 +322,7 @@ class PullThrough:
             source = RemoteSource(RegistrySession(self._transport, endpoint, auth), route.remote)
             if len(self._sources) >= _SOURCES_REMEMBERED:
                 self._sources.pop(next(iter(self._sources)))
-            self._sources[key] = source
+            self._sources[route] = source
         return source
 
     async def blob_size(self, digest: Digest, route: Route) -> int:

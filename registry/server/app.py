@@ -260,6 +260,7 @@ class RegistryServer:
                 Verifier.load_sync, foreign.jwks, foreign.root_certificates, foreign.algorithms
             )
             self.access.issuer, self.access.audience = foreign.issuer, foreign.service
+            self.access.forget_tokens()
         elif self.tokens is not None:
             await self.tokens.prepare()
 
@@ -322,6 +323,11 @@ class RegistryServer:
             self._schedule()
         if await self.tls.refresh():
             log.info("TLS certificate taken up again")
+        if self.settings.token_auth is not None:
+            try:
+                await self._trust_tokens()
+            except (OSError, ValueError) as error:
+                log.error("cannot read the keys of the token server again: %s", error)
         log.info("configuration of the registry reloaded: %s", ", ".join(sorted(changed)) or "nothing has changed")
 
     async def _purge(self) -> None:
