@@ -14,6 +14,7 @@ import logging
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +167,9 @@ class PullThrough:
         self._flights: dict[tuple[str, str], asyncio.Future[StoredManifest]] = {}
         self._downloads: dict[str, Download] = {}
         self._background = Background()
+        # For metrics: what was asked for, by kind and whether it was here, and the bytes that had to be brought in.
+        self.lookups: Counter[tuple[str, bool]] = Counter()
+        self.pulled_bytes: Counter[str] = Counter()
         self.reload(settings)
 
     def reload(self, settings: Settings) -> None:
@@ -236,8 +240,11 @@ class PullThrough:
         local = await self._local(repository, reference)
         key = (repository, reference)
         if local is not None and (":" in reference or self._checked.get(key, 0.0) > time.monotonic() - _FRESH_SECONDS):
+            self.lookups["manifest", True] += 1
             return local
-        return await self._once(key, lambda: self._refresh(repository, reference, route, local))
+        stored = await self._once(key, lambda: self._refresh(repository, reference, route, local))
+        self.lookups["manifest", local is not None and local.digest == stored.digest] += 1
+        return stored
 
     async def _local(self, repository: str, reference: str) -> StoredManifest | None:
         try:
@@ -298,6 +305,7 @@ class PullThrough:
                 raise ManifestUnknown(repository, reference) from error
             raise UpstreamFailed(f"{route.upstream.url}: {error}") from error
         await self._repositories.put_manifest(repository, reference, remote.data, remote.media_type, check=False)
+        self.pulled_bytes["manifest"] += len(remote.data)
         self._note_fresh(repository, reference)
         return await self._repositories.manifest(repository, reference)
 
@@ -389,6 +397,7 @@ class PullThrough:
                 await self._source(route).fetch(descriptor, _Tee(writer, download), _ignore)
                 await writer.commit(digest)
                 await self._repositories.link_blob(repository, digest)
+            self.pulled_bytes["blob"] += download.size
         except asyncio.CancelledError:
             download.finish(ConnectionResetError("the registry is shutting down"))
             raise

@@ -102,7 +102,7 @@ class RegistryServer:
         self.tls = TlsKeeper(settings)
         self.transport = Transport(HostPolicy())
         self.webhooks = Webhooks(settings.webhooks, self.driver, self.transport, settings.address)
-        self.metrics = Metrics(self.webhooks)
+        self.metrics = Metrics(self.webhooks, self.proxy)
         self.health = Health(settings, self.driver)
         self.tokens = TokenService(self.driver, self.access, _SERVICE) if settings.tokens else None
         self.dispatcher = Dispatcher(settings, self.access, self._routes(), self._pages(), self.proxy, self.health)

@@ -196,3 +196,18 @@ async def test_upstreams_at_one_address_use_their_own_credentials(
     for prefix in ("right", "wrong", "nobody"):
         statuses[prefix] = (await client.call("GET", f"/v2/{prefix}/lib/app/manifests/v1")).status
     assert statuses == {"right": 200, "wrong": 404, "nobody": 503}
+
+
+async def test_what_was_here_and_what_was_not_is_counted(cache: Client) -> None:
+    for _ in range(2):
+        layer = await layer_of(cache, "up/lib/app")
+        await cache.call("GET", f"/v2/up/lib/app/blobs/{layer}")
+        async with asyncio.timeout(10):
+            while cache.server.proxy._downloads:
+                await asyncio.sleep(0.01)
+    text = cache.server.metrics.text().decode()
+    for kind, size in (("blob", 500_000), ("manifest", None)):
+        assert f'registry_proxy_requests_total{{type="{kind}"}} 2' in text
+        assert f'registry_proxy_hits_total{{type="{kind}"}} 1' in text
+        assert f'registry_proxy_misses_total{{type="{kind}"}} 1' in text
+        assert size is None or f'registry_proxy_pulled_bytes_total{{type="{kind}"}} {size}' in text
