@@ -120,13 +120,13 @@ async def _runtimes() -> Iterator[Finding]:
     found = []
     try:
         systemd = Cgroups.detect_sync().driver == "systemd"
-        runtimes, default = await probe_runtimes({}, None, Path("/run/berth"), systemd=systemd)
+        runtimes = await probe_runtimes({}, None, Path("/run/berth"), systemd=systemd)
     except FileNotFoundError as error:
         return iter([Finding("runtime", State.MISSING, str(error), "apt-get install runc, or see the reason above")])
-    for name, runtime in runtimes.items():
+    for name, runtime in runtimes.known.items():
         trouble = await trouble_running(runtime)
-        words = f"{name} {runtime.version}" + (" (default)" if name == default else "")
-        advice = "" if name == default or not trouble else f"{default} is used instead"
+        words = f"{name} {runtime.version}" + (" (default)" if name == runtimes.default else "")
+        advice = "" if name == runtimes.default or not trouble else f"{runtimes.default} is used instead"
         state = State.LIMITED if trouble else State.OK
         found.append(
             Finding("runtime", state, f"{words}: {trouble}" if trouble else f"{words} runs a container", advice)

@@ -123,6 +123,8 @@ _OPTIONS = (
     _flag("--userland-proxy"),
     _list("--default-address-pool", metavar="base=CIDR,size=N"),
     _list("--default-network-opt", metavar="DRIVER=OPTION=VALUE"),
+    _text("--default-gateway", metavar="ADDRESS", help="Another way out of the default bridge than the bridge itself."),
+    _text("--default-gateway-v6", metavar="ADDRESS"),
     _list("--host-gateway-ip", metavar="ADDRESS", help="What host-gateway in --add-host stands for."),
     _text("--registry-addr", metavar="HOST:PORT|none", help="Where the embedded registry listens."),
     _list("--registry-mirror", metavar="URL"),
@@ -167,7 +169,7 @@ _UNUSED_LISTS = "allow-nondistributable-artifacts authorization-plugin node-gene
 _UNUSED_FLAGS = "allow-direct-routing cri-containerd ip-forward-no-drop raw-logs rootless selinux-enabled".split()
 _UNUSED_TEXTS = (
     "api-cors-header bridge-accept-fwmark containerd containerd-namespace containerd-plugins-namespace cpu-rt-period "
-    "cpu-rt-runtime default-gateway default-gateway-v6 default-stop-timeout firewall-backend log-format "
+    "cpu-rt-runtime default-stop-timeout firewall-backend log-format "
     "metrics-addr network-control-plane-mtu network-diagnostic-port nri-opts oom-score-adjust "
     "swarm-default-advertise-addr userland-proxy-path userns-remap"
 ).split()

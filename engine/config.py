@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from engine.sizes import parse_size
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 DEFAULT_CONFIG_FILE = Path("/etc/docker/daemon.json")
@@ -79,6 +81,9 @@ class Config:
     ipv6: bool = False
     userland_proxy: bool = False
     host_gateway_ips: tuple[str, ...] = ()
+    default_gateway: str = ""
+    default_gateway_v6: str = ""
+    """Another way out of the default bridge than the bridge itself."""
     default_address_pools: tuple[tuple[str, int], ...] = ()
     default_network_opts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Options of every new network, by its driver."""
@@ -171,16 +176,12 @@ IGNORED = {
 # Keys of dockerd that would change what containers may do, or where their packets go: whoever sets one is told at once.
 REFUSED = {
     "authorization-plugins": "authorization plugins are not offered",
-    "default-gateway": "another gateway for the default bridge is not offered",
-    "default-gateway-v6": "another gateway for the default bridge is not offered",
     "rootless": "rootless mode is not offered",
     "selinux-enabled": "SELinux labels are not offered",
     "userns-remap": "user namespace remapping is not offered",
 }
 # Older names of keys that hold one value where the newer hold a list.
 _SINGULAR = {"host-gateway-ip": "host-gateway-ips"}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtb]?)(?:i?b)?", re.ASCII)
-_SIZES = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _FIELDS = {f.name.replace("_", "-"): f for f in fields(Config) if f.name not in ("ignored", "flags")}
 _PROXIES = ("http-proxy", "https-proxy", "no-proxy")
 
@@ -273,6 +274,8 @@ def convert(key: str, value: Any) -> Any:
         if special is not None:
             return special(value)
         return _convert_plain(str(_FIELDS[key].type), value)
+    except ConfigError:
+        raise
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ConfigError(f"invalid value for {key}: {value!r}") from error
 
@@ -304,13 +307,12 @@ def _convert_plain(kind: str, value: Any) -> Any:
 def _size(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    match = _SIZE.fullmatch(str(value).lower())
-    if match is None:
-        raise ValueError(value)
-    return int(float(match[1]) * _SIZES[match[2] or "b"])
+    return parse_size(str(value))
 
 
 def _runtimes(value: Any) -> Mapping[str, RuntimeConfig]:
+    if "runc" in value:
+        raise ConfigError("runtime name 'runc' is reserved")
     return {
         name: RuntimeConfig(str(entry.get("path") or name), tuple(entry.get("runtimeArgs") or entry.get("args") or ()))
         for name, entry in value.items()
@@ -332,6 +334,13 @@ def _host(text: str) -> str:
     if not text:
         return DEFAULT_HOST
     return text if "://" in text else f"tcp://{text}"
+
+
+def _gateway(version: int, value: Any) -> str:
+    address = ipaddress.ip_address(value) if isinstance(value, str) else None
+    if address is None or address.version != version:
+        raise ValueError(value)
+    return str(address)
 
 
 def _addresses(value: Any) -> tuple[str, ...]:
@@ -416,9 +425,11 @@ def _object(value: Any) -> Mapping[str, Any]:
     return value
 
 
-_CONVERTERS = {
+_CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "hosts": _hosts,
     "host-gateway-ips": _addresses,
+    "default-gateway": partial(_gateway, 4),
+    "default-gateway-v6": partial(_gateway, 6),
     "default-network-opts": _network_options,
     "cdi-spec-dirs": _folders,
     "features": _features,

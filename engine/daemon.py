@@ -76,7 +76,7 @@ from engine.logs import configure_logging
 from engine.names import new_id
 from engine.networks.service import NetworkService
 from engine.runtime.cgroups import Cgroups
-from engine.runtime.oci import probe_runtimes, sharing_runtime
+from engine.runtime.oci import Runtimes, probe_runtimes
 from engine.runtime.shims import Shims
 from engine.snapshots.archive import Archives
 from engine.snapshots.base import Snapshotter
@@ -259,9 +259,9 @@ class Daemon:
         exits.callback(supervisor.close)
         creator = Creator(
             _defaults(config, host), host.facts, journalist, images, volumes, networks, snapshotter,
-            ground.archives, assembly.data_root, tuple(host.runtimes),
+            ground.archives, assembly.data_root, host.runtimes,
         )  # fmt: skip
-        self._reloaders.append(lambda changed: creator.reload(_defaults(changed, host)))
+        self._reloaders.append(lambda changed: self._retake_runtimes(changed, host, creator))
         service = ContainerService(
             journalist, live, creator, lifecycle, remover, execs, assembly, images, networks, locks
         )
@@ -285,11 +285,11 @@ class Daemon:
         listeners = Listeners(api, config.group)
         exits.push_async_callback(listeners.close, CLOSE_SECONDS)
         await listeners.open(config.hosts, _tls(config))
-        name, default_runtime = {"name": os.uname().nodename}, ground.host.default_runtime
+        name, runtimes = {"name": os.uname().nodename}, ground.host.runtimes
         ground.events.publish("daemon", "start", engine_id, name)
 
         def tell(changed: Config) -> None:
-            ground.events.publish("daemon", "reload", engine_id, reload_attributes(changed, default_runtime) | name)
+            ground.events.publish("daemon", "reload", engine_id, reload_attributes(changed, runtimes.default) | name)
 
         self._reloaders.append(tell)
 
@@ -343,13 +343,22 @@ class Daemon:
         driver = next((o.partition("=")[2] for o in config.exec_opts if o.startswith("native.cgroupdriver=")), None)
         cgroups = await run_blocking(Cgroups.detect_sync, driver)
         facts = await run_blocking(partial(probe_host_sync, cgroups.driver, will_forward=config.ip_forward))
-        configured = {n: {"path": r.path, "runtimeArgs": r.args} for n, r in config.runtimes.items()}
-        runtimes, default = await probe_runtimes(
-            configured, config.default_runtime or None, config.exec_root, systemd=cgroups.driver == "systemd"
-        )
+        runtimes = await _probe_runtimes(config, cgroups)
         init = next((found for name in TINI_NAMES if (found := shutil.which(name))), "")
         profile = await run_blocking(seccomp_profile_sync, config)
-        return Host(facts, cgroups, runtimes, default, init, profile)
+        return Host(facts, cgroups, runtimes, init, profile)
+
+    def _retake_runtimes(self, config: Config, host: Host, creator: Creator) -> None:
+        """Once more what containers can run with, and what they get where they do not say it."""
+
+        async def retake() -> None:
+            try:
+                host.runtimes.take(await _probe_runtimes(config, host.cgroups))
+            except OSError as error:
+                log.error("the runtimes were not reloaded: %s", error)
+            creator.reload(_defaults(config, host))
+
+        self._nursery.start(retake(), name="runtimes")
 
     def reload(self) -> None:
         """SIGHUP: take over what may change while running; a file that cannot be used changes nothing."""
@@ -409,13 +418,20 @@ def _volumes_in_use(containers: ContainerStore) -> dict[str, list[str]]:
     return found
 
 
+async def _probe_runtimes(config: Config, cgroups: Cgroups) -> Runtimes:
+    configured = {n: {"path": r.path, "runtimeArgs": r.args} for n, r in config.runtimes.items()}
+    return await probe_runtimes(
+        configured, config.default_runtime or None, config.exec_root, systemd=cgroups.driver == "systemd"
+    )
+
+
 def _defaults(config: Config, host: Host) -> DaemonDefaults:
     return DaemonDefaults(
         shm_size=config.default_shm_size,
         ipc_mode=config.default_ipc_mode,
         cgroupns_mode=config.default_cgroupns_mode,
-        runtime=host.default_runtime,
-        sharing_runtime="" if config.default_runtime else sharing_runtime(host.runtimes, host.default_runtime),
+        runtime=host.runtimes.default,
+        sharing_runtime="" if config.default_runtime else host.runtimes.sharing,
         log_config=LogConfig(type=config.log_driver, config=dict(config.log_opts)),
         cgroup_parent=config.cgroup_parent,
     )

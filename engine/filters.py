@@ -5,11 +5,13 @@ A filter is JSON, either ``{"label": ["a=b"]}`` or the older ``{"label": {"a=b":
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Collection, Mapping
 
 import msgspec
 
+from engine.clock import SECOND, duration_ns, parse_rfc3339
 from engine.errors import InvalidParameter
 
 
@@ -47,12 +49,12 @@ class Filters:
         """All values given for ``key``; empty when absent."""
         return self._values.get(key, ())
 
-    def one(self, key: str) -> str | None:
-        """The only value of ``key`` or None. Raises ``InvalidParameter`` when several are given."""
-        values = self.get(key)
+    def until(self, now_ns: int) -> int | None:
+        """The one instant of the filter ``until``, None without it. Raises ``InvalidParameter``."""
+        values = self.get("until")
         if len(values) > 1:
-            raise InvalidParameter(f"invalid filter '{key}={list(values)}'")
-        return values[0] if values else None
+            raise InvalidParameter("more than one until filter specified")
+        return until_instant(values[0], now_ns) if values else None
 
     def boolean(self, key: str, default: bool = False) -> bool:
         """A filter that is a truth value. Raises ``InvalidParameter`` on anything else."""
@@ -87,6 +89,19 @@ class Filters:
     def excludes_labels(self, labels: Mapping[str, str]) -> bool:
         """True when a ``label!`` of a prune filter names one of ``labels``."""
         return any(_has_label(labels, wanted) for wanted in self.get("label!"))
+
+
+def until_instant(value: str, now_ns: int) -> int:
+    """A duration before now, Unix seconds or RFC 3339. Raises ``InvalidParameter``."""
+    if re.fullmatch(r"[0-9]+(\.[0-9]{1,9})?", value):
+        seconds, _, fraction = value.partition(".")
+        return int(seconds) * SECOND + int((fraction or "0").ljust(9, "0"))
+    with contextlib.suppress(ValueError):
+        return now_ns - duration_ns(value)
+    try:
+        return parse_rfc3339(value)
+    except ValueError as error:
+        raise InvalidParameter(f'failed to parse value as time or duration: "{value}"') from error
 
 
 _BOOLEANS = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}

@@ -32,7 +32,7 @@ ENGINE = {
     "shim": set(),
     "dns": set(),
 }
-EVERYWHERE = {"errors", "events", "filters", "names", "journal", "tasks", "config", "clock"}
+EVERYWHERE = {"errors", "events", "filters", "names", "journal", "tasks", "config", "clock", "sizes"}
 COMPOSITION = {"engine.daemon", "engine.__main__"}
 REGISTRY_FOR_ENGINE = ("digest", "reference", "manifest", "errors", "store", "client")
 CLI_MAY = (
@@ -54,7 +54,7 @@ STARTS_PROGRAMS = (
     "cli",
 )
 PURE_MODULES = """
-    engine.filters engine.names engine.containers.policy engine.containers.spec engine.containers.mounts
+    engine.filters engine.names engine.sizes engine.containers.policy engine.containers.spec engine.containers.mounts
     engine.containers.security engine.containers.devices engine.networks.ipam engine.networks.ruleset
     engine.builder.dockerfile engine.builder.expand engine.builder.ignore engine.builder.stages
     registry.digest registry.reference registry.manifest registry.store.paths

@@ -115,7 +115,8 @@ class Api:
         }
 
     async def __call__(self, base: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request; raises only when the client left or what it is told cannot be said any more."""
+        """Answer one request; raises only when the client left (``CancelledError``) or what it is told cannot be said
+        any more."""
         assert isinstance(base, EngineRequest)
         started = time.perf_counter()
         try:
@@ -130,7 +131,7 @@ class Api:
             raise
         except Exception as error:
             if isinstance(error, ConnectionError) and _has_left(base):
-                raise
+                raise asyncio.CancelledError("the client has left") from error
             log.exception("%s %s failed", base.method, base.path)
             response = error_response(500, os_words(error))
         if not response.prepared:

@@ -166,8 +166,7 @@ class ContainerRoutes:
     async def prune(self, request: web.Request) -> web.StreamResponse:
         """Remove all that do not run."""
         filters = query_filters(request, PRUNE_ALLOWED)
-        until = filters.one("until")
-        pruned = await self._service.prune(filters, timestamp_ns(until, now_ns()) if until else None)
+        pruned = await self._service.prune(filters, filters.until(now_ns()))
         return json_response({"ContainersDeleted": pruned.ids or None, "SpaceReclaimed": pruned.reclaimed_bytes})
 
     async def wait(self, request: web.Request) -> web.StreamResponse:

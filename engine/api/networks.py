@@ -10,7 +10,7 @@ from typing import Protocol
 from aiohttp import web
 
 from engine.api.app import Route
-from engine.api.decode import api_version, json_body, query_filters, timestamp_ns
+from engine.api.decode import api_version, json_body, query_filters
 from engine.api.shapes.networks import ConnectBody, DisconnectBody, NetworkCreateBody, network_shape
 from engine.api.streams import json_response, no_content
 from engine.clock import now_ns
@@ -77,8 +77,7 @@ class NetworkRoutes:
     async def prune(self, request: web.Request) -> web.StreamResponse:
         """``POST /networks/prune``."""
         filters = query_filters(request, _PRUNE_FILTERS)
-        until = filters.one("until")
-        removed = await self._service.prune(filters, timestamp_ns(until, now_ns()) if until else None)
+        removed = await self._service.prune(filters, filters.until(now_ns()))
         return json_response({"NetworksDeleted": removed or None})
 
     async def connect(self, request: web.Request) -> web.StreamResponse:

@@ -113,7 +113,7 @@ class SystemRoutes:
         """What this engine is made of."""
         newest, oldest = f"{API_VERSION[0]}.{API_VERSION[1]}", f"{MIN_API_VERSION[0]}.{MIN_API_VERSION[1]}"
         kernel, arch = platform.release(), _go_arch()
-        runtime = self._host.runtimes[self._host.default_runtime]
+        runtime = self._host.runtimes.known[self._host.runtimes.default]
         details = {
             "ApiVersion": newest,
             "Arch": arch,
@@ -223,7 +223,7 @@ class SystemRoutes:
         return {
             "ServerVersion": ENGINE_VERSION,
             "ContainerdCommit": commit(""),
-            "RuncCommit": commit(self._host.runtimes[self._host.default_runtime].commit),
+            "RuncCommit": commit(self._host.runtimes.known[self._host.runtimes.default].commit),
             "InitCommit": commit(""),
         }
 
@@ -256,8 +256,8 @@ class SystemRoutes:
             "NoProxy": proxies.no,
             "Labels": list(config.labels),
             "ExperimentalBuild": config.experimental,
-            "Runtimes": {name: {"path": runtime.path} for name, runtime in self._host.runtimes.items()},
-            "DefaultRuntime": self._host.default_runtime,
+            "Runtimes": {name: {"path": runtime.path} for name, runtime in self._host.runtimes.known.items()},
+            "DefaultRuntime": self._host.runtimes.default,
             "Swarm": {
                 "NodeID": "",
                 "NodeAddr": "",

@@ -15,7 +15,7 @@ from engine.containers.settings import EndpointSettings
 from engine.errors import NotFound
 from engine.images.store import ImageStore
 from engine.networks.model import EndpointState
-from engine.networks.sandbox import port_map
+from engine.networks.sandbox import shown_ports
 from engine.networks.service import NetworkService
 
 
@@ -45,11 +45,8 @@ class ContainerViews:
             return ""
 
     def ports(self, container: Container) -> dict[str, Any]:
-        """``NetworkSettings.Ports`` of a running container; only those that the host has a way to have any."""
-        sandbox = container.sandbox
-        if sandbox is None or not any(endpoint.link for endpoint in sandbox.endpoints.values()):
-            return {}
-        return port_map(sandbox.exposed, sandbox.ports)
+        """``NetworkSettings.Ports``."""
+        return shown_ports(container.sandbox)
 
     def rows(
         self,

@@ -123,7 +123,7 @@ class Archiver:
         async with contextlib.AsyncExitStack() as stack:
             binds = () if own_only else await self._binds(container, stack)
             if container.is_running and container.state.pid:
-                yield Running(container.state.pid, read_only, binds, bare=_is_the_kernels(path))
+                yield Running(container.state.pid, read_only, binds, bare=_is_the_kernels(container, path))
                 return
             view = await stack.enter_async_context(
                 self._snapshotter.view(container.id, _layers(container), writable=writable)
@@ -159,9 +159,15 @@ class Archiver:
         ]
 
 
-def _is_the_kernels(path: str) -> bool:
-    """Whether it is named as one in /proc or /sys; there, clients see the folders that those are mounted on."""
-    return posixpath.normpath(f"/{path}").lstrip("/").partition("/")[0] in ("proc", "sys")
+def _is_the_kernels(container: Container, path: str) -> bool:
+    """Whether it is named as one in /proc, /sys or /dev; there, clients see the folders that those are mounted on.
+
+    Not so shared memory, and what is mounted in /dev at the user's wish.
+    """
+    clean = "/" + posixpath.normpath(f"/{path}").lstrip("/")
+    top = clean.split("/")[1]
+    shown = ["/dev/shm", *(point.destination for point in container.mounts)] if top == "dev" else []
+    return top in ("proc", "sys", "dev") and not any(f"{clean}/".startswith(f"{place}/") for place in shown)
 
 
 def _layers(container: Container) -> tuple[LayerKey, ...]:

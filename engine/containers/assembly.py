@@ -27,7 +27,7 @@ from engine.containers.accounts import Accounts
 from engine.containers.host import DeviceNode, HostFacts
 from engine.containers.hostprobe import all_devices_sync, cdi_catalog_sync, device_nodes_sync
 from engine.containers.limits import Findings, check_limits
-from engine.containers.links import link_environment, links_of
+from engine.containers.links import link_environment, link_targets, links_of
 from engine.containers.live import Live
 from engine.containers.logsettings import log_file_name, plan_log
 from engine.containers.logtag import LogSubject
@@ -54,10 +54,12 @@ from engine.networks.service import NetworkService
 from engine.runtime.cgroups import Cgroups
 from engine.runtime.oci import (
     Runtime,
+    Runtimes,
     guards_proc,
     kill_leftover,
     offers_recursive_read_only,
     runtime_annotations,
+    tell_processors,
     update_resources,
 )
 from engine.runtime.shims import LogSpec, Shim, Shims, ShimSpec
@@ -78,8 +80,7 @@ class Host:
 
     facts: HostFacts
     cgroups: Cgroups
-    runtimes: dict[str, Runtime]
-    default_runtime: str
+    runtimes: Runtimes
     init_binary: str
     seccomp_profile: str = "builtin"
 
@@ -91,6 +92,7 @@ class Assembled:
     shim: Shim
     sandbox: Sandbox
     mounts: tuple[MountPoint, ...]
+    limits: Mapping[str, Any]
 
 
 class Assembly:
@@ -149,10 +151,10 @@ class Assembly:
         return apparmor_profile(host, parse_security_options(host.security_opt), self._host.facts)
 
     def runtime_of(self, container: Container) -> Runtime:
-        """The OCI runtime of a container. Raises ``SystemFailure`` when it is not installed any more."""
-        runtime = self._host.runtimes.get(container.runtime or self._host.default_runtime)
+        """The OCI runtime of a container. Raises ``InvalidParameter`` when it is not configured any more."""
+        runtime = self._host.runtimes.known.get(container.runtime or self._host.runtimes.default)
         if runtime is None:
-            raise SystemFailure(f"runtime {container.runtime} is not installed")
+            raise InvalidParameter(f"unknown or invalid runtime name: {container.runtime}")
         return runtime
 
     def check_limits(self, container: Container) -> None:
@@ -195,7 +197,8 @@ class Assembly:
         if container.config.tty and live.console_size:  # told since the creation; the record's is there already
             spec["process"]["consoleSize"] = {"height": live.console_size[0], "width": live.console_size[1]}
         runtime = self.runtime_of(container)
-        spec["annotations"] = {**runtime_annotations(runtime), **spec.get("annotations", {})}
+        own = runtime_annotations(runtime, spec["linux"]["resources"])
+        spec["annotations"] = {**own, **spec.get("annotations", {})}
         layers = tuple(LayerKey(key) for key in container.layers)
         steps = await self._snapshotter.mount_steps(
             container.id, layers, str(rootfs), transient=container.host_config.auto_remove
@@ -233,7 +236,7 @@ class Assembly:
         )
         undo.push_async_callback(shim.discard)
         live.shim = shim
-        return Assembled(shim, sandbox, mounts)
+        return Assembled(shim, sandbox, mounts, spec["linux"]["resources"])
 
     async def _shared_memory(self, container: Container, undo: contextlib.AsyncExitStack) -> str | None:
         """The /dev/shm that several containers see: mounted on the host, because a private mount cannot be joined."""
@@ -305,13 +308,14 @@ class Assembly:
         found: list[tuple[Container, str, str]] = []
         if "bridge" not in container.networks:
             return found
-        for name, alias in links_of(container.host_config):
+        names = {alias: name for name, alias in links_of(container.host_config)}
+        for target, alias in link_targets(container):
             try:
-                other = self._store.network_owner(self._store.find(name))
+                other = self._store.network_owner(self._store.find(target))
             except NotFound:
                 other = None  # it was removed since
             if other is None or not other.is_running:
-                gone = other.name if other else name
+                gone = other.name if other else names[alias]
                 raise Conflict(f"Cannot link to a non running container: /{gone} AS /{container.name}/{alias}")
             endpoint = other.sandbox.endpoints.get("bridge") if other.sandbox else None
             if endpoint is None:
@@ -428,7 +432,8 @@ class Assembly:
     # The record's facts.
 
     async def with_facts(self, container: Container, assembled: Assembled) -> Container:
-        """The record of a container that now runs: what its network got."""
+        """The record of a container that now runs: what its network got. Raises OSError."""
+        await tell_processors(self.runtime_of(container), assembled.limits, self.cgroup_path(container))
         await self._networks.sandbox_started(container.id, container.state.pid)
         return msgspec.structs.replace(container, sandbox=assembled.sandbox.document(), mounts=assembled.mounts)
 
@@ -502,13 +507,8 @@ class Assembly:
     async def limit(self, container: Container, resources: Mapping[str, Any]) -> None:
         """Change the limits of a running container. Raises ``SystemFailure``."""
         try:
-            await update_resources(
-                self.runtime_of(container),
-                container.id,
-                resources,
-                self._host.cgroups,
-                self.cgroup_path(container),
-            )
+            cgroups, place = self._host.cgroups, self.cgroup_path(container)
+            await update_resources(self.runtime_of(container), container.id, resources, cgroups, place)
         except (OSError, TimeoutError) as error:
             raise SystemFailure(os_words(error)) from error
 

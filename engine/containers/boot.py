@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from engine.containers.links import links_of
+from engine.containers.links import link_targets
 from engine.containers.model import Container, Status
 from engine.containers.namespaces import joined_container
 from engine.containers.store import ContainerStore
@@ -54,7 +54,7 @@ def needs_of(
     """What ``container`` waits for; ``services`` has the ids of a Compose project's service. Pure."""
     host = container.host_config
     names = [joined_container(mode) for mode in (host.network_mode, host.ipc_mode, host.pid_mode)]
-    names += [name for name, _ in links_of(host)]
+    names += [target for target, _ in link_targets(container)]
     needs = [Need(other.id) for name in names if name and (other := find(name)) is not None]
     project = container.labels.get(PROJECT_LABEL, "")
     for entry in filter(None, container.labels.get(DEPENDENCY_LABEL, "").split(",")):

@@ -43,7 +43,7 @@ class Connector:
                 )
             if record.state.status in (Status.REMOVING, Status.DEAD):
                 raise Conflict(f"container {record.id} is marked for removal and cannot be connected or disconnected")
-            await self._networks.validate_wish(name, {name: settings})
+            self._networks.check_wish(name, settings)
             if network_id and name in record.networks:
                 raise Forbidden(f"endpoint with name {record.name} already exists in network {name}")
             _check_mix(name, record)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from engine.containers.defaults import DaemonDefaults, default_hostname, with_de
 from engine.containers.host import HostFacts
 from engine.containers.journalist import Journalist
 from engine.containers.links import links_of
-from engine.containers.logoptions import check_log_options
+from engine.containers.logoptions import check_log_options, log_socket
 from engine.containers.merge import command_line, image_settings, merge_image
 from engine.containers.model import Container
 from engine.containers.mounts import MountPoint
@@ -35,6 +34,7 @@ from engine.images.model import Image
 from engine.images.service import ImageService, require_platform
 from engine.names import is_valid_name, new_id
 from engine.networks.service import NetworkService
+from engine.runtime.oci import Runtimes
 from engine.snapshots.archive import Archives
 from engine.snapshots.base import LayerKey, Snapshotter
 from engine.tasks import run_blocking
@@ -71,7 +71,7 @@ class Creator:
         snapshotter: Snapshotter,
         archives: Archives,
         directory: Path,
-        runtimes: Sequence[str],
+        runtimes: Runtimes,
     ) -> None:
         self._defaults = defaults
         self._facts = facts
@@ -82,13 +82,16 @@ class Creator:
         self._snapshotter = snapshotter
         self._archives = archives
         self._directory = directory
-        self._runtimes = tuple(runtimes)
+        self._runtimes = runtimes
 
     async def create(self, request: CreateRequest) -> tuple[Container, list[str]]:
         """The new container and docker's warnings. Raises an ``EngineError``; then nothing has changed."""
         host, warnings = self._check(request)
+        socket = log_socket(host.log_config.type, host.log_config.config or {})
+        if socket and not await run_blocking(os.path.exists, socket):
+            raise InvalidParameter(f"stat {socket}: no such file or directory")
         image = self._image(request.config.image, request.platform)
-        self._check_others(request.host_config)
+        link_ids = self._check_others(request.host_config)
         config = self._merge(request.config, image)
         async with contextlib.AsyncExitStack() as held, contextlib.AsyncExitStack() as undo:
             await held.enter_async_context(self._images.holding(image))
@@ -103,7 +106,7 @@ class Creator:
             except ValueError as error:
                 raise InvalidParameter(str(error)) from error
             undo.push_async_callback(self._snapshotter.remove, container_id)
-            container = msgspec.structs.replace(container, layers=tuple(layers))
+            container = msgspec.structs.replace(container, layers=tuple(layers), link_ids=link_ids)
             await self._make_working_dir(container)
             container = await self._with_mounts(container, request.flat_read_only, undo, held)
             await run_blocking(_make_directory_sync, self._directory / container_id)
@@ -123,16 +126,21 @@ class Creator:
             require_platform(image, platform, reference)
         return image
 
-    def _check_others(self, host: HostConfig) -> None:
-        """The containers that this one names. As 404 an unknown one would make the docker command line pull."""
+    def _check_others(self, host: HostConfig) -> dict[str, str]:
+        """The containers that this one names; those it links to, by alias. Raises ``InvalidParameter``.
+
+        As 404 an unknown one would make the docker command line pull.
+        """
         for mode in (host.pid_mode, host.ipc_mode):
             if joined := joined_container(mode):
                 try:
                     self._records.store.find(joined)
                 except NotFound as error:
                     raise InvalidParameter(error.message) from error
-        for name, _ in links_of(host):
+        link_ids = {}
+        for name, alias in links_of(host):
             try:
+                link_ids[alias] = self._records.store.find(name).id
                 target = self._records.store.network_owner(self._records.store.find(name))
             except NotFound as error:
                 raise InvalidParameter(f"could not get container for {name}: {error.message}") from error
@@ -141,6 +149,7 @@ class Creator:
                     "conflicting options: host type networking can't be used with links. "
                     "This would result in undefined behavior"
                 )
+        return link_ids
 
     def reload(self, defaults: DaemonDefaults) -> None:
         """What containers that are made from now on get where they do not say it."""
@@ -153,7 +162,7 @@ class Creator:
                 request.config,
                 request.host_config,
                 self._facts,
-                runtimes=self._runtimes,
+                runtimes=self._runtimes.known,
                 systemd_cgroup=self._facts.cgroup_driver == "systemd",
             )
             defaults = self._defaults
@@ -330,21 +339,12 @@ class Creator:
             await self._archives.copy_up(container.id, layers, point.destination, path)
 
 
-_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]+)?) ?([kmgt]?)(?:i?b)?")
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-
-
-def _size_limit(host: HostConfig) -> int | None:
+def _size_limit(host: HostConfig) -> str | None:
     options = host.storage_opt or {}
     for key in options:
         if key != "size":
             raise InvalidParameter(f"Unknown option {key}")
-    if "size" not in options:
-        return None
-    match = _SIZE.fullmatch(options["size"].strip().lower())
-    if match is None:
-        raise InvalidParameter(f"invalid size: '{options['size']}'")
-    return int(float(match[1]) * _UNITS[match[2]])
+    return options.get("size")
 
 
 def _make_directory_sync(path: Path) -> None:

@@ -57,11 +57,6 @@ class Exec:
     over: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once its exit code is known."""
 
-    @property
-    def command(self) -> str:
-        """The command line as events show it."""
-        return " ".join(self.settings.cmd or ())
-
 
 class Execs:
     """All exec instances."""
@@ -84,7 +79,7 @@ class Execs:
         self._assembly.expect_process()
         instance = Exec(new_id(), container.id, settings)
         self._by_id[instance.id] = instance
-        self._records.event(container, f"exec_create: {instance.command}", {"execID": instance.id})
+        self._records.event(container, f"exec_create: {instance.settings.command}", {"execID": instance.id})
         return instance
 
     def find(self, exec_id: str) -> Exec:
@@ -165,7 +160,7 @@ class Execs:
         """Run it. Raises ``InvalidParameter`` or ``SystemFailure`` when the runtime refuses; the exit code is kept."""
         container = self._records.store.require(instance.container_id)
         shim = self._live[container.id].require_shim()
-        self._records.event(container, f"exec_start: {instance.command}", {"execID": instance.id})
+        self._records.event(container, f"exec_start: {instance.settings.command}", {"execID": instance.id})
         try:
             instance.pid = await shim.start_exec(instance.id)
         except (ProcessLookupError, ShimLost) as error:  # the container has just ended

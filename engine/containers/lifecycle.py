@@ -20,7 +20,7 @@ from engine.containers.health import with_fresh_health
 from engine.containers.journalist import Journalist
 from engine.containers.live import Exit, Live, LiveTable
 from engine.containers.model import Container, Status
-from engine.containers.signals import parse_signal
+from engine.containers.signals import can_be_sent, parse_signal
 from engine.errors import (
     Conflict,
     EngineError,
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 DEFAULT_STOP_SECONDS = 10
 KILL_PATIENCE_SECONDS = 10.0
+UNSENT_SECONDS = 2
+"""How long a stop waits before it kills where there is no such signal as was asked for."""
 START_TIMEOUT_SECONDS = 120.0
 
 
@@ -156,8 +158,11 @@ class Lifecycle:
 
     async def _end(self, container: Container, live: Live, number: int, grace: int) -> None:
         """Signal, wait for the grace period (negative: for ever), kill, wait again."""
-        await self._signal(container, live, number)
-        self._records.event(container, "kill", {"signal": str(number)})
+        if can_be_sent(number):
+            await self._signal(container, live, number)
+            self._records.event(container, "kill", {"signal": str(number)})
+        else:
+            grace = UNSENT_SECONDS if grace >= 0 else grace
         if container.state.status is Status.PAUSED:
             await self._thaw(container)
         if not await live.ended_within(None if grace < 0 else float(grace)):
@@ -171,6 +176,8 @@ class Lifecycle:
     async def kill(self, container_id: str, signal_name: str = "") -> None:
         """Send a signal. Raises ``Conflict`` when nothing runs, ``InvalidParameter`` for an unknown signal."""
         number = parse_signal(signal_name or "SIGKILL")
+        if not can_be_sent(number):
+            raise InvalidParameter(f"the linux daemon does not support signal {number}")
         container = self._records.store.require(container_id)
         live = self._live[container_id]
         ends = _is_final(container, number)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from engine.containers.model import Container
 from engine.containers.settings import HostConfig
 
 
@@ -24,13 +25,20 @@ def links_of(host: HostConfig) -> list[tuple[str, str]]:
     return pairs
 
 
-def follow_rename(host: HostConfig, old: str, new: str) -> HostConfig:
-    """``host`` whose links to the container ``old`` lead to ``new``, under the aliases they had."""
-    pairs = links_of(host)
-    if old not in (name for name, _ in pairs):
-        return host
-    links = tuple(f"{new if name == old else name}:{alias}" for name, alias in pairs)
-    return msgspec.structs.replace(host, links=links)
+def link_targets(container: Container) -> list[tuple[str, str]]:
+    """The container that each link leads to, by id (by name in records that have no ids yet), and its alias."""
+    return [(container.link_ids.get(alias, name), alias) for name, alias in links_of(container.host_config)]
+
+
+def follow_rename(linking: Container, renamed: Container, new: str) -> Container:
+    """``linking`` whose links to ``renamed`` have its new name, under the aliases they had."""
+    pairs, targets = links_of(linking.host_config), link_targets(linking)
+    hits = [target in (renamed.id, renamed.name) for target, _ in targets]
+    if not any(hits):
+        return linking
+    links = tuple(f"{new if hit else name}:{alias}" for hit, (name, alias) in zip(hits, pairs, strict=True))
+    host = msgspec.structs.replace(linking.host_config, links=links)
+    return msgspec.structs.replace(linking, host_config=host)
 
 
 _PRIVATE = ("HOME", "PATH")

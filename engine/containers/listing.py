@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from engine.containers.model import Container, Status
 from engine.errors import InvalidParameter
 from engine.filters import Filters
+from engine.networks.sandbox import shown_ports
 
 ALLOWED = frozenset(
     "ancestor before expose exited health id isolation is-task label name network publish since status volume".split()
 )
 LAST_PORT = 65535
-_PORT_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]+))?")
 PRUNE_ALLOWED = frozenset({"until", "label", "label!"})
 
 
@@ -68,33 +68,42 @@ def _tests(filters: Filters, context: Context) -> list[Test]:
     for key, make in _MAKERS.items():
         if filters.get(key):
             tests.append(make(filters, context))
+    if filters.get("publish") or filters.get("expose"):
+        tests.append(_ports(filters))
     return tests
 
 
-_STATUSES = frozenset(status.value for status in Status)
+_STATUSES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
+_HEALTHS = ("none", "starting", "healthy", "unhealthy")
+
+
+def _require(key: str, noun: str, wanted: Iterable[str], known: Collection[str]) -> None:
+    for value in wanted:
+        if value not in known:
+            raise InvalidParameter(
+                f"invalid filter '{key}={value}': invalid value for {noun} ({value}): must be one of {', '.join(known)}"
+            )
 
 
 def _status(filters: Filters, _: Context) -> Test:
     wanted = filters.get("status")
-    for value in wanted:
-        if value not in _STATUSES:
-            raise InvalidParameter(f"invalid filter 'status={value}'")
+    _require("status", "state", wanted, _STATUSES)
     return lambda c: c.state.status.value in wanted
 
 
 def _exited(filters: Filters, _: Context) -> Test:
-    try:
-        codes = {int(value) for value in filters.get("exited")}
-    except ValueError as error:
-        raise InvalidParameter(f"invalid filter 'exited={' '.join(filters.get('exited'))}'") from error
+    for value in filters.get("exited"):
+        if not re.fullmatch(r"[+-]?[0-9]+", value):
+            raise InvalidParameter(
+                f"invalid filter 'exited={value}': strconv.Atoi: parsing \"{value}\": invalid syntax"
+            )
+    codes = {int(value) for value in filters.get("exited")}
     return lambda c: c.state.exit_code in codes and not c.is_running and c.state.started_at != 0
 
 
 def _health(filters: Filters, _: Context) -> Test:
     wanted = filters.get("health")
-    for value in wanted:
-        if value not in ("starting", "healthy", "unhealthy", "none"):
-            raise InvalidParameter(f"invalid filter 'health={value}'")
+    _require("health", "health", wanted, _HEALTHS)
     return lambda c: (c.state.health.status if c.state.health else "none") in wanted
 
 
@@ -123,34 +132,43 @@ def _volume(filters: Filters, _: Context) -> Test:
     return lambda c: any(m.name in wanted or m.destination in wanted or m.source in wanted for m in c.mounts)
 
 
-def _publish(filters: Filters, _: Context) -> Test:
-    wanted = _ports(filters.get("publish"), "publish")
-    return lambda c: any(
-        _host_port_matches(port, bindings or (), wanted)
-        for port, bindings in (c.host_config.port_bindings or {}).items()
-    )
+def _ports(filters: Filters) -> Test:
+    """A port that is published as, or exposed as, what was asked for: with both filters either is enough."""
+    public, private = _wanted(filters, "publish"), _wanted(filters, "expose")
+
+    def has_one(container: Container) -> bool:
+        for port, bindings in shown_ports(container.sandbox).items():
+            protocol = port.partition("/")[2]
+            if port in private or any(f"{binding['HostPort']}/{protocol}" in public for binding in bindings or ()):
+                return True
+        return False
+
+    return has_one
 
 
-def _host_port_matches(port: str, bindings: Iterable[object], wanted: set[str]) -> bool:
-    protocol = port.partition("/")[2] or "tcp"
-    return any(f"{getattr(binding, 'host_port', '')}/{protocol}" in wanted for binding in bindings)
-
-
-def _expose(filters: Filters, _: Context) -> Test:
-    wanted = _ports(filters.get("expose"), "expose")
-    return lambda c: any(port in wanted for port in (c.config.exposed_ports or {}))
-
-
-def _ports(values: Iterable[str], key: str) -> set[str]:
+def _wanted(filters: Filters, key: str) -> set[str]:
     """``80``, ``80/udp``, ``8000-8010/tcp`` to single ports with protocol."""
     ports: set[str] = set()
-    for value in values:
+    for value in filters.get(key):
         numbers, _, protocol = value.partition("/")
-        match = _PORT_RANGE.fullmatch(numbers)
-        if match is None or int(match[2] or 0) > LAST_PORT:
-            raise InvalidParameter(f"invalid filter '{key}={value}'")
-        ports.update(f"{n}/{protocol or 'tcp'}" for n in range(int(match[1]), int(match[2] or match[1]) + 1))
+        first, dash, last = numbers.partition("-")
+        try:
+            low = _port(first)
+            high = _port(last) if dash else low
+            if high < low:
+                raise ValueError(f"invalid range specified for port: {numbers}")
+        except ValueError as error:
+            raise InvalidParameter(f"error while looking up for {key} {value}: {error}") from error
+        ports.update(f"{number}/{protocol or 'tcp'}" for number in range(low, high + 1))
     return ports
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch(r"[0-9]+", text):
+        raise ValueError(f'strconv.ParseUint: parsing "{text}": invalid syntax')
+    if int(text) > LAST_PORT:
+        raise ValueError(f'strconv.ParseUint: parsing "{text}": value out of range')
+    return int(text)
 
 
 _MAKERS = {
@@ -162,6 +180,4 @@ _MAKERS = {
     "since": _since,
     "network": _network,
     "volume": _volume,
-    "publish": _publish,
-    "expose": _expose,
 }

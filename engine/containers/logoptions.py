@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from engine.sizes import parse_size
+
 Options = Mapping[str, str]
 
 FILE_DRIVERS = frozenset({"json-file", "local"})
@@ -64,7 +66,6 @@ _FACILITIES = (
     *("", "", "", "", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7"),
 )
 _FORMATS = ("", "rfc3164", "rfc5424", "rfc5424micro")
-_SIZE = re.compile(r"^(\d+(?:\.\d+)?) ?([kmgtp]?)(?:i?b)?$", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -88,7 +89,7 @@ def check_log_options(driver: str, options: Options) -> None:
         if mode != NON_BLOCKING:
             raise ValueError(f"logger: max-buffer-size option is only supported with 'mode={NON_BLOCKING}'")
         try:
-            parse_size(options["max-buffer-size"], binary=True)
+            parse_size(options["max-buffer-size"])
         except ValueError as error:
             raise ValueError(f"error parsing option max-buffer-size: {error}") from error
     _check_cache(options)
@@ -134,22 +135,22 @@ def _check_gelf(options: Options) -> None:
     for key in ("gelf-tcp-max-reconnect", "gelf-tcp-reconnect-delay"):
         if key in options and network != "tcp":
             raise ValueError(f'"{key}" is only valid for TCP')
-        _check_range(options, key, 0, None)
-    _check_range(options, "gelf-compression-level", -1, 9)
+        if key in options and not _is_within(options[key], 0, None):
+            raise ValueError(f'"{key}" must be a positive integer')
+    level = options.get("gelf-compression-level", "1")
+    if not _is_within(level, -1, 9):
+        raise _unknown_gelf(level, "gelf-compression-level")
     kind = options.get("gelf-compression-type", "gzip")
     if kind not in ("gzip", "zlib", "none"):
         raise _unknown_gelf(kind, "gelf-compression-type")
 
 
-def _check_range(options: Options, key: str, low: int, high: int | None) -> None:
-    if key not in options:
-        return
+def _is_within(text: str, low: int, high: int | None) -> bool:
     try:
-        number = parse_int(options[key])
+        number = parse_int(text)
     except ValueError:
-        number = low - 1
-    if number < low or (high is not None and number > high):
-        raise _unknown_gelf(options[key], key)
+        return False
+    return number >= low and (high is None or number <= high)
 
 
 def _unknown_gelf(value: str, key: str) -> ValueError:
@@ -159,12 +160,12 @@ def _unknown_gelf(value: str, key: str) -> ValueError:
 def _check_fluentd(options: Options) -> None:
     parse_fluentd_address(options.get("fluentd-address", ""))
     if "fluentd-buffer-limit" in options:
-        parse_size(options["fluentd-buffer-limit"], binary=True)
+        parse_size(options["fluentd-buffer-limit"])
     for key in ("fluentd-retry-wait", "fluentd-write-timeout", "fluentd-read-timeout"):
         if key in options:
             parse_duration(options[key])
     if "fluentd-max-retries" in options:
-        parse_int(options["fluentd-max-retries"])
+        _check_retries(options["fluentd-max-retries"])
     for key in ("fluentd-async", "fluentd-async-connect", "fluentd-sub-second-precision", "fluentd-request-ack"):
         if key in options:
             parse_bool(options[key])
@@ -180,6 +181,13 @@ def _check_fluentd(options: Options) -> None:
         )
 
 
+def _check_retries(text: str) -> None:
+    if not re.fullmatch(r"[0-9]+", text):
+        raise ValueError(f'strconv.ParseUint: parsing "{text}": invalid syntax')
+    if int(text) >= 2**31:
+        raise ValueError("invalid fluentd-max-retries: value out of range")
+
+
 _CHECKS: dict[str, Callable[[Options], None]] = {
     "syslog": _check_syslog,
     "gelf": _check_gelf,
@@ -188,6 +196,12 @@ _CHECKS: dict[str, Callable[[Options], None]] = {
 
 
 # Values.
+
+
+def log_socket(driver: str, options: Options) -> str:
+    """The socket that must be there before a container is made; "" for none."""
+    address = parse_syslog_address(options.get("syslog-address", "")) if driver == "syslog" else Address("", "")
+    return address.place if address.network in ("unix", "unixgram") else ""
 
 
 def parse_bool(text: str) -> bool:
@@ -204,14 +218,6 @@ def parse_int(text: str) -> int:
     if not re.fullmatch(r"[+-]?[0-9]+", text):
         raise ValueError(f'strconv.Atoi: parsing "{text}": invalid syntax')
     return int(text)
-
-
-def parse_size(text: str, *, binary: bool = False) -> int:
-    """Bytes of "10m": powers of 1000, or of 1024 with ``binary``."""
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise ValueError(f"invalid size: '{text}'")
-    return int(float(match[1]) * (1024 if binary else 1000) ** ["", *"kmgtp"].index(match[2].lower()))
 
 
 def parse_duration(text: str) -> float:

@@ -21,10 +21,10 @@ from engine.containers.logoptions import (
     parse_fluentd_address,
     parse_gelf_address,
     parse_int,
-    parse_size,
     parse_syslog_address,
 )
 from engine.containers.logtag import DEFAULT_TAG, LogSubject, extra_attributes, render_tag
+from engine.sizes import parse_size
 
 _CACHE = {"max-size": str(20 << 20), "max-file": "5", "compress": "true"}
 _FILE_NAMES = {"json-file": "{}-json.log", "local": "container-local.log"}
@@ -65,7 +65,7 @@ def plan_log(driver: str, options: Options, subject: LogSubject) -> LogPlan:
     buffer = None
     if options.get("mode") == NON_BLOCKING:
         size = options.get("max-buffer-size", "")
-        buffer = parse_size(size, binary=True) if size else DEFAULT_BUFFER_BYTES
+        buffer = parse_size(size) if size else DEFAULT_BUFFER_BYTES
     if driver not in REMOTE_DRIVERS:
         tag = render_tag(options.get("tag", ""), subject, options)
         if tag:
@@ -82,7 +82,7 @@ def plan_log(driver: str, options: Options, subject: LogSubject) -> LogPlan:
 def _json_rotation(options: Options) -> dict[str, str]:
     rotation: dict[str, str] = {}
     if "max-size" in options:
-        size = parse_size(options["max-size"])
+        size = parse_size(options["max-size"], decimal=True)
         if size <= 0:
             raise ValueError("max-size must be a positive number")
         rotation["max-size"] = str(size)
@@ -101,7 +101,7 @@ def _local_rotation(options: Options) -> dict[str, str]:
     rotation = dict(_CACHE)
     if "max-size" in options:
         try:
-            rotation["max-size"] = str(parse_size(options["max-size"], binary=True))
+            rotation["max-size"] = str(parse_size(options["max-size"], decimal=True))
         except ValueError as error:
             raise ValueError(f"invalid value for max-size: {options['max-size']}: {error}") from error
     if "max-file" in options:

@@ -103,6 +103,8 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     state: State = State()
     sandbox: SandboxDocument | None = None
     anonymous_volumes: tuple[str, ...] = ()
+    link_ids: dict[str, str] = msgspec.field(default_factory=dict)
+    """The containers that its links lead to, by alias: whoever takes such a name later is not linked."""
 
     @property
     def is_running(self) -> bool:

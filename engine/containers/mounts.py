@@ -93,7 +93,7 @@ def _claim(destination: str, mine: set[str], tmpfs: Mapping[str, str] | None) ->
 
 def inherit(point: MountPoint, mode: str) -> MountPoint:
     """Another container's mount point, taken over by ``--volumes-from``: never copied into, and at most as writable."""
-    return msgspec.structs.replace(point, rw=point.rw and is_writable(mode), copy_data=False)
+    return msgspec.structs.replace(point, rw=point.rw and is_writable(mode), mode="", copy_data=False)
 
 
 def parse_volumes_from(text: str) -> tuple[str, str]:
@@ -336,7 +336,8 @@ def tmpfs_options(data: str) -> list[str]:
     chosen: dict[str, str] = {}
     for word in ["noexec", "nosuid", "nodev", "rprivate", *(w for w in data.split(",") if w)]:
         if not _is_tmpfs_option(word):
-            raise ValueError(f'Invalid tmpfs option "{word}"')
+            quoted = " ".join(f'"{part}"' for part in word.split("=", 1))  # as Go prints a list
+            raise ValueError(f"invalid tmpfs option [{quoted}]")
         chosen.pop(_tmpfs_slot(word), None)
         chosen[_tmpfs_slot(word)] = word
     return [word for word in chosen.values() if word != "defaults"]

@@ -128,16 +128,16 @@ class Prober:
 
     async def _run(self, container: Container, shim: Shim, plan: HealthPlan) -> tuple[int, str]:
         """Exit code and output of one probe; a probe beyond its time is killed."""
-        exec_id, words = new_id(), " ".join(plan.command)
+        exec_id = new_id()
         settings = ExecSettings(cmd=plan.command, user=container.config.user)
         process = await self._assembly.exec_process(container, settings)
         about = {"execID": exec_id}
-        self._records.event(container, f"exec_create: {words}", about)
+        self._records.event(container, f"exec_create: {settings.command}", about)
         await shim.prepare_exec(ExecSpec(exec_id, process))
         stream = await shim.attach(stdin=False, stdout=True, stderr=True, exec_id=exec_id)
         output = bytearray()
         with stream:
-            self._records.event(container, f"exec_start: {words}", about)
+            self._records.event(container, f"exec_start: {settings.command}", about)
             try:
                 async with asyncio.timeout(_START_SECONDS):
                     await shim.start_exec(exec_id)

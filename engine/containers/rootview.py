@@ -26,6 +26,7 @@ _SOURCE_FLAGS = (
     (os.ST_NOATIME, "noatime"),
     (os.ST_NODIRATIME, "nodiratime"),
 )
+CGROUPS = "/sys/fs/cgroup"
 _RECURSIVE = {"private": "rprivate", "slave": "rslave", "shared": "rshared"}
 
 
@@ -37,8 +38,13 @@ def mount_list(
     *,
     recursive_readonly: bool,
     writable_cgroups: bool | None = None,
+    cgroups_bound: bool = False,
 ) -> list[OciMount]:
-    """``mounts`` of the specification; cgroups are writable as ``writable_cgroups`` or, if None, privilege says."""
+    """``mounts`` of the specification; cgroups are writable as ``writable_cgroups`` or, if None, privilege says.
+
+    ``cgroups_bound``: they are the host's mount. To mount v2 in the host's cgroup namespace would change the options
+    that all mounts of it share (nsdelegate, memory_recursiveprot), for the whole host.
+    """
     mine = {point.destination: _of_point(point, recursive_readonly) for point in points}
     for destination, data in (host.tmpfs or {}).items():
         mine[clean(destination)] = _tmpfs(clean(destination), tmpfs_options(data))
@@ -47,7 +53,8 @@ def mount_list(
             mine[destination] = _bind(destination, path, [] if not host.readonly_rootfs else ["ro"])
     if shm_path is not None and host.ipc_mode != "none":
         mine.setdefault("/dev/shm", _bind("/dev/shm", shm_path, []))
-    base = [mount for mount in _standard(host, writable_cgroups) if not _is_covered(mount["destination"], mine)]
+    standard = _standard(host, writable_cgroups, cgroups_bound)
+    base = [mount for mount in standard if not _is_covered(mount["destination"], mine)]
     if host.readonly_rootfs:
         base = [m if m["destination"] in KERNEL_VIEWS else _read_only(m) for m in base]
     return base + sorted(mine.values(), key=lambda mount: clean(mount["destination"]).count("/"))
@@ -57,11 +64,13 @@ def _is_covered(destination: str, mine: Mapping[str, OciMount]) -> bool:
     return destination in mine or (destination.startswith("/dev/") and "/dev" in mine)
 
 
-def _standard(host: HostConfig, writable_cgroups: bool | None) -> list[OciMount]:
+def _standard(host: HostConfig, writable_cgroups: bool | None, cgroups_bound: bool) -> list[OciMount]:
     """Docker's own mounts. A privileged container sees /sys and its cgroups writable."""
     hidden = ["nosuid", "noexec", "nodev"]
     sys_writable = host.privileged and not host.readonly_rootfs
     cgroups_writable = host.privileged if writable_cgroups is None else writable_cgroups
+    cgroup_options = hidden if cgroups_writable else ["ro", *hidden]
+    fresh_cgroups = _mount(CGROUPS, "cgroup", "cgroup", cgroup_options)
     mounts = [
         _mount("/proc", "proc", "proc", hidden),
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -69,7 +78,7 @@ def _standard(host: HostConfig, writable_cgroups: bool | None) -> list[OciMount]
             "/dev/pts", "devpts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
         ),
         _mount("/sys", "sysfs", "sysfs", hidden if sys_writable else [*hidden, "ro"]),
-        _mount("/sys/fs/cgroup", "cgroup", "cgroup", hidden if cgroups_writable else ["ro", *hidden]),
+        _bind(CGROUPS, CGROUPS, cgroup_options) if cgroups_bound else fresh_cgroups,
         _mount("/dev/mqueue", "mqueue", "mqueue", hidden),
     ]
     if host.ipc_mode != "none":

@@ -20,7 +20,7 @@ from engine.containers.create import CreateRequest, Creator
 from engine.containers.exec import Execs
 from engine.containers.journalist import Journalist
 from engine.containers.lifecycle import Lifecycle
-from engine.containers.links import follow_rename, links_of
+from engine.containers.links import follow_rename, link_targets, links_of
 from engine.containers.listing import ListQuery
 from engine.containers.live import Exit, LiveTable, PendingAttach, StreamChoice
 from engine.containers.logs import LogQuery, read_log, truncate_log_sync
@@ -105,20 +105,21 @@ class ContainerService:
         """The names that containers have by ``--link`` in others (``/container/alias``), by container id."""
         names: dict[str, list[str]] = {}
         for container in self._records.store:
-            for name, alias in links_of(container.host_config):
+            for target, alias in link_targets(container):
                 with contextlib.suppress(EngineError):
-                    names.setdefault(self.find(name).id, []).append(f"/{container.name}/{alias}")
+                    names.setdefault(self.find(target).id, []).append(f"/{container.name}/{alias}")
         return names
 
     def shown_links(self, container: Container) -> list[str]:
         """Its links as inspect shows them: ``/name:/container/alias``."""
-        return [f"/{self._name_of(name)}:/{container.name}/{alias}" for name, alias in links_of(container.host_config)]
+        pairs = zip(links_of(container.host_config), link_targets(container), strict=True)
+        return [f"/{self._name_of(target, name)}:/{container.name}/{alias}" for (name, alias), (target, _) in pairs]
 
-    def _name_of(self, reference: str) -> str:
+    def _name_of(self, reference: str, last_known: str) -> str:
         try:
             return self.find(reference).name
         except EngineError:
-            return reference
+            return last_known
 
     def image_names(self, containers: Iterable[Container]) -> dict[tuple[str, str], str]:
         """What to call the image of each, by ``(image, image_id)``: the name given at create while it still means that
@@ -215,19 +216,18 @@ class ContainerService:
             await self._records.save(renamed, durable=True)
             self._records.store.release_name(container.name, container.id)
             await self._networks.rename_container(container.id, name)
-        await self._follow_rename(container.name, name)
+        await self._follow_rename(container, name)
         self._records.event(renamed, "rename", {"oldName": f"/{container.name}"})
 
-    async def _follow_rename(self, old: str, new: str) -> None:
+    async def _follow_rename(self, renamed: Container, new: str) -> None:
         """Links to a container that was renamed lead to it still."""
         for linking in self._records.store:
-            if follow_rename(linking.host_config, old, new) is linking.host_config:
+            if follow_rename(linking, renamed, new) is linking:
                 continue
             async with self._locks(linking.id):
                 now = self._records.store.get(linking.id)
                 if now is not None:
-                    host = follow_rename(now.host_config, old, new)
-                    await self._records.save(msgspec.structs.replace(now, host_config=host), durable=True)
+                    await self._records.save(follow_rename(now, renamed, new), durable=True)
 
     def wait(self, reference: str, condition: str) -> asyncio.Future[Exit]:
         """A future of the exit. Conditions: ``not-running`` (default), ``next-exit``, ``removed``."""

@@ -300,3 +300,9 @@ class ExecSettings(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     working_dir: str = ""
     console_size: tuple[int, int] | None = None
     """Height, width."""
+
+    @property
+    def command(self) -> str:
+        """The command line as events show it: with a space at its end where there are no arguments, as dockerd's."""
+        first, *rest = self.cmd or ("",)
+        return f"{first} {' '.join(rest)}"

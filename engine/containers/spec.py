@@ -127,6 +127,7 @@ def _mounts(given: SpecInput, options: security.SecurityOptions) -> list[dict[st
         shm_path,
         recursive_readonly=given.facts.recursive_readonly,
         writable_cgroups=options.writable_cgroups,
+        cgroups_bound=given.facts.cgroup_version == 2 and given.host.cgroupns_mode == "host",
     )
     if uses_init(given.host, given.default_init):
         mounts.append(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from engine.containers.links import links_of
+from engine.containers.links import link_targets
 from engine.containers.model import Container
 from engine.containers.namespaces import joined_container
 from engine.errors import Conflict, InvalidParameter, name_in_use, no_such_container
@@ -84,9 +84,9 @@ class ContainerStore:
         """``container/alias``: what the container knows by ``--link`` as the alias."""
         holder, _, wanted = reference.strip("/").partition("/")
         linking = self._by_name.get(holder)
-        for name, alias in links_of(self._by_id[linking].host_config) if linking in self._by_id else ():
-            if alias == wanted and "/" not in name:
-                return self.find(name)
+        for target, alias in link_targets(self._by_id[linking]) if linking in self._by_id else ():
+            if alias == wanted and "/" not in target:
+                return self.find(target)
         raise no_such_container(reference)
 
     def network_owner(self, container: Container) -> Container:

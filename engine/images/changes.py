@@ -165,8 +165,6 @@ def exposed(text: str) -> list[str]:
 
 
 def _user(config: RuntimeConfig, text: str) -> RuntimeConfig:
-    if len(words(text, None)) != 1:
-        raise InvalidParameter("USER requires exactly one argument")
     return msgspec.structs.replace(config, user=expand(text, config.env))
 
 
@@ -225,7 +223,9 @@ def _healthcheck(config: RuntimeConfig, text: str) -> RuntimeConfig:
         if rest.strip() or options:
             raise InvalidParameter("HEALTHCHECK NONE takes no arguments")
         return msgspec.structs.replace(config, healthcheck=Healthcheck(test=["NONE"]))
-    if kind.upper() != "CMD" or not rest.strip():
+    if kind.upper() == "CMD" and not rest.strip():
+        raise InvalidParameter("Missing command after HEALTHCHECK CMD")
+    if kind.upper() != "CMD":
         raise InvalidParameter(f'Unknown type "{kind.upper()}" in HEALTHCHECK (try CMD)')
     rest = rest.strip()
     test = ["CMD", *words(rest, None)] if rest.startswith("[") else ["CMD-SHELL", rest]

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Flag, auto
 
+from engine.clock import now_ns
 from engine.errors import Conflict
 from engine.filters import Filters
 from engine.images.model import Image
-from engine.images.service import ImageService, is_id_prefix, parse_reference, until_ns
+from engine.images.service import ImageService, is_id_prefix, parse_reference
 from engine.names import short
 from engine.snapshots.base import chain_id
 from registry.reference import Reference
@@ -65,7 +66,7 @@ class ImageRemover:
     async def prune(self, filters: Filters) -> Pruned:
         """Remove what nobody uses: untagged images, or with ``dangling=false`` every unused one."""
         only_dangling = filters.boolean("dangling", True)
-        until = until_ns(filters)
+        until = filters.until(now_ns())
         removed: list[Removed] = []
         reclaimed = 0
         for image in self._store.all():

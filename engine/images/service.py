@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -17,10 +16,10 @@ from typing import Protocol
 
 import msgspec
 
-from engine.clock import SECOND, duration_ns, now_ns, parse_rfc3339
+from engine.clock import SECOND, now_ns, parse_rfc3339
 from engine.errors import InvalidParameter, NotFound, no_such_image
 from engine.events import EventBus
-from engine.filters import Filters
+from engine.filters import Filters, until_instant
 from engine.images.content import ImageContent
 from engine.images.model import HistoryEntry, Image, ImageDocument, LayerBlob, RootFS, encode_document
 from engine.images.store import ImageStore
@@ -158,7 +157,7 @@ class ImageService:
         ``shared_size`` and ``containers`` fill in those numbers.
         """
         before, since = self._instant(filters, "before"), self._instant(filters, "since")
-        until = min((until_instant(value) for value in filters.get("until")), default=None)
+        until = min((until_instant(value, now_ns()) for value in filters.get("until")), default=None)
         dangling_given = "dangling" in filters
         dangling = filters.boolean("dangling")
         rows: list[Listed] = []
@@ -383,24 +382,3 @@ def _seconds(created: str | None) -> int:
         return parse_rfc3339(created) // SECOND if created else 0
     except ValueError:
         return 0
-
-
-def until_ns(filters: Filters) -> int | None:
-    """The ``until`` filter: a duration before now, Unix seconds or RFC 3339. Raises ``InvalidParameter``."""
-    value = filters.one("until")
-    return until_instant(value) if value is not None else None
-
-
-def until_instant(value: str) -> int:
-    """One value of the ``until`` filter. Raises ``InvalidParameter``."""
-    if re.fullmatch(r"\d+(\.\d{1,9})?", value):
-        seconds, _, fraction = value.partition(".")
-        return int(seconds) * SECOND + int((fraction or "0").ljust(9, "0"))
-    try:
-        return now_ns() - duration_ns(value)
-    except ValueError:
-        pass
-    try:
-        return parse_rfc3339(value)
-    except ValueError as error:
-        raise InvalidParameter(f'failed to parse value as time or duration: "{value}"') from error

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 
+import msgspec
+
 from engine.errors import Conflict, EngineError, Forbidden, InvalidParameter, NotFound
 from engine.networks import ipam
 from engine.networks.ipam import Subnet
@@ -97,7 +99,9 @@ def plan_blocks(
     isolated = {option for option, value in request.options.items() if value == "isolated"}
     wanted = [block for block in found if request.has_ipv6 or block.network.version == 4]
     return tuple(
-        block if f"{OPTION_BRIDGE}gateway_mode_ipv{block.network.version}" in isolated else _with_gateway(block)
+        block
+        if f"{OPTION_BRIDGE}gateway_mode_ipv{block.network.version}" in isolated
+        else _with_gateway(block, is_shown=block not in given)
         for block in sorted(wanted, key=lambda block: block.network.version)
     )
 
@@ -162,14 +166,14 @@ def _refuse_overlap(subnet: Subnet, networks: Sequence[tuple[Subnet, Network]], 
             )
 
 
-def _with_gateway(block: IpamBlock) -> IpamBlock:
+def _with_gateway(block: IpamBlock, *, is_shown: bool) -> IpamBlock:
     if block.gateway:
         return block
     inside = ip_network(block.ip_range) if block.ip_range else block.network
     used = set(block.aux.values())
     for address in inside.hosts():
         if str(address) not in used:
-            return IpamBlock(subnet=block.subnet, ip_range=block.ip_range, gateway=str(address), aux=block.aux)
+            return msgspec.structs.replace(block, gateway=str(address), is_gateway_told=is_shown)
     return block
 
 

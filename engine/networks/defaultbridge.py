@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Interface, IPv6Interface, IPv6Network, ip_interface
+from ipaddress import IPv4Interface, IPv6Interface, IPv6Network, ip_address, ip_interface
+
+import msgspec
 
 from engine.networks.ipam import first_host
-from engine.networks.model import IpamBlock
+from engine.networks.model import WAY_OUT, IpamBlock
 
 Interface = IPv4Interface | IPv6Interface
 
@@ -27,7 +29,7 @@ def told_block(told: str, inner: str, present: Sequence[Interface], *, is_users:
         if given is None:
             return None
         subnet = str(given.network)
-        return IpamBlock(subnet=subnet, ip_range=subnet, gateway=first_host(given.network))
+        return IpamBlock(subnet=subnet, ip_range=subnet, gateway=first_host(given.network), is_gateway_told=False)
     if given is None:
         return IpamBlock(subnet=str(own.network), gateway=str(own.ip))
     if is_users and not told and (given.ip not in own.network or given.network.prefixlen < own.network.prefixlen):
@@ -37,6 +39,20 @@ def told_block(told: str, inner: str, present: Sequence[Interface], *, is_users:
             )
         return IpamBlock(subnet=str(own.network), gateway=str(own.ip))
     return IpamBlock(subnet=str(own.network), ip_range=str(given.network), gateway=str(own.ip))
+
+
+def with_way_out(block: IpamBlock, *gateways: str) -> IpamBlock:
+    """``block`` with that of the addresses, which may be empty, that is of its version (``default-gateway``).
+
+    Raises ``ValueError`` for one that is outside the subnet.
+    """
+    for text in gateways:
+        if text and ip_address(text).version == block.network.version:
+            name = f"{WAY_OUT}{block.network.version}"
+            if ip_address(text) not in block.network:
+                raise ValueError(f"auxiliary address: ({name}:{text}) must belong to the master pool: {block.subnet}")
+            block = msgspec.structs.replace(block, aux={name: text})
+    return block
 
 
 def _own_address(present: Sequence[Interface], given: Interface | None, *, is_users: bool) -> Interface | None:

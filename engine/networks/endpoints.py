@@ -50,7 +50,10 @@ def lease_endpoint(
     wished_mac = (wish.mac_address if wish is not None else "") or mac
     names = (sandbox.name, *aliases, short(sandbox.container_id), sandbox.hostname)
     has_gateway = network.leads_outside and not network.is_routed
-    gateways = {block.network.version: block.gateway for block in reversed(network.blocks)}
+    gateways = {
+        block.network.version: block.way_out if network.driver == "bridge" else block.gateway
+        for block in reversed(network.blocks)
+    }
     return EndpointState(
         network_id=network.id,
         network_name=network.name,

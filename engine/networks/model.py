@@ -20,6 +20,9 @@ OPTION_BRIDGE = "com.docker.network.bridge."
 OPTION_MTU = "com.docker.network.driver.mtu"
 OPTION_PREFIX = "com.docker.network.container_iface_prefix"
 
+WAY_OUT = "DefaultGatewayIPv"
+"""The auxiliary address by which docker knows a gateway beside the bridge."""
+
 
 class IpamBlock(msgspec.Struct, frozen=True, kw_only=True):
     """One subnet of a network. All texts; ``ip_range`` and ``gateway`` may be empty."""
@@ -28,6 +31,13 @@ class IpamBlock(msgspec.Struct, frozen=True, kw_only=True):
     ip_range: str = ""
     gateway: str = ""
     aux: dict[str, str] = {}
+    is_gateway_told: bool = True
+    """False for a gateway that nobody named in a subnet that somebody did: as with dockerd it is not shown."""
+
+    @property
+    def way_out(self) -> str:
+        """Where a bridge's containers send what goes elsewhere: another machine's address, or else the bridge's."""
+        return self.aux.get(f"{WAY_OUT}{self.network.version}", self.gateway)
 
     @property
     def network(self) -> IPv4Network | IPv6Network:

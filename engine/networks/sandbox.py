@@ -108,6 +108,13 @@ def port_map(exposed: tuple[str, ...], published: tuple[PortState, ...]) -> dict
     return found
 
 
+def shown_ports(sandbox: SandboxDocument | None) -> dict[str, list[dict[str, str]] | None]:
+    """``NetworkSettings.Ports`` of a running container; only those that the host has a way to have any."""
+    if sandbox is None or not any(endpoint.link for endpoint in sandbox.endpoints.values()):
+        return {}
+    return port_map(sandbox.exposed, sandbox.ports)
+
+
 def gateway_endpoint(sandbox: Sandbox, version: int = 4) -> EndpointState | None:
     """The endpoint that carries the default route: highest priority first, then by network name."""
     having = [e for e in sandbox.endpoints.values() if _leads_outside(e, version)]

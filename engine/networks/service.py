@@ -29,7 +29,7 @@ from engine.networks import ipam
 from engine.networks.announcement import announcement_plan
 from engine.networks.bridge import ALIAS, BridgeDriver
 from engine.networks.creation import CreateNetwork, check_name, plan_blocks, refuse_duplicate_bridge
-from engine.networks.defaultbridge import Interface, told_block
+from engine.networks.defaultbridge import Interface, told_block, with_way_out
 from engine.networks.driver import Driver, PassiveDriver
 from engine.networks.firewall import Firewall
 from engine.networks.handles import NamespaceHandles
@@ -185,11 +185,12 @@ class NetworkService:
                 present[address.interface.version].append(address.interface)
         is_users = bool(config.bridge) and link is not None and link.alias != ALIAS
         told = {4: (config.bip, config.fixed_cidr), 6: (config.bip6, config.fixed_cidr_v6)}
-        return [
+        blocks = [
             told_block(*told[version], present[version], is_users=is_users)
             or await self._free_block(known, network_id, version)
             for version in ((4, 6) if config.ipv6 else (4,))
         ]
+        return [with_way_out(block, config.default_gateway, config.default_gateway_v6) for block in blocks]
 
     async def _free_block(self, known: Network | None, network_id: str, version: int) -> IpamBlock:
         taken = await self._host_subnets()
@@ -264,8 +265,15 @@ class NetworkService:
                 "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
             )
         for name, wish in known.items():
-            check_wish(name, self._store.by_name(name), wish)
+            try:
+                self.check_wish(name, wish)
+            except InvalidParameter as error:
+                raise InvalidParameter(f"invalid config for network {name}: {error.message}") from error
         return dict(sorted(known.items(), key=lambda item: (item[0] != first, item[0])))
+
+    def check_wish(self, name: str, wish: EndpointWish) -> None:
+        """What a container asks of one network it is connected to. Raises ``InvalidParameter``."""
+        check_wish(self._store.by_name(name), wish)
 
     def _known_name(self, reference: str) -> str:
         if reference in ("", "default"):

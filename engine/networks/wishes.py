@@ -53,13 +53,13 @@ def plain_mac(text: str) -> str:
     return bytes.fromhex(re.sub("[:.-]", "", text)).hex(":")
 
 
-def check_wish(name: str, network: Network | None, wish: EndpointWish) -> None:
-    """What a network can grant at all, as dockerd checks it when a container is created.
+def check_wish(network: Network | None, wish: EndpointWish) -> None:
+    """What a network can grant at all, as dockerd checks it when a container is created or connected.
 
     Of a network that is not there (``None``) only the spelling is known. Raises ``InvalidParameter``.
     """
     if wish.mac_address and not _MAC.fullmatch(wish.mac_address):
-        raise InvalidParameter(f"invalid config for network {name}: invalid MAC address {wish.mac_address}")
+        raise InvalidParameter(f"invalid MAC address {wish.mac_address}")
     asked = wish.ipam_config
     problems = _misspelt(asked) if asked is not None else []
     problems += [
@@ -88,7 +88,7 @@ def check_wish(name: str, network: Network | None, wish: EndpointWish) -> None:
         ]
     if problems:
         text = "\n".join(problems)
-        raise InvalidParameter(f"invalid config for network {name}: invalid endpoint settings:\n{text}")
+        raise InvalidParameter(f"invalid endpoint settings:\n{text}")
 
 
 def _misspelt(asked: AddressWish) -> list[str]:

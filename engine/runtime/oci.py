@@ -20,6 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from engine.runtime import systemd
 from engine.runtime.cgroups import Cgroups
 from engine.tasks import run_blocking
 
@@ -60,12 +61,6 @@ def guards_proc(runtime: Runtime) -> bool:
     return runtime.program == "runc"
 
 
-def sharing_runtime(runtimes: Mapping[str, Runtime], default: str) -> str:
-    """Which one leaves a tmpfs shared, where crun, the default, makes all mounts private in the end; "" for none."""
-    is_needed = runtimes[default].program == "crun"
-    return "runc" if is_needed and "runc" in runtimes and guards_proc(runtimes["runc"]) else ""
-
-
 class ExecGroups(StrEnum):
     """How an exec gets a control group of its own."""
 
@@ -93,15 +88,36 @@ def leaves_only_groups(runtime: Runtime) -> bool:
     return runtime.program in PREFERENCE and SYSTEMD not in runtime.args
 
 
-def runtime_annotations(runtime: Runtime) -> dict[str, str]:
-    """What the specification of a container has to say to this runtime.
+def leaves_systemd_untold(runtime: Runtime) -> bool:
+    """Whether it limits a unit of systemd's without telling systemd, which runc does (`engine/runtime/systemd.py`)."""
+    return runtime.program == "crun" and SYSTEMD in runtime.args
+
+
+def runtime_annotations(runtime: Runtime, resources: Mapping[str, Any]) -> dict[str, str]:
+    """What the specification of a container with these limits has to say to this runtime.
 
     crun puts a container into a group below its systemd scope, and limits and counts only there; what berth reads and
     writes, and where execs get groups of their own, is the scope, as with runc.
     """
-    if runtime.program == "crun" and SYSTEMD in runtime.args:
-        return {"run.oci.systemd.subgroup": ""}
-    return {}
+    if not leaves_systemd_untold(runtime):
+        return {}
+    return {"run.oci.systemd.subgroup": "", **systemd.limit_annotations(resources)}
+
+
+async def tell_processors(runtime: Runtime, resources: Mapping[str, Any], cgroup_path: str) -> None:
+    """Tell systemd which processors and memory nodes a container that has just started may use, if it has to be told.
+
+    Raises OSError or TimeoutError.
+    """
+    words = systemd.processor_assignments(resources) if leaves_systemd_untold(runtime) else []
+    if words:
+        await _tell_systemd(cgroup_path, words)
+
+
+async def _tell_systemd(cgroup_path: str, words: list[str]) -> None:
+    code, _output, errors = await run_program(systemd.set_property_command(cgroup_path, words))
+    if code != 0:
+        raise OSError(errors.strip() or f"systemctl set-property ended with code {code}")
 
 
 class RuntimeFailure(Exception):
@@ -115,7 +131,8 @@ class RuntimeFailure(Exception):
     @classmethod
     def of_create(cls, words: str, program: str) -> "RuntimeFailure":
         text = normalise(words, program)
-        message = f"failed to create shim task: OCI runtime create failed: runc create failed: {text}: unknown"
+        step = "" if text.startswith(_NOT_STARTED) else "runc create failed: "
+        message = f"failed to create shim task: OCI runtime create failed: {step}{text}: unknown"
         if "not a directory" in text:
             message += (
                 ": Are you trying to mount a directory onto a file (or vice-versa)? "
@@ -129,6 +146,7 @@ class RuntimeFailure(Exception):
         return cls(f"OCI runtime exec failed: exec failed: {text}: unknown", exit_hint(text, program))
 
 
+_NOT_STARTED = "fork/exec "  # the shim says so of a runtime that is missing
 _LOGGED = re.compile(r'^time="[^"]*" level=\w+ msg="((?:[^"\\]|\\.)*)"', re.MULTILINE)
 _PREFIX = re.compile(r"^(?:runc (?:run|create|start|exec) failed: |exec failed: )+")
 # crun's sentences, and what runc would have said
@@ -211,7 +229,8 @@ def exit_hint(text: str, program: str) -> int:
     if text == _RELATIVE_FOLDER:
         return 126
     lowered = text.lower()
-    if program.lower() not in lowered and "chdir to cwd" not in lowered:
+    # A runtime that cannot be started counts as a program that cannot be.
+    if program.lower() not in lowered and not lowered.startswith(_NOT_STARTED) and "chdir to cwd" not in lowered:
         return 128
     if any(part in lowered for part in ("executable file not found", "no such file or directory")):
         return 127
@@ -264,6 +283,15 @@ async def update_resources(
 
     What lifts a limit is written here: crun writes -1 in ways that the kernel does not take on v1.
     """
+    told = systemd.assignments(resources, cgroups.version) if leaves_systemd_untold(runtime) else []
+    await _change(runtime, container_id, resources, cgroups, cgroup_path)
+    if told:
+        await _tell_systemd(cgroup_path, told)
+
+
+async def _change(
+    runtime: Runtime, container_id: str, resources: Mapping[str, Any], cgroups: Cgroups, cgroup_path: str
+) -> None:
     resources = {part: dict(limits) for part, limits in resources.items()}
     for part, name, lift in (
         ("pids", "limit", cgroups.lift_pids_limit_sync),
@@ -305,21 +333,38 @@ def parse_version(output: str) -> tuple[str, str, str]:
     return version[1] if version else "", version[2] if version else "", commit[1] if commit else ""
 
 
+@dataclass(slots=True)
+class Runtimes:
+    """The runtimes that containers can name, and the default one; a SIGHUP may change both."""
+
+    known: dict[str, Runtime]
+    default: str
+
+    @property
+    def sharing(self) -> str:
+        """Which one leaves a tmpfs shared, where the default is crun, which makes all mounts private; "" for none."""
+        is_needed = self.known[self.default].program == "crun"
+        return "runc" if is_needed and "runc" in self.known and guards_proc(self.known["runc"]) else ""
+
+    def take(self, other: "Runtimes") -> None:
+        """From now on these."""
+        self.known, self.default = other.known, other.default
+
+
 async def probe_runtimes(
     configured: Mapping[str, Mapping[str, Any]], default: str | None, exec_root: Path, *, systemd: bool = False
-) -> tuple[dict[str, Runtime], str]:
-    """The runtimes that can be used and the name of the default one.
+) -> Runtimes:
+    """The runtimes that can be named.
 
-    `configured` is daemon.json's `runtimes` (`path`, `runtimeArgs`); runc and crun are added where installed. Without a
-    `default`, the first of crun and runc that really runs a container on this host is chosen. FileNotFoundError when
-    there is none.
+    `configured` is daemon.json's `runtimes` (`path`, `runtimeArgs`); as with dockerd only a start tells that a program
+    is missing. runc and crun are added where installed. Without a `default`, the first of crun and runc that really
+    runs a container on this host is chosen. FileNotFoundError when there is none.
     """
     found: dict[str, Runtime] = {}
     for name, settings in configured.items():
-        path = shutil.which(str(settings.get("path") or name))
-        if path:
-            arguments = tuple(str(argument) for argument in settings.get("runtimeArgs") or ())
-            found[name] = await _describe(name, path, arguments, exec_root, systemd)
+        wanted = str(settings.get("path") or name)
+        arguments = tuple(str(argument) for argument in settings.get("runtimeArgs") or ())
+        found[name] = await _describe(name, shutil.which(wanted) or wanted, arguments, exec_root, systemd)
     for name in PREFERENCE:
         path = shutil.which(name)
         if name not in found and path:
@@ -329,13 +374,13 @@ async def probe_runtimes(
     if default:
         if default not in found:
             raise FileNotFoundError(f"specified default runtime '{default}' does not exist")
-        return found, default
+        return Runtimes(found, default)
     troubles = []
     for name in PREFERENCE:
         if name in found:
             trouble = await trouble_running(found[name])
             if not trouble:
-                return found, name
+                return Runtimes(found, name)
             troubles.append(f"{name}: {trouble}")
     raise FileNotFoundError(
         "no OCI runtime works on this host; " + ("; ".join(troubles) if troubles else "install runc or crun")

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from engine.shim import console, invoke, mounts, wire
-from engine.shim.loop import READ, Loop
+from engine.shim.loop import Loop
 from engine.shim.stdio import Daemons, Stdio
 
 Answer = Callable[[wire.Message], None]
@@ -122,9 +122,9 @@ class Execs:
         arguments += self._leaf(known)
         listener = None
         if known.stdio.terminal:
-            listener = console.ConsoleSocket(f"{exec_id[:16]}.tty")
+            take = partial(known.stdio.set_master, size=known.console_size)
+            listener = console.ConsoleSocket(self._loop, f"{exec_id[:16]}.tty", take)
             arguments += ["--tty", "--console-socket", listener.path]
-            self._loop.watch(listener.fileno(), READ, lambda _events: self._master(known, listener))
 
         def done(code: int) -> None:
             self._started(known, code, listener, answer)
@@ -155,7 +155,9 @@ class Execs:
             self._next_turn()
 
         try:
-            self._runtime.start([*arguments, self._container_id], known.stdio.child_ends, log, ended)
+            self._runtime.start(
+                [*arguments, self._container_id], known.stdio.child_ends, log, ended, ahead=known.stdio.terminal
+            )
         except OSError as error:
             uncover()
             self._failed(known, listener)
@@ -210,12 +212,6 @@ class Execs:
         known.leaf = f"{self._leaf_folder}/{name}"
         return ["--cgroup", f"{self._leaf_prefix}{name}"] if not self._leaf_covered else []
 
-    def _master(self, known: Exec, listener: console.ConsoleSocket) -> None:
-        master = listener.accept_master()
-        if master is not None:
-            known.stdio.set_master(master, known.console_size)
-            self._loop.forget(listener.fileno())
-
     def _started(self, known: Exec, code: int, listener: console.ConsoleSocket | None, answer: Answer) -> None:
         try:
             if code != 0:
@@ -226,7 +222,6 @@ class Execs:
             answer(wire.failure(error if isinstance(error, OSError) else OSError(str(error))))
             return
         if listener is not None:
-            self._loop.forget(listener.fileno())
             listener.close()
         known.stdio.close_child_ends()
         known.stdio.begin()
@@ -237,7 +232,6 @@ class Execs:
 
     def _failed(self, known: Exec, listener: console.ConsoleSocket | None) -> None:
         if listener is not None:
-            self._loop.forget(listener.fileno())
             listener.close()
         known.exit_code = 126
         known.remove_leaf()

@@ -43,14 +43,31 @@ class Runtime:
         self._waiting: dict[int, Callable[[int], None]] = {}
         self._strays: dict[int, int] = {}
 
-    def start(self, arguments: Sequence[str], stdio: Sequence[int], log: str, done: Callable[[int], None]) -> None:
-        """Run `runtime arguments...`; done(exit_code) is called later. OSError when the program cannot be started."""
+    def start(
+        self,
+        arguments: Sequence[str],
+        stdio: Sequence[int],
+        log: str,
+        done: Callable[[int], None],
+        *,
+        ahead: bool = False,
+    ) -> None:
+        """Run `runtime arguments...`; done(exit_code) is called later. OSError when the program cannot be started.
+
+        `ahead` of what it starts: crun sizes the terminal of an exec when its process is already on its way.
+        """
         with contextlib.suppress(FileNotFoundError):
             os.unlink(log)
         argv = [*self._globals, "--log", log, "--log-format", self._log_format, *arguments]
         actions = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(stdio)]
-        pid = os.posix_spawnp(self._path, argv, _ENVIRONMENT, file_actions=actions, setsid=True, setsigdef=DEFAULTS)
+        try:
+            pid = os.posix_spawnp(self._path, argv, _ENVIRONMENT, file_actions=actions, setsid=True, setsigdef=DEFAULTS)
+        except OSError as error:
+            raise OSError(f"fork/exec {self._path}: {os.strerror(error.errno or 0).lower()}") from error
         self._waiting[pid] = done
+        if ahead:
+            with contextlib.suppress(OSError):  # where real time is rationed, the odds are crun's own
+                os.sched_setscheduler(pid, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
 
     def reaped(self, pid: int, code: int) -> bool:
         """Whether the ended child was a runtime program; tells who waits for it."""

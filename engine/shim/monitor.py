@@ -266,9 +266,10 @@ class Monitor:
         arguments = ["run", "--detach", "--pid-file", os.path.abspath(wire.PID_FILE)]
         arguments += ["--bundle", self._settings["bundle"]]
         if self._settings["terminal"]:
-            self._console = console.ConsoleSocket("console.sock")
+            size = self._settings["console_size"]
+            take = partial(self._stdio.set_master, size=(size[0], size[1]) if size else None)
+            self._console = console.ConsoleSocket(self._loop, "console.sock", take)
             arguments += ["--console-socket", self._console.path]
-            self._loop.watch(self._console.fileno(), READ, self._master)
         try:
             procguard.check(f"{self._settings['bundle']}/rootfs", self._settings["guarded"])
             done = partial(self._ran, answer)
@@ -277,17 +278,8 @@ class Monitor:
             self._phase = "failed"
             raise
 
-    def _master(self, _events: int) -> None:
-        assert self._console is not None
-        master = self._console.accept_master()
-        if master is not None:
-            size = self._settings["console_size"]
-            self._stdio.set_master(master, (size[0], size[1]) if size else None)
-            self._loop.forget(self._console.fileno())
-
     def _ran(self, answer: Answer, code: int) -> None:
         if self._console is not None:
-            self._loop.forget(self._console.fileno())
             self._console.close()
         self._stdio.close_child_ends()
         try:

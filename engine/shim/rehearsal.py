@@ -3,9 +3,13 @@
 A fork shares memory until somebody writes to it, and CPython writes nearly everywhere where code runs for the first
 times: specialised bytecode (PEP 659), caches of look-ups, what ctypes prepares. After a few lives that has happened,
 and every shim shares it. What a shim then makes would go into the gaps that imports left between objects that stay, and
-cost a copied page for each; filled beforehand, it goes to pages of its own. Together 0.4 of 1.85 MiB a shim.
+cost a copied page for each; filled beforehand, it goes to pages of its own. Code is counted by whoever runs it, so what
+a life runs is moved together, into few pages. Together 0.45 of 1.85 MiB a shim.
 """
 
+import contextlib
+import ctypes
+import gc
 import json
 import os
 import shutil
@@ -13,12 +17,17 @@ import signal
 import socket
 import sys
 import traceback
+import types
+from collections.abc import Iterator
 
 from engine.shim import invoke, mounts, wire
 from engine.shim.monitor import Monitor
 
 LIVES = 10  # bytecode is specialised after eight calls
 LONGEST_SECONDS = 5  # of all lives: a daemon waits for us
+_SMALLEST, _LARGEST = 512, 1 << 16  # of what the C library gives, not CPython's own allocator
+_MOST_TAKEN = 1 << 23
+_MARGIN = 1 << 17  # at the heap's end is room for whatever comes
 _NOWHERE = "/nonexistent/place"
 # Called as the OCI runtime is: leaves a process behind and its number in the file that is asked for.
 _RUNTIME = """#!/bin/sh
@@ -29,6 +38,7 @@ done
 [ -z "$file" ] || { sleep 20 & echo $! >"$file"; }
 """
 _held: list[list[object]] = []
+_libc = ctypes.CDLL(None)
 
 
 def rehearse(folder: str) -> None:
@@ -39,8 +49,9 @@ def rehearse(folder: str) -> None:
     try:
         os.makedirs(folder, exist_ok=True)
         _write(f"{folder}/runtime", _RUNTIME, 0o700)
+        with _moving_together():
+            _live(folder)
         for _ in range(LIVES):
-            _write(f"{folder}/{wire.SETTINGS_FILE}", json.dumps(_settings(folder)), 0o600)
             _live(folder)
             _touch_system_calls()
     except Exception:
@@ -55,8 +66,24 @@ def _give_up(_number: int, _frame: object) -> None:
     raise TimeoutError(f"the rehearsal took more than {LONGEST_SECONDS} s")
 
 
+@contextlib.contextmanager
+def _moving_together() -> Iterator[None]:
+    """Afterwards the code of every function that ran meanwhile lies where no other object is."""
+    ran: set[types.CodeType] = set()
+    sys.setprofile(lambda frame, _event, _argument: ran.add(frame.f_code))
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+    fill_holes()
+    for function in gc.get_objects():
+        if isinstance(function, types.FunctionType) and function.__code__ in ran:
+            function.__code__ = function.__code__.replace()
+
+
 def fill_holes() -> None:
-    """Take every free place among the small objects, for ever."""
+    """Take every free place among the objects, small and large, for ever."""
+    _fill_large_holes()
     try:
         for size, free in _free_places():
             if size > 48:
@@ -67,6 +94,20 @@ def fill_holes() -> None:
                 _held.append([float(number) for number in range(free)])
     except (AttributeError, OSError, ValueError):
         traceback.print_exc()  # another Python than CPython
+
+
+def _fill_large_holes() -> None:
+    """What the C library has free below its heap's end: objects are taken, largest first, until they lie beyond."""
+    sbrk = _libc.sbrk
+    sbrk.restype = ctypes.c_void_p
+    end = sbrk(0) - _MARGIN
+    taken: list[object] = []
+    left = _MOST_TAKEN
+    for size in range(_LARGEST, _SMALLEST, -64):
+        while left > 0 and id(block := bytes(size)) < end:
+            taken.append(block)
+            left -= size
+    _held.append(taken)
 
 
 def _free_places() -> list[tuple[int, int]]:
@@ -113,6 +154,7 @@ def _settings(folder: str) -> dict[str, object]:
 
 
 def _live(folder: str) -> None:
+    _write(f"{folder}/{wire.SETTINGS_FILE}", json.dumps(_settings(folder)), 0o600)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     daemon = os.fork()
     if not daemon:

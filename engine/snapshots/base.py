@@ -166,10 +166,11 @@ class Snapshotter(Protocol):
     upper: str
     """The folder of a snapshot that holds what the container changed (or everything)."""
 
-    async def prepare(self, key: str, layers: Sequence[LayerKey], size_limit: int | None = None) -> None:
+    async def prepare(self, key: str, layers: Sequence[LayerKey], size_limit: str | None = None) -> None:
         """Make the writable snapshot ``key`` over ``layers``; one that exists already is an error.
 
-        ``size_limit`` in bytes (``--storage-opt size``) raises ``ValueError`` where the file system has no quota.
+        ``size_limit`` as written (``--storage-opt size``) raises ``ValueError`` where the file system has no quota,
+        and where it is no size.
         """
 
     async def exists(self, key: str) -> bool:

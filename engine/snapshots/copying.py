@@ -47,7 +47,7 @@ class CopyingSnapshotter:
         placement.unrelated_sync(self.root)
         return [path for path in self.root.iterdir() if path.suffix == ".new"]
 
-    async def prepare(self, key: str, layers: Sequence[LayerKey], size_limit: int | None = None) -> None:
+    async def prepare(self, key: str, layers: Sequence[LayerKey], size_limit: str | None = None) -> None:
         if size_limit is not None:
             raise ValueError(quota.UNSUPPORTED)
         await self._copy(key, layers, init=True)

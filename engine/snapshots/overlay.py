@@ -16,6 +16,7 @@ from pathlib import Path
 
 from engine.kernel import placement, quota
 from engine.kernel.mount import MountStep
+from engine.sizes import parse_size
 from engine.snapshots.base import Change, ChangeKind, DiffInfo, LayerKey, Stopped, Usage
 from engine.snapshots.layers import Layers, step_data, unsynced
 from engine.snapshots.trash import Trash
@@ -49,13 +50,14 @@ class OverlaySnapshotter:
         self._quota = quota.probe_sync(self.root, quota.SNAPSHOTS)
         return [*self.root.glob("*.new"), *self.root.glob("*/view-*")]
 
-    async def prepare(self, key: str, layers: Sequence[LayerKey], size_limit: int | None = None) -> None:
+    async def prepare(self, key: str, layers: Sequence[LayerKey], size_limit: str | None = None) -> None:
         if size_limit is not None and self._quota is None:
             raise ValueError(quota.UNSUPPORTED)
+        max_bytes = parse_size(size_limit) if size_limit is not None else 0
         init = await self._layers.init_layer(layers)
-        await run_blocking(self._prepare_sync, key, self._layers.links / init, size_limit)
+        await run_blocking(self._prepare_sync, key, self._layers.links / init, max_bytes)
 
-    def _prepare_sync(self, key: str, init: Path, size_limit: int | None) -> None:
+    def _prepare_sync(self, key: str, init: Path, max_bytes: int) -> None:
         place = self.root / key
         if place.exists():
             raise FileExistsError(17, "the snapshot exists already", str(place))
@@ -65,8 +67,8 @@ class OverlaySnapshotter:
         root = init.stat()
         (new / "diff").chmod(stat.S_IMODE(root.st_mode))
         os.chown(new / "diff", root.st_uid, root.st_gid)
-        if size_limit is not None and self._quota is not None:
-            self._quota.limit_sync(new, size_limit)
+        if max_bytes and self._quota is not None:
+            self._quota.limit_sync(new, max_bytes)
         new.rename(place)
 
     async def exists(self, key: str) -> bool:

@@ -124,7 +124,7 @@ class LocalFolders:
         target = str(self.data(name))
         server = nfs_server(request)
         if server:
-            request = with_server_address(request, socket.getaddrinfo(server, None)[0][4][0])  # type: ignore[arg-type]
+            request = with_server_address(request, _address_of(server))
         kind = "" if request.kind == "none" else request.kind
         try:
             mount_sync(request.device, target, kind, request.options)
@@ -132,13 +132,21 @@ class LocalFolders:
             reason = (error.strerror or str(error)).lower()
             flags, _, data = split_options(request.options)
             told = (f", flags: {flags:#x}" if flags else "") + (f", data: {data}" if data else "")
-            raise OSError(error.errno, f"mount {request.device}:{target}{told}: {reason}") from error
+            words = f"failed to mount local volume: mount {request.device}:{target}{told}: {reason}"
+            raise OSError(error.errno, words) from error
 
     def unmount_sync(self, name: str) -> None:
         """Undo ``mount_sync``; not mounted is fine."""
         with contextlib.suppress(FileNotFoundError):
             while _is_mount_point(self.data(name)):
                 unmount_sync(str(self.data(name)))
+
+
+def _address_of(server: str) -> str:
+    try:
+        return str(socket.getaddrinfo(server, None)[0][4][0])
+    except socket.gaierror as error:
+        raise OSError(f"error resolving passed in network volume address: lookup {server}: no such host") from error
 
 
 def _is_mount_point(path: Path) -> bool:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import msgspec
 
+from engine.sizes import parse_size
+
 LOCAL = "local"
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 """Put on volumes that nobody named, so that prune can tell them apart (as dockerd does)."""
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)i?b?", re.IGNORECASE)
 _REQUIRES = {"device": ("type",), "type": ("device",), "o": ("device", "type"), "size": ()}
 
 
@@ -75,9 +76,8 @@ def check_options(options: Mapping[str, str], *, quota: bool = False) -> None:
     for option in options:
         if option not in _REQUIRES:
             raise ValueError(f'invalid option: "{option}"')
-    if "size" in options and not quota:
+    if size_limit(options) and not quota:
         raise ValueError("quota size requested but no quota support")
-    size_limit(options)
     for option, required in _REQUIRES.items():
         missing = [name for name in required if option in options and name not in options]
         if missing:
@@ -86,12 +86,7 @@ def check_options(options: Mapping[str, str], *, quota: bool = False) -> None:
 
 def size_limit(options: Mapping[str, str]) -> int | None:
     """The bytes that a volume may have at most; None without a limit. Raises ``ValueError``."""
-    if "size" not in options:
-        return None
-    match = _SIZE.fullmatch(options["size"])
-    if match is None:
-        raise ValueError(f"invalid size: '{options['size']}'")
-    return int(float(match[1]) * 1024 ** (" kmgtp".index(match[2].lower() or " "))) or None
+    return parse_size(options["size"]) or None if "size" in options else None
 
 
 def mount_request(options: Mapping[str, str]) -> MountRequest:

@@ -308,9 +308,7 @@ class VolumeService:
                 try:
                     await run_blocking(self._folders.mount_sync, name, mount_request(volume.options or {}))
                 except OSError as error:
-                    raise SystemFailure(
-                        f"error while mounting volume '{path}': failed to mount local volume: {os_words(error)}"
-                    ) from error
+                    raise SystemFailure(f"error while mounting volume '{path}': {os_words(error)}") from error
             self._mounted.setdefault(name, set()).add(user)
         return path
 

@@ -51,6 +51,7 @@ class WebhookQueue:
         self._files: dict[str, int] = {}
         self._wake = asyncio.Event()
         self._written = asyncio.Event()
+        self._writing = asyncio.Lock()
         # The number of the newest file: the time, but never less than the one before, whatever happens to the clock.
         self._newest = 0
         self.delivered = self.failed = self.dropped = 0
@@ -93,15 +94,16 @@ class WebhookQueue:
                 self._wake.set()
 
     async def write_down(self) -> None:
-        """Put what is only in memory on disk."""
-        if self._fresh:
-            events = self._fresh[:]
-            self._newest = max(self._newest + 1, time.time_ns())
-            name = f"{self._newest:020d}.json"
-            await self._driver.write(f"{self._folder}/{name}", msgspec.json.encode(events))
-            del self._fresh[: len(events)]
-            self._files[name] = len(events)
-            self._written.set()
+        """Put what is only in memory on disk, once, whoever asks meanwhile."""
+        async with self._writing:
+            if self._fresh:
+                events = self._fresh[:]
+                self._newest = max(self._newest + 1, time.time_ns())
+                name = f"{self._newest:020d}.json"
+                await self._driver.write(f"{self._folder}/{name}", msgspec.json.encode(events))
+                del self._fresh[: len(events)]
+                self._files[name] = len(events)
+                self._written.set()
 
     async def _keep_delivered(self) -> None:
         while True:

@@ -59,7 +59,6 @@ LATER_KEYS = (
     "[].NetworkSettings.Networks.bridge.DNSNames",
     "[].NetworkSettings.Networks.bridge.GwPriority",
     "[].EnableIPv4",
-    "[].IPAM.Config[].Gateway",
     ".CDISpecDirs",
     ".KernelMemory",
 )

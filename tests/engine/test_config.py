@@ -74,6 +74,8 @@ def test_flags_and_file_together(tmp_path: Path) -> None:
     [
         ("runtimes", {"kata": {"path": "/k", "runtimeArgs": ["-x"]}}, {"kata": RuntimeConfig("/k", ("-x",))}),
         ("runtimes", {"crun": {}}, {"crun": RuntimeConfig("crun")}),
+        ("default-gateway", "10.9.0.254", "10.9.0.254"),
+        ("default-gateway-v6", "fd00:0::9", "fd00::9"),
         ("default-address-pools", [{"base": "10.9.0.0/16", "size": 24}], (("10.9.0.0/16", 24),)),
         ("default-ulimits", {"nofile": {"Hard": 9, "Soft": 5, "Name": "nofile"}}, {"nofile": (5, 9)}),
         ("default-ulimits", {"nofile": {"Hard": 9}}, {"nofile": (9, 9)}),
@@ -105,6 +107,9 @@ def test_values_with_a_form_of_their_own(key: str, value: Any, result: Any) -> N
         ("labels", None),
         ("data-root", 5),
         ("runtimes", {"x": 5}),
+        ("default-gateway", "x"),
+        ("default-gateway", "fd00::9"),
+        ("default-gateway-v6", 5),
         ("runtimes", ["crun"]),
         ("log-opts", "x"),
         ("default-address-pools", [{"base": "10.0.0.0"}]),
@@ -118,6 +123,11 @@ def test_values_with_a_form_of_their_own(key: str, value: Any, result: Any) -> N
 def test_a_wrong_type_names_the_key(key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"invalid value for {key}: "):
         convert(key, value)
+
+
+def test_the_name_of_the_stock_runtime_is_reserved() -> None:
+    with pytest.raises(ConfigError, match="^runtime name 'runc' is reserved$"):
+        convert("runtimes", {"runc": {"path": "/opt/runc"}})
 
 
 def test_unknown_keys_are_all_named(tmp_path: Path) -> None:
@@ -170,7 +180,7 @@ def test_what_cannot_work_is_refused(tmp_path: Path, document: dict[str, Any], w
 
 
 @pytest.mark.parametrize("as_flag", [True, False])
-@pytest.mark.parametrize("key", ["userns-remap", "default-gateway", "rootless", "authorization-plugins"])
+@pytest.mark.parametrize("key", ["userns-remap", "rootless", "authorization-plugins"])
 def test_what_would_change_what_containers_may_do_is_refused(tmp_path: Path, key: str, as_flag: bool) -> None:
     file = written(tmp_path, {} if as_flag else {key: "default"})
     with pytest.raises(ConfigError, match=f"^{key} cannot be 'default': .* not offered$"):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from engine.clock import SECOND
 from engine.errors import InvalidParameter
 from engine.filters import Filters
 
-ALLOWED = {"label", "name", "id", "dangling", "label!"}
+ALLOWED = {"label", "name", "id", "dangling", "label!", "until"}
 
 
 def parse(raw: str | None) -> Filters:
@@ -23,7 +24,6 @@ def test_nothing_asked_is_falsy_and_lets_everything_through(raw: str | None) -> 
     assert filters.matches_prefix("id", "x")
     assert filters.match_labels({})
     assert not filters.excludes_labels({"a": "b"})
-    assert filters.one("name") is None
     assert "name" not in filters
 
 
@@ -79,10 +79,20 @@ def test_one_excluded_label_is_enough() -> None:
     assert not filters.excludes_labels({"tier": "web"})
 
 
-def test_a_single_value() -> None:
-    assert parse('{"name": ["a"]}').one("name") == "a"
-    with pytest.raises(InvalidParameter, match="name"):
-        parse('{"name": ["a", "b"]}').one("name")
+@pytest.mark.parametrize(
+    ("text", "instant"),
+    [("5s", 5 * SECOND), ("7", 7 * SECOND), ("7.5", 7_500_000_000), ("1970-01-01T00:00:03Z", 3 * SECOND)],
+)
+def test_until_is_an_instant_or_a_time_before_now(text: str, instant: int) -> None:
+    assert parse(f'{{"until": ["{text}"]}}').until(10 * SECOND) == instant
+    assert parse("{}").until(1) is None
+
+
+def test_until_is_one_that_can_be_read() -> None:
+    with pytest.raises(InvalidParameter, match="^more than one until filter specified$"):
+        parse('{"until": ["1h", "2h"]}').until(0)
+    with pytest.raises(InvalidParameter, match='^failed to parse value as time or duration: "x"$'):
+        parse('{"until": ["x"]}').until(0)
 
 
 @pytest.mark.parametrize(("text", "truth"), [("1", True), ("true", True), ("T", True), ("0", False), ("False", False)])

@@ -288,7 +288,7 @@ class FakeSnapshotter:
         self.prepared: list[tuple[str, tuple[str, ...], int | None]] = []
         self.failure: Exception | None = None
 
-    async def prepare(self, container_id: str, layers: tuple[str, ...], limit: int | None) -> None:
+    async def prepare(self, container_id: str, layers: tuple[str, ...], limit: str | None) -> None:
         if self.failure is not None:
             raise self.failure
         self.prepared.append((container_id, tuple(layers), limit))
@@ -379,6 +379,10 @@ class FakeNetworks:
             if reference in (network.id, network.name):
                 return network
         raise no_such_network(reference)
+
+    def check_wish(self, name: str, wish: Any) -> None:
+        if self.wish_failure is not None:
+            raise self.wish_failure
 
     async def validate_wish(self, mode: str, endpoints: Mapping[str, Any], blank: Any = None) -> dict[str, Any]:
         if self.wish_failure is not None:

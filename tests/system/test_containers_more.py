@@ -167,6 +167,19 @@ def test_diff_cp_and_export(docker: Docker, running: str, folder: Path) -> None:
     assert "Could not find the file /nope in container more" in docker("cp", f"{running}:/nope", "-").stderr
 
 
+def test_cp_does_not_touch_the_devices_of_a_running_container(docker: Docker, busybox: str, folder: Path) -> None:
+    (folder / "file").write_text("v")
+    (folder / "bound").mkdir()
+    docker("run", "-d", "--name", "devices", "-v", f"{folder}/bound:/dev/bound", busybox, "sleep", "1000", check=True)
+    for place in ("null", "other", "shm/file", "bound/file"):
+        docker("cp", str(folder / "file"), f"devices:/dev/{place}", check=True)
+    script = "test -c /dev/null && test ! -e /dev/other && cat /dev/shm/file /dev/bound/file"
+    assert docker("exec", "devices", "sh", "-c", script, check=True).stdout == "vv"
+    docker("cp", "devices:/dev/null", str(folder / "copy"), check=True)
+    assert (folder / "copy").read_text() == "v"
+    docker("rm", "-f", "-v", "devices", check=True)
+
+
 def test_cp_sees_volumes_of_a_container_that_does_not_run(docker: Docker, busybox: str, folder: Path) -> None:
     (folder / "bound").mkdir()
     (folder / "file").write_text("v")

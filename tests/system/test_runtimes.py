@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import signal
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -83,3 +87,34 @@ def test_a_program_of_no_known_format_says_so_to_people(docker: Docker, folder: 
     done = docker("run", "--rm", "--runtime", runtime, "-v", f"{folder}:/x", "busybox", "/x/script")
     assert done.returncode != 0 and "exec format error" in done.stderr.lower()
     assert "{" not in done.stderr
+
+
+def _reload(berth: Berth, settings: dict[str, object]) -> None:
+    """SIGHUP, and wait until the names of runtimes are those of the file."""
+    (berth.root / "daemon.json").write_text(json.dumps(settings))
+    os.kill(berth.pid, signal.SIGHUP)
+    wanted = set(settings.get("runtimes", {}))  # type: ignore[call-overload]
+    for _ in range(100):
+        known = set(json.loads(berth.docker("info", "-f", "{{json .Runtimes}}").stdout))
+        if known - {"crun", "runc", "io.containerd.runc.v2"} == wanted:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"the runtimes are {known}")
+
+
+def test_configured_runtimes_come_and_go_and_a_missing_program_is_told_at_the_start(berth: Berth) -> None:
+    _reload(berth, {"runtimes": {"oci": {"path": "runc"}, "vm": {"path": "/no/vm-manager"}}})
+    try:
+        assert berth.docker("run", "--name", "kept", "--runtime", "oci", "busybox", "true").returncode == 0
+        made = berth.docker("create", "--name", "unmade", "--runtime", "vm", "busybox", "true")
+        assert made.returncode == 0, made.stderr
+        started = berth.docker("start", "unmade")
+        assert "fork/exec /no/vm-manager: no such file or directory" in started.stderr
+        state = berth.docker("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "unmade").stdout.strip()
+        assert state == "created 127"
+        _reload(berth, {"runtimes": {}})
+        assert "unknown or invalid runtime name: oci" in berth.docker("start", "kept").stderr
+        assert "unknown or invalid runtime name: oci" in berth.docker("create", "--runtime", "oci", "busybox").stderr
+    finally:
+        _reload(berth, {"runtimes": {}})
+        berth.docker("rm", "-f", "kept", "unmade")

@@ -144,8 +144,7 @@ async def bench(layer: Path, request: pytest.FixtureRequest) -> AsyncIterator[Be
     nursery = Nursery("shim-tests")
     shims = Shims(root / "exec", nursery)
     await shims.start()
-    runtimes, _default = await probe_runtimes({}, None, root)
-    runtime = runtimes.get(request.param)
+    runtime = (await probe_runtimes({}, None, root)).known.get(request.param)
     trouble = "is not installed" if runtime is None else await trouble_running(runtime)
     if runtime is None or trouble:
         pytest.skip(f"{request.param} {trouble}")
@@ -560,6 +559,22 @@ async def test_an_exec_with_a_terminal(bench: Bench) -> None:
     assert b"20 70\r\n" in seen
     assert b"got hey\r\n" in seen
     assert await shim.wait_exec("t") == 0
+
+
+async def test_a_terminal_of_an_exec_has_its_size_on_a_busy_machine(bench: Bench) -> None:
+    shim = await bench.start("sleep", "100")
+    busy = [await asyncio.create_subprocess_exec(sys.executable, "-c", "while True: pass") for _ in range(4)]
+    try:
+        for number in range(25):
+            process = config(["stty", "size"], "/", "", terminal=True)["process"]
+            await shim.prepare_exec(ExecSpec(f"t{number}", process, terminal=True, console_size=(20, 70)))
+            sock = await shim.attach(stdin=False, stdout=True, stderr=True, exec_id=f"t{number}")
+            await shim.start_exec(f"t{number}")
+            assert await read_all(sock) == b"20 70\r\n"
+    finally:
+        for hog in busy:
+            hog.kill()
+            await hog.wait()
 
 
 async def test_the_kernel_killing_for_memory_is_noticed(bench: Bench) -> None:

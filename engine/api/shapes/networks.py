@@ -104,7 +104,7 @@ def _block(block: IpamBlock) -> dict[str, Any]:
     shape: dict[str, Any] = {"Subnet": block.subnet}
     if block.ip_range:
         shape["IPRange"] = block.ip_range
-    if block.gateway:
+    if block.gateway and block.is_gateway_told:
         shape["Gateway"] = block.gateway
     if block.aux:
         shape["AuxiliaryAddresses"] = block.aux

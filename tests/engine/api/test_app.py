@@ -70,6 +70,7 @@ class Handlers:
             Route("GET", "/broken", self.broken),
             Route("GET", "/refused", self.refused),
             Route("GET", "/half", self.half),
+            Route("GET", "/unheard", self.unheard),
         ]
 
     async def echo(self, request: web.Request) -> web.StreamResponse:
@@ -105,6 +106,18 @@ class Handlers:
         await response.prepare(request)
         await response.write(b"first part")
         raise Conflict("too late")
+
+
+    async def unheard(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        assert request.transport is not None
+        request.transport.close()
+        try:
+            await response.write(b"what nobody hears")
+        finally:
+            self.outcome.set()
+        return response
 
 
 @pytest.fixture
@@ -231,6 +244,17 @@ async def test_a_stream_ends_with_its_client(api: Served, handlers: Handlers) ->
     await leave(api, "/stream", handlers)
     await asyncio.wait_for(handlers.outcome.wait(), 5)
     assert handlers.cancelled
+
+
+async def test_a_client_that_left_is_no_error(
+    api: Served, handlers: Handlers, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, writer = await api.raw()
+    writer.write(b"GET /unheard HTTP/1.1\r\nHost: x\r\n\r\n")
+    await asyncio.wait_for(reader.read(), 5)
+    await asyncio.wait_for(handlers.outcome.wait(), 5)
+    await asyncio.sleep(0.005)
+    assert caplog.records == []
 
 
 async def test_one_connection_serves_request_after_request(api: Served, handlers: Handlers) -> None:

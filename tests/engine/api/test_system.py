@@ -22,7 +22,7 @@ from engine.images.service import ImageService
 from engine.images.store import ImageStore
 from engine.networks.service import NetworkService
 from engine.runtime.cgroups import Cgroups
-from engine.runtime.oci import Runtime
+from engine.runtime.oci import Runtime, Runtimes
 from engine.volumes.service import VolumeService
 from tests.engine.api.conftest import Serve
 from tests.support.containers import container, ended, running
@@ -88,8 +88,8 @@ async def routes(bench: ServiceBench, tmp_path: Path) -> SystemRoutes:
         default_address_pools=(("10.9.0.0/16", 24),),
     )
     facts = HostFacts(cgroup_version=2, supports=frozenset({"memory", "pids"}), cpus=3, memory_total=99, apparmor=True)
-    runtimes = {"crun": cast(Runtime, OneRuntime())}
-    host = Host(facts, cast(Cgroups, NoCgroups()), runtimes, "crun", "/usr/bin/tini")
+    runtimes = Runtimes({"crun": cast(Runtime, OneRuntime())}, "crun")
+    host = Host(facts, cast(Cgroups, NoCgroups()), runtimes, "/usr/bin/tini")
     images = EmptyImages()
     views = ContainerViews(bench.service, cast(NetworkService, bench.networks), cast(ImageStore, images), tmp_path)
     usage = DiskUsageReport(

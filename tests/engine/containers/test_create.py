@@ -18,6 +18,7 @@ from engine.containers.settings import (
     ContainerConfig,
     EndpointSettings,
     HostConfig,
+    LogConfig,
     Mount,
     NetworkingConfig,
     VolumeOptions,
@@ -28,6 +29,7 @@ from engine.images.model import RuntimeConfig
 from engine.images.service import ImageService
 from engine.journal import Journal
 from engine.networks.service import NetworkService
+from engine.runtime.oci import Runtime, Runtimes
 from engine.snapshots.archive import Archives
 from engine.snapshots.base import LayerKey, Snapshotter
 from engine.volumes.service import VolumeService
@@ -70,7 +72,7 @@ class CreateBench(Bench):
             cast(Snapshotter, self.snapshotter),
             cast(Archives, self),
             root / "containers",
-            ["runc"],
+            Runtimes({"runc": cast(Runtime, None)}, "runc"),
         )
 
     async def copy_up(self, key: str, layers: Sequence[LayerKey], source: str, target: Path) -> None:
@@ -179,6 +181,12 @@ async def test_anonymous_volumes_of_another_container_go_with_either(bench: Crea
     assert made.anonymous_volumes == first.anonymous_volumes
 
 
+async def test_links_are_kept_with_the_id_they_lead_to(bench: CreateBench) -> None:
+    other = bench.store.find("taken")
+    made = await bench.create(host={"links": ("taken:db",)})
+    assert (made.host_config.links, made.link_ids) == (("taken:db",), {"db": other.id})
+
+
 async def test_joined_networks_are_kept_by_id(bench: CreateBench) -> None:
     other = bench.store.find("taken")
     made = await bench.create(host={"network_mode": "container:taken"})
@@ -197,7 +205,7 @@ async def test_networks_are_kept_by_name(bench: CreateBench) -> None:
 
 async def test_a_size_limit_reaches_the_snapshot(bench: CreateBench) -> None:
     await bench.create(host={"storage_opt": {"size": "1.5G"}})
-    assert bench.snapshotter.prepared[0][2] == 3 << 29
+    assert bench.snapshotter.prepared[0][2] == "1.5G"
 
 
 @pytest.mark.parametrize(
@@ -208,9 +216,14 @@ async def test_a_size_limit_reaches_the_snapshot(bench: CreateBench) -> None:
         ("ok", {"image": "gone"}, {}, NotFound, "No such image: gone"),
         ("ok", {"image": ""}, {}, InvalidParameter, "no command specified"),
         ("ok", {"stop_signal": "NOPE"}, {}, InvalidParameter, "NOPE"),
-        ("ok", {}, {"storage_opt": {"size": "inf"}}, InvalidParameter, "invalid size: 'inf'"),
-        ("ok", {}, {"storage_opt": {"size": "-1"}}, InvalidParameter, "invalid size"),
         ("ok", {}, {"storage_opt": {"colour": "red"}}, InvalidParameter, "Unknown option colour"),
+        (
+            "ok",
+            {},
+            {"log_config": LogConfig(type="syslog", config={"syslog-address": "unix:///no/socket"})},
+            InvalidParameter,
+            "^stat /no/socket: no such file or directory$",
+        ),
         ("ok", {}, {"volumes_from": ("nobody",)}, InvalidParameter, "No such container: nobody"),
         ("ok", {}, {"binds": ("relative/x:/y",)}, InvalidParameter, "relative/x"),
         (

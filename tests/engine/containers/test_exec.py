@@ -182,3 +182,8 @@ async def test_only_the_last_ended_ones_are_remembered(
     assert known == ended_ones[-len(known) :]
     assert len(known) < 5
     assert bench.execs.find(waiting.id) is waiting
+
+
+def test_a_command_without_arguments_ends_with_a_space_in_events() -> None:
+    assert ExecSettings(cmd=("ls", "-l", "x y")).command == "ls -l x y"
+    assert ExecSettings(cmd=("true",)).command == "true "

@@ -211,6 +211,22 @@ async def test_the_signal_is_the_one_asked_for_or_the_containers(bench: Bench, t
         await bench.lifecycle.stop(RUNNING.id, signal_name="NOPE")
 
 
+async def test_what_has_a_stop_signal_that_does_not_exist_is_killed_soon(
+    bench: Bench, shim: FakeShim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "UNSENT_SECONDS", 0)
+    shim.ends_by = {9}
+    await bench.lifecycle.stop(RUNNING.id, seconds=99, signal_name="77")
+    assert shim.signals == [signal.SIGKILL]
+    assert bench.attributes("kill")["signal"] == "9"
+
+
+async def test_a_kill_needs_a_signal_that_exists(bench: Bench, shim: FakeShim) -> None:
+    with pytest.raises(InvalidParameter, match="^the linux daemon does not support signal 65$"):
+        await bench.lifecycle.kill(RUNNING.id, "65")
+    assert shim.signals == []
+
+
 async def test_a_process_that_survives_everything_is_reported(
     bench: Bench, shim: FakeShim, monkeypatch: pytest.MonkeyPatch
 ) -> None:

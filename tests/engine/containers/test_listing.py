@@ -10,16 +10,25 @@ import pytest
 from engine.containers.listing import ALLOWED, Context, ListQuery, select
 from engine.containers.model import Container, Health, Status
 from engine.containers.mounts import MountPoint
-from engine.containers.settings import EndpointSettings, PortBinding
+from engine.containers.settings import EndpointSettings
 from engine.errors import InvalidParameter, NotFound, no_such_container
 from engine.filters import Filters
+from engine.networks.model import EndpointState, PortState, SandboxDocument
 from tests.support.containers import container, ended, running
 
 WEB = running(
     5,
     name="web",
     config={"labels": {"tier": "front"}, "exposed_ports": {"80/tcp": {}, "53/udp": {}}},
-    host={"port_bindings": {"80/tcp": (PortBinding(host_port="8080"),), "53/udp": None}},
+    sandbox=SandboxDocument(
+        sandbox_id="s",
+        container_id="c",
+        name="web",
+        mode="bridge",
+        endpoints={"front": EndpointState(network_id="n", network_name="front", endpoint_id="e", link="veth1")},
+        ports=(PortState(port="80/tcp", host_ip="0.0.0.0", host_port=8080),),
+        exposed=("80/tcp", "53/udp"),
+    ),
     networks={"front": EndpointSettings()},
     mounts=(MountPoint(type="volume", name="data", source="/v/data", destination="/srv"),),
     state={"health": Health(status="healthy")},
@@ -91,6 +100,7 @@ def test_a_limit_counts_what_passes_and_shows_stopped_ones_too() -> None:
         ({"publish": ["53/udp"]}, []),
         ({"publish": ["8080/udp"]}, []),
         ({"expose": ["53/udp"]}, ["web"]),
+        ({"expose": ["53/udp"], "publish": ["9"]}, ["web"]),
         ({"expose": ["53"]}, []),
         ({"expose": ["70-90"]}, ["web"]),
         ({"is_task": ["true"]}, []),
@@ -120,13 +130,28 @@ def test_status_and_exit_code_look_at_stopped_ones_too(wanted: dict[str, list[st
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        ({"status": ["asleep"]}, "invalid filter 'status=asleep'"),
-        ({"exited": ["x"]}, "invalid filter 'exited=x'"),
-        ({"health": ["fine"]}, "invalid filter 'health=fine'"),
-        ({"publish": ["http"]}, "invalid filter 'publish=http'"),
-        ({"publish": ["1-x"]}, "invalid filter 'publish=1-x'"),
-        ({"expose": ["1-9999999999"]}, "invalid filter 'expose=1-9999999999'"),
-        ({"expose": ["²"]}, "invalid filter 'expose=²'"),
+        (
+            {"status": ["asleep"]},
+            (
+                "invalid filter 'status=asleep': invalid value for state (asleep): "
+                "must be one of created, running, paused, restarting, removing, exited, dead"
+            ),
+        ),
+        ({"exited": ["x"]}, "invalid filter 'exited=x': strconv.Atoi: parsing \"x\": invalid syntax"),
+        (
+            {"health": ["fine"]},
+            (
+                "invalid filter 'health=fine': invalid value for health (fine): "
+                "must be one of none, starting, healthy, unhealthy"
+            ),
+        ),
+        ({"publish": ["x"]}, 'error while looking up for publish x: strconv.ParseUint: parsing "x": invalid syntax'),
+        ({"publish": ["5-3"]}, "error while looking up for publish 5-3: invalid range specified for port: 5-3"),
+        (
+            {"expose": ["1-99999"]},
+            'error while looking up for expose 1-99999: strconv.ParseUint: parsing "99999": value out of range',
+        ),
+        ({"expose": ["²"]}, 'error while looking up for expose ²: strconv.ParseUint: parsing "²": invalid syntax'),
     ],
 )
 def test_bad_values_are_refused(wanted: dict[str, list[str]], words: str) -> None:

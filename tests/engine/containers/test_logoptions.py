@@ -13,7 +13,6 @@ from engine.containers.logoptions import (
     parse_fluentd_address,
     parse_gelf_address,
     parse_int,
-    parse_size,
     parse_syslog_address,
 )
 
@@ -83,15 +82,13 @@ def test_what_dockerd_takes_is_taken(driver: str, options: dict[str, str]) -> No
             UDP | {"gelf-compression-level": "10"},
             'unknown value "10" for log opt "gelf-compression-level" for gelf log driver',
         ),
-        (
-            "gelf",
-            TCP | {"gelf-tcp-reconnect-delay": "x"},
-            'unknown value "x" for log opt "gelf-tcp-reconnect-delay" for gelf log driver',
-        ),
+        ("gelf", TCP | {"gelf-tcp-reconnect-delay": "x"}, '"gelf-tcp-reconnect-delay" must be a positive integer'),
+        ("gelf", TCP | {"gelf-tcp-max-reconnect": "-1"}, '"gelf-tcp-max-reconnect" must be a positive integer'),
         ("fluentd", {"fluentd-retry-wait": "z"}, 'time: invalid duration "z"'),
         ("fluentd", {"fluentd-async": "x"}, 'strconv.ParseBool: parsing "x": invalid syntax'),
         ("fluentd", {"fluentd-buffer-limit": "x"}, "invalid size: 'x'"),
-        ("fluentd", {"fluentd-max-retries": "x"}, 'strconv.Atoi: parsing "x": invalid syntax'),
+        ("fluentd", {"fluentd-max-retries": "x"}, 'strconv.ParseUint: parsing "x": invalid syntax'),
+        ("fluentd", {"fluentd-max-retries": "4294967295"}, "invalid fluentd-max-retries: value out of range"),
         (
             "fluentd",
             {"fluentd-async": "1", "fluentd-async-connect": "1"},
@@ -111,20 +108,6 @@ def test_what_dockerd_refuses_is_refused_in_its_words(driver: str, options: dict
     with pytest.raises(ValueError) as caught:
         check_log_options(driver, options)
     assert str(caught.value) == words
-
-
-@pytest.mark.parametrize(
-    ("text", "binary", "size"),
-    [("10", False, 10), ("10m", False, 10**7), ("1.5k", False, 1500), ("1KiB", True, 1024), ("2 gb", True, 2 << 30)],
-)
-def test_sizes(text: str, binary: bool, size: int) -> None:
-    assert parse_size(text, binary=binary) == size
-
-
-@pytest.mark.parametrize("text", ["", "-1", "x", "1x", "1 m b"])
-def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(ValueError, match=f"^invalid size: '{text}'$"):
-        parse_size(text)
 
 
 def test_other_values() -> None:

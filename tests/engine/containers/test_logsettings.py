@@ -54,9 +54,9 @@ def test_local_and_the_cache_have_limits_of_their_own() -> None:
     assert plan_log("local", {}, SUBJECT).rotation == default
     assert plan_log("journald", {"max-file": "9"}, SUBJECT).rotation == default
     changed = plan_log("local", {"max-size": "1k", "max-file": "1"}, SUBJECT).rotation
-    assert changed == {"max-size": "1024", "max-file": "1", "compress": "false"}
+    assert changed == {"max-size": "1000", "max-file": "1", "compress": "false"}
     cache = {"cache-max-size": "1k", "cache-max-file": "2", "cache-compress": "false"}
-    assert plan_log("journald", cache, SUBJECT).rotation == {"max-size": "1024", "max-file": "2", "compress": "false"}
+    assert plan_log("journald", cache, SUBJECT).rotation == {"max-size": "1000", "max-file": "2", "compress": "false"}
 
 
 def test_the_mode_non_blocking() -> None:

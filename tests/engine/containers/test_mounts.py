@@ -157,7 +157,7 @@ def test_volumes_from() -> None:
 
 def test_precedence_and_inheritance() -> None:
     theirs = (
-        MountPoint(type="volume", destination="/data", name="d", source="/v/d", copy_data=True),
+        MountPoint(type="volume", destination="/data", name="d", source="/v/d", mode="z", copy_data=True),
         MountPoint(type="bind", destination="/b", source="/b", rw=False),
     )
     host = HostConfig(volumes_from=("c:ro", "e"), binds=("/host:/b",), tmpfs={"/run": ""})
@@ -165,6 +165,7 @@ def test_precedence_and_inheritance() -> None:
     points = {p.destination: p for p in plan_mounts(config, host, {"c:ro": theirs})}
     assert set(points) == {"/data", "/b", "/own"}
     assert (points["/data"].rw, points["/data"].copy_data, points["/data"].name) == (False, False, "d")
+    assert points["/data"].mode == ""
     assert (points["/b"].source, points["/b"].rw) == ("/host", True)
     assert (points["/own"].type, points["/own"].name, points["/own"].copy_data) == ("volume", "", True)
 
@@ -203,8 +204,10 @@ def test_tmpfs_words_replace_their_opposites() -> None:
     assert tmpfs_options("exec,size=1m,size=2m,ro,rw,shared,defaults") == [
         "nosuid", "nodev", "exec", "size=2m", "rw", "shared",
     ]  # fmt: skip
-    with pytest.raises(ValueError, match='Invalid tmpfs option "what"'):
-        tmpfs_options("what")
+    for word, quoted in (("what", '["what"]'), ("a=b=c", '["a" "b=c"]')):
+        with pytest.raises(ValueError) as caught:
+            tmpfs_options(word)
+        assert str(caught.value) == f"invalid tmpfs option {quoted}"
 
 
 def test_a_volume_that_exists_now() -> None:

@@ -177,3 +177,20 @@ def test_cgroups_are_writable_when_asked_for() -> None:
         )
         (cgroup,) = [mount for mount in mounts if mount["type"] == "cgroup"]
         assert ("ro" not in cgroup["options"]) is writable
+
+
+def test_the_hosts_cgroups_are_bound_where_their_namespace_is_shared() -> None:
+    """Mounting v2 from the first cgroup namespace takes nsdelegate and memory_recursiveprot from the whole host."""
+    for privileged, options in (
+        (False, ["rbind", "ro", "nosuid", "noexec", "nodev", "rprivate"]),
+        (True, ["rbind", "nosuid", "noexec", "nodev", "rprivate"]),
+    ):
+        host = HostConfig(privileged=privileged)
+        mounts = mount_list(host, (), FILES, None, recursive_readonly=False, cgroups_bound=True)
+        (cgroup,) = [mount for mount in mounts if mount["destination"] == "/sys/fs/cgroup"]
+        assert cgroup == {
+            "destination": "/sys/fs/cgroup",
+            "type": "bind",
+            "source": "/sys/fs/cgroup",
+            "options": options,
+        }

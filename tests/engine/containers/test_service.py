@@ -137,7 +137,7 @@ async def test_a_stop_or_restart_that_fails_says_so(bench: ServiceBench) -> None
     for call, words in (
         (bench.service.kill("box", "NOPE"), "Cannot kill container: box: invalid signal: NOPE"),
         (bench.service.stop("box", signal_name="NOPE"), "cannot stop container: box: invalid signal: NOPE"),
-        (bench.service.restart("box", signal_name="99"), "Cannot restart container box: the linux daemon does not"),
+        (bench.service.restart("box", signal_name="NOPE"), "Cannot restart container box: invalid signal: NOPE"),
     ):
         with pytest.raises(EngineError, match=f"^{words}"):
             await call
@@ -264,6 +264,19 @@ async def test_links_follow_a_rename(bench: ServiceBench) -> None:
     await bench.service.rename("box", "other")
     assert bench.now(linked.id).host_config.links == ("other:data", "other:box", "web:w")
     assert bench.service.find("linked/data").name == "other"
+
+
+async def test_who_takes_the_name_of_a_linked_container_is_not_linked(bench: ServiceBench) -> None:
+    links = {"links": ("box:data", "gone:x")}
+    linked = container(6, name="linked", host=links, link_ids={"data": BOX.id, "x": "e" * 64})
+    await bench.records.save(linked)
+    assert bench.service.shown_links(linked) == ["/box:/linked/data", "/gone:/linked/x"]
+    await bench.records.save(container(7, name="gone"))
+    with pytest.raises(NotFound):
+        bench.service.find("linked/x")
+    assert bench.service.link_names() == {BOX.id: ["/linked/data"]}
+    await bench.service.rename("gone", "other")
+    assert bench.now(linked.id).host_config.links == links["links"]
 
 
 async def test_links_can_be_taken_away(bench: ServiceBench) -> None:

@@ -139,3 +139,12 @@ def test_the_hosts_ipc_comes_with_its_shared_memory() -> None:
     assert (mounts["/dev/shm"]["type"], mounts["/dev/shm"]["source"]) == ("bind", "/dev/shm")
     shared = {m["destination"]: m for m in spec(host=HostConfig(ipc_mode="shareable"), shm_path="/c/shm")["mounts"]}
     assert shared["/dev/shm"]["source"] == "/c/shm"
+
+
+@pytest.mark.parametrize(
+    ("version", "mode", "kind"), [(2, "host", "bind"), (2, "private", "cgroup"), (1, "host", "cgroup")]
+)
+def test_the_hosts_own_cgroup2_is_not_mounted_anew(version: int, mode: str, kind: str) -> None:
+    facts = HostFacts(capabilities=frozenset(ALL_CAPABILITIES), cgroup_version=version)
+    made = spec(host=HostConfig(cgroupns_mode=mode), facts=facts)
+    assert [m["type"] for m in made["mounts"] if m["destination"] == "/sys/fs/cgroup"] == [kind]

@@ -130,7 +130,7 @@ def test_systemd_wants_slices() -> None:
 
 def test_a_reasonable_request_passes_without_warnings() -> None:
     config = ContainerConfig(
-        working_dir="/", stop_signal="SIGINT", env=("A=1", "B"), exposed_ports={"80-81/udp": {}},
+        working_dir="/", stop_signal="100", env=("A=1", "B"), exposed_ports={"80-81/udp": {}},
         healthcheck=HealthConfig(test=("CMD", "x"), interval=1_000_000),
     )  # fmt: skip
     host = HostConfig(

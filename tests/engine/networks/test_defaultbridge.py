@@ -6,7 +6,7 @@ from ipaddress import ip_interface
 
 import pytest
 
-from engine.networks.defaultbridge import told_block
+from engine.networks.defaultbridge import told_block, with_way_out
 from engine.networks.model import IpamBlock
 
 
@@ -38,7 +38,18 @@ def test_the_subnet_follows_from_options_and_addresses(
         assert found is None
     else:
         subnet, ip_range, gateway = expected
-        assert found == IpamBlock(subnet=subnet, ip_range=ip_range, gateway=gateway)
+        is_told = bool(told) or any(str(ip_interface(one).ip) == gateway for one in present.split())
+        assert found == IpamBlock(subnet=subnet, ip_range=ip_range, gateway=gateway, is_gateway_told=is_told)
+
+
+def test_another_way_out_is_inside_the_subnet() -> None:
+    four, six = IpamBlock(subnet="10.9.0.0/16", gateway="10.9.0.1"), IpamBlock(subnet="fd00::/64", gateway="fd00::1")
+    assert with_way_out(four, "", "") == four
+    assert with_way_out(four, "10.9.9.9", "fd00::9").way_out == "10.9.9.9"
+    assert with_way_out(six, "10.9.9.9", "fd00::9").aux == {"DefaultGatewayIPv6": "fd00::9"}
+    words = r"auxiliary address: \(DefaultGatewayIPv4:10.8.9.9\) must belong to the master pool: 10.9.0.0/16"
+    with pytest.raises(ValueError, match=f"^{words}$"):
+        with_way_out(four, "10.8.9.9", "")
 
 
 @pytest.mark.parametrize("inner", ["fd00::/60", "fd00:0:0:10::/64"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from engine.errors import Forbidden, InvalidParameter
@@ -113,6 +114,15 @@ async def test_the_way_outside(store: NetworkStore, parts: dict[str, Any], gatew
     network = Network(id="cd" * 32, name="lan", blocks=TOWN.blocks, **{"driver": "bridge", **parts})
     found = await leased(store, network=network)
     assert (found.gateway, found.is_routed, bool(found.link)) == (gateway, routed, network.driver == "bridge")
+
+
+async def test_a_bridge_may_have_another_way_out_than_itself(store: NetworkStore) -> None:
+    aux = {"DefaultGatewayIPv4": "10.0.0.6"}
+    blocks = (msgspec.structs.replace(TOWN.blocks[0], aux=aux), TOWN.blocks[1])
+    found = await leased(store, network=msgspec.structs.replace(TOWN, blocks=blocks))
+    assert (found.gateway, found.ipv6_gateway) == ("10.0.0.6", "fd00::1")
+    lan = Network(id="cd" * 32, name="lan", driver="macvlan", options={"parent": "eth0"}, blocks=blocks)
+    assert (await leased(store, network=lan)).gateway == "10.0.0.1"
 
 
 async def test_who_turns_ipv6_off_has_no_such_address(store: NetworkStore) -> None:

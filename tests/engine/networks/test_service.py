@@ -97,7 +97,7 @@ async def test_the_default_bridge_takes_the_interfaces_address_or_avoids_routes(
 async def test_the_default_bridges_subnets_from_ranges_and_pools(stage: Stage) -> None:
     service = await stage.again(fixed_cidr="192.168.130.0/24")
     assert service.find("bridge").blocks[0] == IpamBlock(
-        subnet="192.168.130.0/24", ip_range="192.168.130.0/24", gateway="192.168.130.1"
+        subnet="192.168.130.0/24", ip_range="192.168.130.0/24", gateway="192.168.130.1", is_gateway_told=False
     )
     pools = (("10.7.0.0/16", 24), ("fd07::/56", 64))
     service = await stage.again(fixed_cidr="", ipv6=True, default_address_pools=pools)
@@ -163,8 +163,11 @@ class AddressWish:
 )
 async def test_misspelt_addresses_are_named(stage: Stage, network: str, asked: AddressWish, words: str) -> None:
     await stage.service.create(CreateNetwork(name="town"))
-    with pytest.raises(InvalidParameter, match=f"settings:\n{words}$"):
-        await stage.service.validate_wish(network, {network: EndpointWish(asked)})
+    wish = EndpointWish(asked)
+    with pytest.raises(InvalidParameter, match=f"^invalid config for network {network}: .* settings:\n{words}$"):
+        await stage.service.validate_wish(network, {network: wish})
+    with pytest.raises(InvalidParameter, match=f"^invalid endpoint settings:\n{words}$"):
+        stage.service.check_wish(network, wish)
 
 
 async def test_link_local_addresses_are_for_every_network(stage: Stage) -> None:

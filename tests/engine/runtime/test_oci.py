@@ -217,9 +217,26 @@ async def test_a_host_without_a_working_runtime_is_told_why(tmp_path: Path, monk
 
 def test_a_shared_tmpfs_is_for_runc() -> None:
     crun, runc = runtime("/usr/bin/crun", "1.8.1"), runtime("/usr/sbin/runc", "1.1.5")
-    assert oci.sharing_runtime({"crun": crun, "runc": runc}, "crun") == "runc"
-    assert oci.sharing_runtime({"crun": crun, "runc": runc}, "runc") == ""
-    assert oci.sharing_runtime({"crun": crun}, "crun") == ""
+    assert oci.Runtimes({"crun": crun, "runc": runc}, "crun").sharing == "runc"
+    assert oci.Runtimes({"crun": crun, "runc": runc}, "runc").sharing == ""
+    assert oci.Runtimes({"crun": crun}, "crun").sharing == ""
+
+
+async def test_a_configured_runtime_whose_program_is_missing_is_known(tmp_path: Path) -> None:
+    configured = {"vm": {"path": "/no/vm-manager", "runtimeArgs": ["--debug"]}}
+    found = await oci.probe_runtimes(configured, "vm", tmp_path)
+    assert (found.known["vm"].path, found.known["vm"].args, found.default) == ("/no/vm-manager", ("--debug",), "vm")
+    with pytest.raises(FileNotFoundError, match="specified default runtime 'other' does not exist"):
+        await oci.probe_runtimes(configured, "other", tmp_path)
+
+
+@pytest.mark.parametrize(("words", "hint"), [("no such file or directory", 127), ("permission denied", 126)])
+def test_a_runtime_that_cannot_be_started_is_named(words: str, hint: int) -> None:
+    failure = RuntimeFailure.of_create(f"fork/exec /no/vm-manager: {words}", "true")
+    assert failure.message == (
+        f"failed to create shim task: OCI runtime create failed: fork/exec /no/vm-manager: {words}: unknown"
+    )
+    assert failure.exit_hint == hint
 
 
 def test_crun_is_told_to_run_a_container_in_its_scope_itself() -> None:
@@ -227,6 +244,11 @@ def test_crun_is_told_to_run_a_container_in_its_scope_itself() -> None:
     def described(program: str, *args: str) -> Runtime:
         return Runtime("any", "/usr/bin/any", args, "/run/x", program=program)
 
-    assert oci.runtime_annotations(described("crun", "--systemd-cgroup")) == {"run.oci.systemd.subgroup": ""}
-    assert oci.runtime_annotations(described("crun")) == {}
-    assert oci.runtime_annotations(described("runc", "--systemd-cgroup")) == {}
+    assert oci.runtime_annotations(described("crun", "--systemd-cgroup"), {}) == {"run.oci.systemd.subgroup": ""}
+    limits = {"pids": {"limit": 7}}
+    assert oci.runtime_annotations(described("crun", "--systemd-cgroup"), limits) == {
+        "run.oci.systemd.subgroup": "",
+        "org.systemd.property.TasksMax": "uint64 7",
+    }
+    assert oci.runtime_annotations(described("crun"), limits) == {}
+    assert oci.runtime_annotations(described("runc", "--systemd-cgroup"), limits) == {}

@@ -10,10 +10,12 @@ from pathlib import Path
 from tests.support.source_tree import PROJECT
 
 SCRIPT = """
-import ctypes, json, os, sys
-from engine.shim import rehearsal
+import ctypes, gc, json, os, sys, types
+from engine.shim import monitor, rehearsal
 from engine.shim.loop import wake_on_children
 folder = sys.argv[1]
+functions = [f for f in gc.get_objects() if isinstance(f, types.FunctionType)]
+at_first = [id(f.__code__) for f in functions]
 wake_on_children()
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 before = os.getcwd(), sorted(os.listdir("/proc/self/fd")), os.readlink("/proc/self/ns/mnt")
@@ -27,16 +29,19 @@ try:
 except ChildProcessError:
     pass
 left = sum(size * count for size, count in rehearsal._free_places() if size > 64)
-print(json.dumps([before == after, os.path.exists(folder), free, left]))
+moved = [(old, id(f.__code__)) for f, old in zip(functions, at_first) if id(f.__code__) != old]
+scattered, together = (len({address // 4096 for address in addresses}) for addresses in zip(*moved))
+print(json.dumps([before == after, os.path.exists(folder), free, left, scattered, together]))
 """
 
 
-def test_it_leaves_neither_files_nor_processes_and_fills_the_holes(tmp_path: Path) -> None:
+def test_it_leaves_neither_files_nor_processes_fills_the_holes_and_moves_code_together(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "rehearsal")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=PROJECT, check=True)
-    same, exists, free, left = json.loads(done.stdout)
+    same, exists, free, left, scattered, together = json.loads(done.stdout)
     assert (same, exists) == (True, False)
     assert left < free * 2 / 3
+    assert together < scattered * 2 / 3
     assert done.stderr == ""
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from engine.volumes import local as local_driver
 from engine.volumes.local import LocalFolders
+from engine.volumes.model import MountRequest
 
 
 def folders(tmp_path: Path) -> LocalFolders:
@@ -92,3 +94,15 @@ def test_a_size_is_a_project_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     limited.create_sync("small", 5 << 20)
     limited.create_sync("large")
     assert known.limits == [(tmp_path / "volumes" / "small", 5 << 20)]
+
+
+def test_a_server_that_nobody_knows_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_name: str, _port: None) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(local_driver.socket, "getaddrinfo", unknown)
+    local = folders(tmp_path)
+    local.create_sync("one")
+    words = "error resolving passed in network volume address: lookup nosuch.invalid: no such host"
+    with pytest.raises(OSError, match=f"^{words}$"):
+        local.mount_sync("one", MountRequest(":/x", "nfs", ("addr=nosuch.invalid",)))

@@ -130,6 +130,20 @@ async def test_events_stay_in_order_when_the_clock_is_set_back(start: Start, mon
     assert [event["target"]["repository"] for event in listener.events] == ["r0", "r1", "r2"]
 
 
+async def test_events_are_written_down_once_whoever_asks(start: Start) -> None:
+    listener = Listener()
+    async with listening(listener) as url:
+        client = await start(webhooks=(Webhook("h", url, backoff_seconds=0.01),))
+        queue = client.server.webhooks.queues[0]
+        await client.push_blob("a", b"x")
+        at_once = asyncio.gather(queue.write_down(), queue.write_down())
+        await client.push_blob("b", b"x")
+        await at_once
+        await listener.until(2)
+        await asyncio.sleep(0.02)
+    assert [event["target"]["repository"] for event in listener.events] == ["a", "b"]
+
+
 async def test_a_reload_brings_and_takes_endpoints(start: Start) -> None:
     one, two = Listener(), Listener()
     async with listening(one) as first, listening(two) as second:
