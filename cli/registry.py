@@ -16,7 +16,7 @@ import click
 
 from cli.registry_content import CONTENT_COMMANDS
 from cli.registry_grants import grant
-from cli.registry_settings import config_argument, config_option, root_option, run, settings_for
+from cli.registry_settings import as_owner, config_argument, config_option, root_option, run, settings_for
 from cli.registry_transfer import TRANSFER_COMMANDS
 from registry.config import Settings
 
@@ -115,8 +115,9 @@ def ca(config: str | None, root: str | None) -> None:
     if settings.own_tls_folder is None:
         raise click.ClickException("this registry serves certificates of yours, or no TLS: it has no CA of its own")
     own = OwnCertificates(settings.own_tls_folder)
-    own.ensure_sync(server_names(settings.listen_on()[0]))
-    click.echo(own.ca.read_text(), nl=False)
+    with as_owner(own.folder):
+        own.ensure_sync(server_names(settings.listen_on()[0]))
+        click.echo(own.ca.read_text(), nl=False)
 
 
 @registry.group()
@@ -147,8 +148,9 @@ def add_user(name: str, config: str | None, root: str | None, password_stdin: bo
     else:
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     try:
-        added = set_user_sync(path, name, password, cost)
-    except ValueError as error:
+        with as_owner(path.parent):
+            added = set_user_sync(path, name, password, cost)
+    except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{'added' if added else 'changed'} {name}")
 
@@ -161,7 +163,10 @@ def remove_user(name: str, config: str | None, root: str | None) -> None:
     """Remove a user."""
     from registry.users import remove_user_sync
 
-    if not remove_user_sync(_users_file(config, root), name):
+    path = _users_file(config, root)
+    with as_owner(path.parent):
+        removed = remove_user_sync(path, name)
+    if not removed:
         raise click.ClickException(f"no such user: {name}")
     click.echo(f"removed {name}")
 

@@ -3,6 +3,7 @@ server."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import click
 import msgspec
 
-from cli.registry_settings import config_option, root_option, run, settings_for
+from cli.registry_settings import as_owner, config_option, root_option, run, settings_for
 from registry.clock import SteadyClock
 from registry.config import Settings
 from registry.digest import Digest, InvalidDigest
@@ -28,7 +29,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 def with_store(
-    settings: Settings, work: Callable[[BlobStore, Repositories], Awaitable[Any]], *, creates: bool = False
+    settings: Settings,
+    work: Callable[[BlobStore, Repositories], Awaitable[Any]],
+    *,
+    changes: bool = False,
+    creates: bool = False,
 ) -> Any:
     """Open the storage, do the work, close it."""
     if settings.s3 is None and not creates and not settings.root.is_dir():
@@ -42,8 +47,10 @@ def with_store(
         finally:
             await driver.close()
 
+    is_shared = settings.s3 is None and (changes or creates)
     try:
-        return run(main())
+        with as_owner(settings.root) if is_shared else contextlib.nullcontext():
+            return run(main())
     except OSError as error:
         raise click.ClickException(str(error)) from error
 
@@ -115,7 +122,7 @@ def gc(
             f"{verb} {len(report.removed_blobs)} blobs, {report.freed_bytes} bytes"
         )
 
-    with_store(settings, work)
+    with_store(settings, work, changes=True)
 
 
 def _refuse_engine_folder(settings: Settings) -> None:
@@ -228,7 +235,7 @@ def remove(name: str, config: str | None, root: str | None, whole: bool) -> None
             raise click.ClickException(str(error)) from error
         return f"removed {name}"
 
-    click.echo(with_store(settings_for(config, root), work))
+    click.echo(with_store(settings_for(config, root), work, changes=True))
 
 
 def _print_list(names: list[str], as_json: bool) -> None:

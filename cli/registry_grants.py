@@ -8,7 +8,7 @@ from typing import Any
 import click
 import yaml
 
-from cli.registry_settings import config_option, root_option, settings_for
+from cli.registry_settings import as_owner, config_option, root_option, settings_for
 from registry.configfile import ConfigError, read_grant
 
 
@@ -29,10 +29,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-    temporary.replace(path)
+    with as_owner(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+        temporary.replace(path)
 
 
 @click.group()

@@ -3,8 +3,9 @@ weight."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,27 @@ def settings_for(config: str | None, root: str | None) -> Settings:
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
     return replace(settings, root=Path(root)) if root else settings
+
+
+@contextlib.contextmanager
+def as_owner(place: Path) -> Iterator[None]:
+    """Root acts as the owner of the folder that it changes something in: a server that is another user's has to read it
+    and to replace it."""
+    folder = next(path for path in (place, *place.absolute().parents) if path.is_dir())
+    status = folder.stat()
+    if os.geteuid() != 0 or status.st_uid == 0:
+        yield
+        return
+    group, groups = os.getegid(), os.getgroups()
+    os.setgroups([])
+    os.setegid(status.st_gid)
+    os.seteuid(status.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:

@@ -175,6 +175,8 @@ class Settings:
     access_log: bool = False
     health_files: tuple[Path, ...] = ()
     storage_check_seconds: float = 0.0
+    # How many checks in a row have to fail before that counts.
+    storage_check_threshold: int = 1
     source: str = ""
 
     @property
@@ -210,6 +212,7 @@ NEEDS_RESTART: Final[dict[str, str]] = {
     "access_log": "log.accesslog",
     "health_files": "health.file",
     "storage_check_seconds": "health.storagedriver",
+    "storage_check_threshold": "health.storagedriver.threshold",
     "source": "the configuration's path",
 }
 

@@ -381,6 +381,8 @@ class _Reader:
     def _limits(self, base: Settings) -> dict[str, Any]:
         disabled = self.flag("validation.disabled", not base.validate_manifests)
         platforms = self.text("validation.manifests.indexes.platforms", "none")
+        if platforms not in ("all", "none"):
+            raise ConfigError(f"validation.manifests.indexes.platforms: all or none, not {platforms}")
         return {
             "catalog_max_entries": self.number("catalog.maxentries", base.catalog_max_entries),
             "tags_max": self.number("tags.maxtags", base.tags_max),
@@ -392,6 +394,7 @@ class _Reader:
             "storage_check_seconds": self.seconds("health.storagedriver.interval", 10.0)
             if self.flag("health.storagedriver.enabled", False)
             else 0.0,
+            "storage_check_threshold": self.number("health.storagedriver.threshold", 1) or 1,
         }
 
     def _patterns(self, path: str) -> tuple[str, ...]:

@@ -157,6 +157,7 @@ UNSUPPORTED: Final[dict[str, str]] = {
     "compatibility.schema1.enabled": "images of schema 1 are not supported",
     "storage.s3.v4auth": "requests are always signed with version 4",
     "http.tls.letsencrypt": "certificates from Let's Encrypt are left to other programs; berth takes up renewed files",
+    "http.h2c.enabled": "HTTP/2 is not supported",
     "log.hooks": "mail hooks are not supported",
     "proxy.exec": "credential helpers are not supported",
     "policy.repository": "repository classes are not supported",

@@ -14,6 +14,7 @@ import logging
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,13 +160,16 @@ class PullThrough:
         self._blobs = blobs
         self._repositories = repositories
         self._transport = Transport(HostPolicy())
-        self._sources: dict[tuple[str, str], RemoteSource] = {}
+        self._sources: dict[Route, RemoteSource] = {}
         self._checked: dict[tuple[str, str], float] = {}
         # Tags that were served from the cache when they were asked for last, because the upstream could not be asked.
         self._stale: set[tuple[str, str]] = set()
         self._flights: dict[tuple[str, str], asyncio.Future[StoredManifest]] = {}
         self._downloads: dict[str, Download] = {}
         self._background = Background()
+        # For metrics: what was asked for, by kind and whether it was here, and the bytes that had to be brought in.
+        self.lookups: Counter[tuple[str, bool]] = Counter()
+        self.pulled_bytes: Counter[str] = Counter()
         self.reload(settings)
 
     def reload(self, settings: Settings) -> None:
@@ -236,8 +240,11 @@ class PullThrough:
         local = await self._local(repository, reference)
         key = (repository, reference)
         if local is not None and (":" in reference or self._checked.get(key, 0.0) > time.monotonic() - _FRESH_SECONDS):
+            self.lookups["manifest", True] += 1
             return local
-        return await self._once(key, lambda: self._refresh(repository, reference, route, local))
+        stored = await self._once(key, lambda: self._refresh(repository, reference, route, local))
+        self.lookups["manifest", local is not None and local.digest == stored.digest] += 1
+        return stored
 
     async def _local(self, repository: str, reference: str) -> StoredManifest | None:
         try:
@@ -293,9 +300,12 @@ class PullThrough:
                 )
                 return local
             if isinstance(error, RemoteError) and error.status in (401, 403):
+                # Docker Hub's answer for what does not exist; or the credentials of the upstream are wrong.
+                log.warning("upstream %s refused %s:%s: %s", route.upstream.url, route.remote, reference, error)
                 raise ManifestUnknown(repository, reference) from error
             raise UpstreamFailed(f"{route.upstream.url}: {error}") from error
         await self._repositories.put_manifest(repository, reference, remote.data, remote.media_type, check=False)
+        self.pulled_bytes["manifest"] += len(remote.data)
         self._note_fresh(repository, reference)
         return await self._repositories.manifest(repository, reference)
 
@@ -311,8 +321,8 @@ class PullThrough:
             return answer.headers.get("Docker-Content-Digest")
 
     def _source(self, route: Route) -> RemoteSource:
-        key = (route.upstream.url, route.remote)
-        source = self._sources.get(key)
+        # By upstream, not by address: two upstreams may be one registry with different credentials.
+        source = self._sources.get(route)
         if source is None:
             parts = urlsplit(route.upstream.url)
             endpoint = Endpoint(route.upstream.url, parts.netloc)
@@ -320,7 +330,7 @@ class PullThrough:
             source = RemoteSource(RegistrySession(self._transport, endpoint, auth), route.remote)
             if len(self._sources) >= _SOURCES_REMEMBERED:
                 self._sources.pop(next(iter(self._sources)))
-            self._sources[key] = source
+            self._sources[route] = source
         return source
 
     async def blob_size(self, digest: Digest, route: Route) -> int:
@@ -387,6 +397,7 @@ class PullThrough:
                 await self._source(route).fetch(descriptor, _Tee(writer, download), _ignore)
                 await writer.commit(digest)
                 await self._repositories.link_blob(repository, digest)
+            self.pulled_bytes["blob"] += download.size
         except asyncio.CancelledError:
             download.finish(ConnectionResetError("the registry is shutting down"))
             raise

@@ -102,7 +102,7 @@ class RegistryServer:
         self.tls = TlsKeeper(settings)
         self.transport = Transport(HostPolicy())
         self.webhooks = Webhooks(settings.webhooks, self.driver, self.transport, settings.address)
-        self.metrics = Metrics(self.webhooks)
+        self.metrics = Metrics(self.webhooks, self.proxy)
         self.health = Health(settings, self.driver)
         self.tokens = TokenService(self.driver, self.access, _SERVICE) if settings.tokens else None
         self.dispatcher = Dispatcher(settings, self.access, self._routes(), self._pages(), self.proxy, self.health)
@@ -199,17 +199,17 @@ class RegistryServer:
         how = "with TLS" if secure else "without TLS"
         if self.tls.own is not None:
             how += f", by a certificate of its own: clients must trust {self.tls.own.ca}"
-        main, *debug = (f"{host}:{port}" for host, port in self.addresses())
-        log.info("registry listening on %s %s", main, how)
-        for address in debug:
-            log.info("health and metrics on %s", address)
+        registry, *debug = (", ".join(_addresses_of(listener)) for listener in self._listeners)
+        log.info("registry listening on %s %s", registry, how)
+        for addresses in debug:
+            log.info("health and metrics on %s", addresses)
 
     def _check_access(self) -> None:
         host, _ = self.settings.listen_on()
         if self.access.is_open and not self.settings.anonymous and not is_loopback(host):
             raise PermissionError(
                 f"refusing to serve everybody on {self.settings.address}: add a user (berth registry user add), "
-                "listen on 127.0.0.1, or allow anonymous access explicitly"
+                "listen on 127.0.0.1, or allow anonymous access explicitly (--allow-anonymous, berth.anonymous)"
             )
 
     def _start_background(self) -> None:
@@ -260,6 +260,7 @@ class RegistryServer:
                 Verifier.load_sync, foreign.jwks, foreign.root_certificates, foreign.algorithms
             )
             self.access.issuer, self.access.audience = foreign.issuer, foreign.service
+            self.access.forget_tokens()
         elif self.tokens is not None:
             await self.tokens.prepare()
 
@@ -322,6 +323,11 @@ class RegistryServer:
             self._schedule()
         if await self.tls.refresh():
             log.info("TLS certificate taken up again")
+        if self.settings.token_auth is not None:
+            try:
+                await self._trust_tokens()
+            except (OSError, ValueError) as error:
+                log.error("cannot read the keys of the token server again: %s", error)
         log.info("configuration of the registry reloaded: %s", ", ".join(sorted(changed)) or "nothing has changed")
 
     async def _purge(self) -> None:
@@ -354,6 +360,11 @@ class RegistryServer:
     def _note_pull(self, notice: Notice) -> None:
         if notice.action == "pull" and notice.is_manifest and not notice.is_look:
             self.pulls.note(notice.repository, notice.tag or notice.digest)
+
+
+def _addresses_of(listener: asyncio.Server) -> list[str]:
+    names = [socket.getsockname()[:2] for socket in listener.sockets]
+    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in names]
 
 
 @contextlib.asynccontextmanager

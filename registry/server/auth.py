@@ -69,7 +69,7 @@ class Htpasswd:
     def __init__(self, path: Path, is_optional: bool = False) -> None:
         self.path = path
         self._is_optional = is_optional
-        self._is_missed = False
+        self._is_missed = self._has_looked = False
         self._mark: tuple[int, int] | None = None
         self._hashes: dict[str, bytes] = {}
         self._next_look = 0.0
@@ -83,7 +83,9 @@ class Htpasswd:
         await run_blocking(self.load_sync)
 
     def load_sync(self) -> None:
-        """Read the file if it changed. A file that has gone or is broken leaves the users in force as they were."""
+        """Read the file if it changed. A file that has gone or is broken leaves the users in force as they were; at the
+        first look it is an error."""
+        is_first, self._has_looked = not self._has_looked, True
         try:
             status = self.path.stat()
         except FileNotFoundError:
@@ -94,8 +96,8 @@ class Htpasswd:
             return
         try:
             hashes = read_users_sync(self.path)
-        except ValueError as error:
-            if self._mark is None:
+        except (OSError, ValueError) as error:
+            if is_first:
                 raise
             log.error("cannot use the user file: %s", error)
             return
@@ -159,6 +161,10 @@ class Access:
         """Go by other settings from the next question on."""
         self._settings = settings
         self.grants.reload(settings)
+
+    def forget_tokens(self) -> None:
+        """Look at every token anew: other keys are trusted now."""
+        self._tokens.clear()
 
     @property
     def is_open(self) -> bool:
@@ -285,7 +291,7 @@ class Access:
             service = token.service
             realm = base + token.auto_redirect_path if token.auto_redirect else token.realm
         else:
-            realm, service = base + "/auth/token", self.audience
+            realm, service = base + self._settings.prefix + "auth/token", self.audience
         header = f'Bearer realm="{realm}",service="{service}"'
         if error.scope:
             header += f',scope="{error.scope}"'

@@ -40,6 +40,8 @@ class BlobHandlers:
             if route is not None:
                 return await self._through(call, digest, route)
             raise RegistryError(errors.BLOB_UNKNOWN, str(digest))
+        if call.method == "GET" and self._proxy.is_active and self._proxy.route(call.repository) is not None:
+            self._proxy.lookups["blob", True] += 1
         return await self._serve(call, digest, *found)
 
     async def _through(self, call: Call, digest: Digest, route: Route) -> Reply:
@@ -47,6 +49,7 @@ class BlobHandlers:
         if call.method == "HEAD":
             return Reply(200, blob_headers(digest), content_length=await self._proxy.blob_size(digest, route))
         size, chunks = await self._proxy.blob(call.repository, digest, route)
+        self._proxy.lookups["blob", chunks is None] += 1
         if chunks is None:
             return await self._serve(call, digest, digest, size)
         return StreamReply(200, blob_headers(digest), chunks, size)

@@ -133,9 +133,10 @@ class Dispatcher:
                 return kind, await page(request)
             route = split_path(path)
             if route is None:
-                return kind, _not_found(path)
-            kind, repository, reference = route
-            reply = await self._api(request, kind, repository, reference, query)
+                reply = _not_found(path)
+            else:
+                kind, repository, reference = route
+                reply = await self._api(request, kind, repository, reference, query)
         except ConnectionError:
             reply = GoneReply()
         except Exception as error:  # noqa: BLE001 - the one place where everything unexpected becomes a 500

@@ -22,6 +22,8 @@ class Health:
     def __init__(self, settings: Settings, driver: StorageDriver) -> None:
         self._files = settings.health_files
         self._storage_seconds = settings.storage_check_seconds
+        self._threshold = settings.storage_check_threshold
+        self._failures = 0
         self._driver = driver
         self.failing: dict[str, str] = {}
 
@@ -41,7 +43,9 @@ class Health:
         for file in self._files:
             self._set(str(file), "file exists" if await aiofiles.os.path.exists(file) else "")
         if self._storage_seconds > 0:
-            self._set("storagedriver", await self.probe())
+            problem = await self.probe()
+            self._failures = self._failures + 1 if problem else 0
+            self._set("storagedriver", problem if self._failures >= self._threshold else "")
 
     def _set(self, name: str, problem: str) -> None:
         if problem:

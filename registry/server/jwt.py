@@ -80,8 +80,7 @@ class Verifier:
         """From a JWKS file, a PEM bundle, or both; ValueError when neither has a key."""
         keys: dict[str, PublicKey] = {}
         if jwks is not None:
-            document = msgspec.json.decode(jwks.read_bytes())
-            for entry in document.get("keys", ()):
+            for entry in _keys_of(jwks):
                 key = key_from_jwk(entry)
                 keys[str(entry.get("kid") or thumbprint(key))] = key
         roots = x509.load_pem_x509_certificates(certificates.read_bytes()) if certificates is not None else []
@@ -144,6 +143,14 @@ class Verifier:
         if not isinstance(public, PublicKey):
             raise InvalidToken("unsupported key type")
         return public
+
+
+def _keys_of(jwks: Path) -> list[dict[str, Any]]:
+    try:
+        document = msgspec.json.decode(jwks.read_bytes(), type=dict[str, Any])
+        return msgspec.convert(document.get("keys", []), type=list[dict[str, Any]])
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{jwks} is no set of keys: {error}") from error
 
 
 def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:

@@ -8,6 +8,7 @@ from collections import Counter
 
 from aiohttp.web_request import BaseRequest
 
+from registry.proxy import PullThrough
 from registry.server.notices import Notice
 from registry.server.replies import Reply
 from registry.server.webhooks import Webhooks
@@ -19,8 +20,9 @@ _HANDLERS = {"upload": "blob_upload_chunk", "uploads": "blob_upload"}
 class Metrics:
     """An observer of answers and a listener to notices; `text` is the exposition format."""
 
-    def __init__(self, webhooks: Webhooks | None = None) -> None:
+    def __init__(self, webhooks: Webhooks, proxy: PullThrough) -> None:
         self._webhooks = webhooks
+        self._proxy = proxy
         self._requests: Counter[tuple[str, str, int]] = Counter()
         self._seconds: Counter[str] = Counter()
         self._buckets: dict[str, list[int]] = {}
@@ -78,16 +80,25 @@ class Metrics:
             family(name, "counter", [(_labels(handler=h), n) for h, n in sorted(counter.items())])
         events = [(_labels(action=action), n) for action, n in sorted(self._events.items())]
         family("registry_notifications_events_total", "counter", events)  # type: ignore[arg-type]
-        if self._webhooks is not None:
-            queues = self._webhooks.queues
-            counts = {
-                "Successes": sum(queue.delivered for queue in queues),
-                "Failures": sum(queue.failed for queue in queues),
-                "Dropped": sum(queue.dropped for queue in queues),
-            }
-            waiting = sum(queue.waiting for queue in queues)
-            family("registry_notifications_pending_total", "gauge", [("", waiting)])
-            family("registry_notifications_status_total", "counter", [(_labels(code=c), n) for c, n in counts.items()])
+        queues = self._webhooks.queues
+        counts = {
+            "Successes": sum(queue.delivered for queue in queues),
+            "Failures": sum(queue.failed for queue in queues),
+            "Dropped": sum(queue.dropped for queue in queues),
+        }
+        family("registry_notifications_pending_total", "gauge", [("", sum(queue.waiting for queue in queues))])
+        family("registry_notifications_status_total", "counter", [(_labels(code=c), n) for c, n in counts.items()])
+        if self._proxy.is_active:
+            lookups, pulled = self._proxy.lookups, self._proxy.pulled_bytes
+            hits, misses = ({kind: lookups[kind, hit] for kind in ("blob", "manifest")} for hit in (True, False))
+            for name, samples in (
+                ("requests", {kind: hits[kind] + misses[kind] for kind in hits}),
+                ("hits", hits),
+                ("misses", misses),
+                ("pulled_bytes", {kind: pulled[kind] for kind in hits}),
+            ):
+                values: list[tuple[str, float]] = [(_labels(type=kind), n) for kind, n in samples.items()]
+                family(f"registry_proxy_{name}_total", "counter", values)
         family("process_start_time_seconds", "gauge", [("", self._started)])
         return ("\n".join(lines) + "\n").encode()
 

@@ -53,7 +53,7 @@ class Call:
 
     def url(self, path: str) -> str:
         """A `Location`: absolute as registry:2 gives it, or the path alone when so configured."""
-        path = quote(path, safe="/:@!$&'()*+,;=-._~")
+        path = quote(self.settings.prefix.rstrip("/") + path, safe="/:@!$&'()*+,;=-._~")
         if self.settings.relative_urls:
             return path
         return base_url(self.request, self.settings) + path

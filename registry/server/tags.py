@@ -51,7 +51,7 @@ class ListHandlers:
         start = bisect.bisect_right(names, last) if last else 0
         page = names[start:] if wanted is None else names[start : start + wanted]
         more = wanted is not None and start + len(page) < len(names)
-        headers = _link(f"/v2/{call.repository}/tags/list", page, wanted) if more else {}
+        headers = _link(call, f"/v2/{call.repository}/tags/list", page, wanted) if more else {}
         return json_reply(200, {"name": call.repository, "tags": page}, headers)
 
     async def catalog(self, call: Call) -> Reply:
@@ -71,7 +71,7 @@ class ListHandlers:
             if self._access.lists(call.identity, name):
                 page.append(name)
             position += 1
-        headers = _link("/v2/_catalog", page, size) if position < len(self._catalog) and page else {}
+        headers = _link(call, "/v2/_catalog", page, size) if position < len(self._catalog) and page else {}
         return json_reply(200, {"repositories": page}, headers)
 
     async def _refresh_catalog(self) -> None:
@@ -125,7 +125,8 @@ def page_size(call: Call) -> int | None:
     return int(text)
 
 
-def _link(path: str, page: list[str], size: int | None) -> dict[str, str]:
+def _link(call: Call, path: str, page: list[str], size: int | None) -> dict[str, str]:
     if not page:
         return {}
-    return {"Link": f'<{path}?last={quote(page[-1], safe="")}&n={size}>; rel="next"'}
+    prefix = call.settings.prefix.rstrip("/")
+    return {"Link": f'<{prefix}{path}?last={quote(page[-1], safe="")}&n={size}>; rel="next"'}

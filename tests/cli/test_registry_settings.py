@@ -1,8 +1,10 @@
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from cli.registry_settings import default_settings, settings_for
+from cli.registry_settings import as_owner, default_settings, settings_for
 
 
 def test_without_configuration_it_is_safe(tmp_path: Path) -> None:
@@ -32,3 +34,20 @@ def test_variables_alone_keep_everything_beside_the_data(tmp_path: Path, monkeyp
     assert settings_for(None, "/from/line").root == Path("/from/line")
     monkeypatch.setenv("REGISTRY_BERTH_TLS", "false")
     assert not settings_for(None, None).serves_tls
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as somebody else")
+def test_root_acts_as_the_owner_of_what_it_changes() -> None:
+    # Not tmp_path: that lies in a folder which nobody else may enter.
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        outer, folder = Path(name), Path(name) / "registry"
+        folder.mkdir()
+        outer.chmod(0o755)
+        os.chown(folder, 12345, 12346)
+        with as_owner(folder / "berth" / "tls"):
+            (folder / "made").mkdir()
+        status = (folder / "made").stat()
+        assert (status.st_uid, status.st_gid, os.geteuid(), os.getegid()) == (12345, 12346, 0, 0)
+        with as_owner(outer):
+            (outer / "own").touch()
+        assert (outer / "own").stat().st_uid == 0

@@ -150,6 +150,11 @@ def test_unknown_variables_are_passed_over_with_a_warning(caplog: pytest.LogCapt
             "version: 0.1\nstorage: {filesystem: {}}\nhttp: {tls: {certificate: /c, key: /k, ciphersuites: [RC4]}}",
             "http.tls.ciphersuites: RC4",
         ),
+        ("version: 0.1\nstorage: {filesystem: {}}\nhttp: {h2c: {enabled: true}}", "http.h2c.enabled"),
+        (
+            "version: 0.1\nstorage: {filesystem: {}}\nvalidation: {manifests: {indexes: {platforms: list}}}",
+            "validation.manifests.indexes.platforms",
+        ),
         ("- a list", "mapping"),
         ("{", "cannot read"),
     ],

@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from registry.store import blobs
 from registry.store.blobs import BlobStore
 from registry.store.filesystem import FilesystemDriver
 
-from .server.conftest import Client, Start, start  # noqa: F401
+from .server.conftest import ANN, Client, Start, start, users  # noqa: F401
 
 
 @pytest.fixture
@@ -175,3 +176,38 @@ async def test_names_that_nobody_pushed_come_from_the_default_upstream_and_stay_
     ours = await client.push_image("lib/app", "v1", b"ours")
     assert (await client.call("HEAD", "/v2/lib/app/manifests/v1")).headers["Docker-Content-Digest"] == ours
     assert (await client.call("HEAD", "/v2/hub/lib/app/manifests/v1")).headers["Docker-Content-Digest"] == moved
+
+
+async def test_upstreams_at_one_address_use_their_own_credentials(
+    start: Start,  # noqa: F811
+    users: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    private = await start(root=tmp_path / "private", htpasswd=users)
+    await private.push_image("lib/app", "v1", auth=ANN)
+    client = await start(
+        upstreams=(
+            Upstream(private.base, "right", username="ann", password="secret"),
+            Upstream(private.base, "wrong", username="ann", password="guess"),
+            Upstream(private.base, "nobody"),
+        )
+    )
+    statuses = {}
+    for prefix in ("right", "wrong", "nobody"):
+        statuses[prefix] = (await client.call("GET", f"/v2/{prefix}/lib/app/manifests/v1")).status
+    assert statuses == {"right": 200, "wrong": 404, "nobody": 503}
+
+
+async def test_what_was_here_and_what_was_not_is_counted(cache: Client) -> None:
+    for _ in range(2):
+        layer = await layer_of(cache, "up/lib/app")
+        await cache.call("GET", f"/v2/up/lib/app/blobs/{layer}")
+        async with asyncio.timeout(10):
+            while cache.server.proxy._downloads:
+                await asyncio.sleep(0.01)
+    text = cache.server.metrics.text().decode()
+    for kind, size in (("blob", 500_000), ("manifest", None)):
+        assert f'registry_proxy_requests_total{{type="{kind}"}} 2' in text
+        assert f'registry_proxy_hits_total{{type="{kind}"}} 1' in text
+        assert f'registry_proxy_misses_total{{type="{kind}"}} 1' in text
+        assert size is None or f'registry_proxy_pulled_bytes_total{{type="{kind}"}} {size}' in text

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import bcrypt
@@ -43,3 +44,16 @@ def test_a_line_without_colon_is_named(tmp_path: Path) -> None:
     path.write_text("ok:x\nbroken\n")
     with pytest.raises(ValueError, match="line 2"):
         read_users_sync(path)
+
+
+def test_whoever_may_read_the_file_may_read_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "users"
+    set_user_sync(path, "ann", "secret", cost=4)
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(path, 12345, 12346)
+    before = path.stat()
+    set_user_sync(path, "bob", "secret", cost=4)
+    after = path.stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)

@@ -140,7 +140,7 @@ async def test_a_killed_server_leaves_nothing_half_made(tmp_path: Path) -> None:
                 offset = int(answer.headers["Range"].partition("-")[2]) + 1
             assert 0 < offset <= 1_500_000
             url = f"{server.base}{path}?digest={Digest.of(data)}"
-            async with session.put(url, data=data[offset:]) as answer:
+            async with session.put(url, data=io.BytesIO(data[offset:])) as answer:
                 assert answer.status == 201
             async with session.get(answer.headers["Location"]) as answer:
                 assert await answer.read() == data

@@ -220,3 +220,11 @@ async def test_upkeep_survives_a_storage_that_fails_for_a_while(
         while "collected 0 blobs" not in caplog.text:
             await asyncio.sleep(0.02)
     assert caplog.text.count("a collection failed, and is tried again later") == 2
+
+
+async def test_the_log_tells_where_it_listens_and_how(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "berth.registry")
+    client = await start(address=":0", anonymous=True, debug_address="127.0.0.1:0")
+    *main, debug = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in client.server.addresses())
+    assert f"registry listening on {', '.join(main)} without TLS" in caplog.text
+    assert f"health and metrics on {debug}" in caplog.text

@@ -136,3 +136,17 @@ async def test_a_user_file_that_is_named_but_missing_lets_nobody_in(
     assert (await client.call("GET", "/v2/", auth=ANN)).status == 200
     optional = await start(htpasswd=tmp_path / "none", htpasswd_optional=True)
     assert (await optional.call("GET", "/v2/")).status == 200
+
+
+async def test_a_user_file_that_comes_broken_is_like_none(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "users"
+    client = await start(htpasswd=path)
+    path.write_text("broken")
+    gate = client.server.access.htpasswd
+    assert gate is not None
+    gate._next_look = 0.0
+    assert (await client.call("GET", "/v2/")).status == 401
+    path.unlink()
+    path.mkdir()
+    gate._next_look = 0.0
+    assert (await client.call("GET", "/v2/")).status == 401

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -128,6 +129,24 @@ async def test_a_path_prefix_is_taken_off(start: Start) -> None:
     assert (await client.call("GET", "/registry/v2/")).status == 200
 
 
+async def test_addresses_in_answers_have_the_path_prefix(start: Start, users: Path) -> None:
+    """A proxy hands on only what lies below the prefix."""
+    client = await start(prefix="/registry/")
+    upload = (await client.call("POST", "/registry/v2/a/blobs/uploads/")).headers["Location"]
+    assert upload.startswith(f"{client.base}/registry/v2/a/blobs/uploads/")
+    assert (await client.call("PATCH", upload, data=b"x")).status == 202
+    for tag in ("v1", "v2"):
+        await client.push_image("a", tag)
+        await client.push_image("b", tag)
+    for path in ("/v2/a/tags/list", "/v2/_catalog"):
+        answer = await client.call("GET", f"/registry{path}?n=1")
+        assert answer.headers["Link"].startswith(f"</registry{path}?")
+    tokens = await start(prefix="/registry/", htpasswd=users, tokens=True)
+    challenge = (await tokens.call("GET", "/registry/v2/")).headers["WWW-Authenticate"]
+    assert f'realm="{tokens.base}/registry/auth/token"' in challenge
+    assert (await tokens.call("GET", "/registry/auth/token")).status == 200
+
+
 async def test_everything_is_refused_while_a_check_fails(client: Client) -> None:
     client.server.health.failing["storage"] = "gone"
     answer = await client.call("GET", "/v2/")
@@ -151,3 +170,11 @@ async def test_browsers_may_read_what_an_answer_says(start: Start) -> None:
     assert answer.headers.getall("Access-Control-Expose-Headers") == ["Link"]
     plain = await start()
     assert "Access-Control-Expose-Headers" not in (await plain.call("GET", "/v2/", headers=origin)).headers
+
+
+async def test_what_is_no_route_has_the_headers_of_every_answer(start: Start) -> None:
+    client = await start(headers={"X-Content-Type-Options": "nosniff"})
+    for path in ("/nope", "/v2/UPPER/manifests/1"):
+        answer = await client.call("GET", path)
+        assert answer.status == 404 and answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Docker-Distribution-Api-Version"] == "registry/2.0"

@@ -113,6 +113,10 @@ def test_keys_of_a_jwks_file_verify(tmp_path: Path) -> None:
     path.write_bytes(b'{"keys":[]}')
     with pytest.raises(ValueError, match="no key"):
         Verifier.load_sync(path, None)
+    for nonsense in (b"{", b"[]", b'{"keys": 1}'):
+        path.write_bytes(nonsense)
+        with pytest.raises(ValueError, match="is no set of keys"):
+            Verifier.load_sync(path, None)
 
 
 def certificate(key: Any, issuer_key: Any, name: str, issuer: str, ca: bool) -> x509.Certificate:

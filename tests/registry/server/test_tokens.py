@@ -1,12 +1,15 @@
 import asyncio
+import json
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from registry.config import Grant
-from registry.server.jwt import sign
+from registry.config import Grant, TokenAuth
+from registry.server.jwt import jwk_of, sign
 from registry.users import set_user_sync
 
 from .conftest import ANN, Answer, Client, Start
@@ -81,8 +84,6 @@ async def test_replicas_believe_each_other(start: Start, users: Path) -> None:
 
 
 async def test_a_token_of_another_key_is_refused(tokens: Client) -> None:
-    from cryptography.hazmat.primitives.asymmetric import ec
-
     claims = {"iss": "berth", "aud": "berth registry", "exp": 1 << 40, "sub": "ann", "access": []}
     forged = sign(claims, ec.generate_private_key(ec.SECP256R1()))
     answer = await tokens.call("GET", "/v2/", headers={"Authorization": f"Bearer {forged}"})
@@ -148,3 +149,37 @@ async def test_refresh_tokens_of_an_open_registry_end_when_it_gets_users(start: 
     assert gate is not None
     gate._next_look = 0.0
     assert (await client.call("POST", "/auth/token", data=form)).status == 401
+
+
+async def test_a_token_servers_new_keys_are_taken_up_by_a_reload(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, (old, new) = tmp_path / "jwks.json", (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+
+    def trust(key: ec.EllipticCurvePrivateKey) -> None:
+        path.write_text(json.dumps({"keys": [jwk_of(key.public_key())]}))
+
+    trust(old)
+    client = await start(token_auth=TokenAuth("http://tokens/", "registry", "them", jwks=path))
+    access = [{"type": "repository", "name": "a", "actions": ["pull"]}]
+    claims = {"iss": "them", "aud": "registry", "exp": time.time() + 60, "sub": "ann", "access": access}
+
+    async def status(key: ec.EllipticCurvePrivateKey) -> int:
+        headers = {"Authorization": f"Bearer {sign(claims, key)}"}
+        return (await client.call("GET", "/v2/a/manifests/x", headers=headers)).status
+
+    async def reload() -> None:
+        caplog.clear()
+        client.server.reload(client.server.settings)
+        async with asyncio.timeout(10):
+            while "configuration of the registry reloaded" not in caplog.text:
+                await asyncio.sleep(0.01)
+
+    caplog.set_level(logging.INFO)
+    assert (await status(old), await status(new)) == (404, 401)
+    trust(new)
+    await reload()
+    assert (await status(old), await status(new)) == (401, 404)
+    path.write_text("{")
+    await reload()
+    assert "cannot read the keys of the token server again" in caplog.text and await status(new) == 404
