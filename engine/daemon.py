@@ -50,6 +50,7 @@ from engine.containers.connect import Connector
 from engine.containers.create import Creator
 from engine.containers.defaults import DaemonDefaults
 from engine.containers.exec import Execs
+from engine.containers.halt import Halt
 from engine.containers.hostprobe import probe_host_sync, seccomp_profile_sync
 from engine.containers.journalist import Journalist
 from engine.containers.lifecycle import Lifecycle
@@ -76,6 +77,7 @@ from engine.logs import configure_logging
 from engine.names import new_id
 from engine.networks.service import NetworkService
 from engine.runtime.cgroups import Cgroups
+from engine.runtime.hoststate import host_is_stopping, tell_service_manager_sync
 from engine.runtime.oci import Runtimes, probe_runtimes
 from engine.runtime.shims import Shims
 from engine.snapshots.archive import Archives
@@ -257,6 +259,7 @@ class Daemon:
         )  # fmt: skip
         lifecycle.watch_with(supervisor.watch)
         exits.callback(supervisor.close)
+        exits.push_async_callback(Halt(store, lifecycle, supervisor, host_is_stopping).with_host)
         creator = Creator(
             _defaults(config, host), host.facts, journalist, images, volumes, networks, snapshotter,
             ground.archives, assembly.data_root, host.runtimes,
@@ -487,9 +490,11 @@ async def _serve(config: Config) -> None:
     with _pidfile(config.pidfile):
         await daemon.start()
         log.info("ready")
+        tell_service_manager_sync("READY=1")
         try:
             await stopped.wait()
-            log.info("stopping; containers go on running")
+            log.info("stopping")
+            tell_service_manager_sync("STOPPING=1")
         finally:
             await daemon.stop()
             close_pools()

@@ -40,6 +40,7 @@ DEFAULT_STOP_SECONDS = 10
 KILL_PATIENCE_SECONDS = 10.0
 UNSENT_SECONDS = 2
 """How long a stop waits before it kills where there is no such signal as was asked for."""
+HOST_GRACE_SECONDS = 60  # systemd itself ends a service that takes longer than 90 to stop
 START_TIMEOUT_SECONDS = 120.0
 
 
@@ -155,6 +156,19 @@ class Lifecycle:
         container = self._records.store.require(container_id)
         await self._signal(container, self._live[container_id], signal.SIGKILL)
         self._records.event(container, "kill", {"signal": str(int(signal.SIGKILL))})
+
+    async def end_with_host(self, container_id: str) -> None:
+        """End it as ``stop`` does, but by nobody's wish: what its restart policy wants afterwards stays as it is."""
+        async with self._locks(container_id):
+            container = self._records.store.require(container_id)
+            live = self._live[container_id]
+            _cancel_restart(live)
+            if not container.is_running:
+                return
+        grace = _stop_seconds(container)
+        number = parse_signal(container.config.stop_signal or "SIGTERM")
+        await self._end(container, live, number, min(grace, HOST_GRACE_SECONDS) if grace >= 0 else HOST_GRACE_SECONDS)
+        await self._await_settled(container_id)
 
     async def _end(self, container: Container, live: Live, number: int, grace: int) -> None:
         """Signal, wait for the grace period (negative: for ever), kill, wait again."""

@@ -58,6 +58,7 @@ class Supervisor:
         self._remove = remove
         self._forget_execs = forget_execs
         self._stopping = False
+        self._restarts_held = False
 
     def watch(self, container_id: str, live: Live) -> None:
         """Wait in the background for the end of the container that has just been started or adopted."""
@@ -74,6 +75,10 @@ class Supervisor:
     def close(self) -> None:
         """The daemon stops: exits that come now belong to the next daemon."""
         self._stopping = True
+
+    def hold_restarts(self) -> None:
+        """The host stops: what is to run again is put on record as waiting for that, and waits for the next daemon."""
+        self._restarts_held = True
 
     async def _watch(self, container_id: str, live: Live, shim: Shim) -> None:
         try:
@@ -138,6 +143,8 @@ class Supervisor:
             # With --rm the client waits for the removal: let the putting away and the removal share one wait.
             live.waiters.exited(Exit(record.exit_code))
             await self._assembly.put_away(after, live)
+        if again and self._restarts_held:
+            return
         if again:
             delay = live.back_off.next_delay(ran_for)
             live.restart_task = self._nursery.start(

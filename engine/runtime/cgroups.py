@@ -97,12 +97,10 @@ class Cgroups:
     def leaf_place(self, path: str) -> tuple[str, str]:
         """Where groups for single execs are made: the folder, and what `runtime exec --cgroup` wants before their name.
 
-        On v1 one hierarchy is enough to tell processes apart, and the freezer's costs nothing. ("", "") without one.
+        One hierarchy of v1 is enough to tell processes apart, and the freezer's costs nothing. ("", "") without one.
         """
         folder = self.folder("freezer", path)
-        if folder is None:
-            return "", ""
-        return folder, "" if self.version == 2 else "freezer:"
+        return ("", "") if folder is None else (folder, "freezer:")
 
     def pids_sync(self, path: str) -> list[int]:
         """Every process in the group and the groups below it, sorted."""

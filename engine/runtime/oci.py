@@ -70,9 +70,15 @@ class ExecGroups(StrEnum):
 
 
 def exec_groups(runtime: Runtime, cgroup_version: int) -> ExecGroups:
-    """runc can be asked since 1.1, crun on v2; on v1 crun only ever joins the container's. Others are not asked."""
+    """runc can be asked since 1.1, crun only ever joins the container's. Others are not asked.
+
+    Nor is anybody on v2: there a process looks for its limits in its own group, and a group below the container's has
+    none to show.
+    """
+    if cgroup_version == 2:
+        return ExecGroups.NO
     if runtime.program == "crun":
-        return ExecGroups.ASKED if cgroup_version == 2 else ExecGroups.COVERED
+        return ExecGroups.COVERED
     return ExecGroups.ASKED if _is_since(runtime, {"runc": (1, 1)}) else ExecGroups.NO
 
 
@@ -281,18 +287,19 @@ async def update_resources(
 ) -> None:
     """Change the limits of a running container (`linux.resources` of the OCI runtime spec).
 
-    What lifts a limit is written here: crun writes -1 in ways that the kernel does not take on v1.
+    What lifts a limit is written here for crun, which writes -1 in ways that the kernel does not take on v1. runc is
+    told: it remembers a container's limits, and with each update writes them all.
     """
     told = systemd.assignments(resources, cgroups.version) if leaves_systemd_untold(runtime) else []
-    await _change(runtime, container_id, resources, cgroups, cgroup_path)
+    resources = {part: dict(limits) for part, limits in resources.items()}
+    if runtime.program == "crun":
+        await _lift(resources, cgroups, cgroup_path)
+    await _change(runtime, container_id, resources)
     if told:
         await _tell_systemd(cgroup_path, told)
 
 
-async def _change(
-    runtime: Runtime, container_id: str, resources: Mapping[str, Any], cgroups: Cgroups, cgroup_path: str
-) -> None:
-    resources = {part: dict(limits) for part, limits in resources.items()}
+async def _lift(resources: dict[str, dict[str, Any]], cgroups: Cgroups, cgroup_path: str) -> None:
     for part, name, lift in (
         ("pids", "limit", cgroups.lift_pids_limit_sync),
         ("cpu", "quota", cgroups.lift_cpu_quota_sync),
@@ -300,6 +307,9 @@ async def _change(
         if resources.get(part, {}).get(name) == -1:
             del resources[part][name]
             await run_blocking(lift, cgroup_path)
+
+
+async def _change(runtime: Runtime, container_id: str, resources: Mapping[str, Mapping[str, Any]]) -> None:
     resources = {part: limits for part, limits in resources.items() if limits}
     if not resources:
         return

@@ -3,7 +3,7 @@
 An exec may be attached to before it starts, so that nothing of its output is missed. Its exit code is kept until the
 shim ends, because the daemon that asked may not be the one that wants to know.
 
-Each exec runs in a leaf group below the container's. A runtime that cannot be asked for that (crun on v1) writes the
+On v1 each exec runs in a leaf group below the container's. A runtime that cannot be asked for that (crun) writes the
 process into the container's own list of processes; for as long as it runs, the leaf's list lies over that one in the
 shim's mount namespace, so such starts take turns.
 """

@@ -89,3 +89,13 @@ def test_containers_are_scopes_below_the_slice_that_was_asked_for(berth: Berth, 
     done = docker(*arguments, "/proc/self/cgroup", check=True)
     assert done.stdout.startswith("0::/berth.slice/berth-test.slice/docker-")
     assert done.stdout.endswith(".scope\n")
+
+
+def test_an_exec_sees_the_containers_limits(docker: Docker, busybox: str, runtime: str) -> None:
+    """Programs look for them in the group that /proc/self/cgroup names."""
+    try:
+        docker("run", "-d", "--name", "seen", "--runtime", runtime, "-m", "64m", busybox, "sleep", "1000", check=True)
+        script = "read line </proc/self/cgroup; echo $line; cat /sys/fs/cgroup${line#0::}/memory.max"
+        assert docker("exec", "seen", "sh", "-c", script, check=True).stdout == f"0::/\n{64 << 20}\n"
+    finally:
+        docker("rm", "-f", "seen")

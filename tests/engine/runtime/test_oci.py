@@ -159,10 +159,15 @@ def runtime(path: str, version: str) -> Runtime:
 
 def test_which_runtime_can_be_asked_for_groups_of_execs() -> None:
     crun = runtime("/usr/bin/crun", "1.8.1")
-    assert (exec_groups(crun, 1), exec_groups(crun, 2)) == (ExecGroups.COVERED, ExecGroups.ASKED)
+    assert exec_groups(crun, 1) is ExecGroups.COVERED
     assert exec_groups(runtime("/usr/bin/runc", "1.1.5+ds1"), 1) is ExecGroups.ASKED
-    assert exec_groups(runtime("/usr/bin/runc", "1.0.3"), 2) is ExecGroups.NO
-    assert exec_groups(runtime("/opt/youki", "9.9"), 2) is ExecGroups.NO
+    assert exec_groups(runtime("/usr/bin/runc", "1.0.3"), 1) is ExecGroups.NO
+    assert exec_groups(runtime("/opt/youki", "9.9"), 1) is ExecGroups.NO
+
+
+def test_on_v2_execs_stay_where_their_limits_are() -> None:
+    for path, version in (("/usr/bin/crun", "1.8.1"), ("/usr/bin/runc", "1.1.5")):
+        assert exec_groups(runtime(path, version), 2) is ExecGroups.NO
 
 
 def test_which_runtime_makes_trees_read_only() -> None:
