@@ -44,13 +44,18 @@ class Answer:
         return str(self.json["errors"][0]["code"])
 
 
+def address_of(server: RegistryServer) -> tuple[str, int]:
+    """The first one, IPv4's where it listens to both."""
+    return next((host, port) for host, port in server.addresses() if ":" not in host)
+
+
 class Client:
     """Speaks to one server as registry clients do."""
 
     def __init__(self, server: RegistryServer, session: aiohttp.ClientSession, scheme: str = "http") -> None:
         self.server = server
         self.session = session
-        host, port = server.addresses()[0]
+        host, port = address_of(server)
         self.host, self.port = host, port
         self.base = f"{scheme}://{host}:{port}"
 
@@ -160,7 +165,7 @@ def start(tmp_path: Path, aiohttp_client: AiohttpClient) -> Start:
         settings = replace(Settings(root=tmp_path / "root", address="127.0.0.1:0", drain_seconds=0.5), **changes)
         server = RegistryServer(settings)
         await server.start()
-        host, port = server.addresses()[0]
+        host, port = address_of(server)
         scheme = "https" if settings.serves_tls else "http"
         running = RunningServer(f"{scheme}://{host}:{port}", server.stop)
         client = await aiohttp_client(running, skip_auto_headers=["Content-Type"])
