@@ -104,7 +104,10 @@ class RegistryServer:
         self.webhooks = Webhooks(settings.webhooks, self.driver, self.transport, settings.address)
         self.metrics = Metrics(self.webhooks, self.proxy)
         self.health = Health(settings, self.driver)
-        self.tokens = TokenService(self.driver, self.access, _SERVICE) if settings.tokens else None
+        self.tokens: TokenService | None = None
+        if settings.token_auth is None:
+            self.tokens = TokenService(self.driver, self.access, _SERVICE)
+            self.access.prepare_tokens = self.tokens.prepare
         self.dispatcher = Dispatcher(settings, self.access, self._routes(), self._pages(), self.proxy, self.health)
         self._servers: list[web.Server] = []
         self._listeners: list[asyncio.Server] = []
@@ -261,8 +264,6 @@ class RegistryServer:
             )
             self.access.issuer, self.access.audience = foreign.issuer, foreign.service
             self.access.forget_tokens()
-        elif self.tokens is not None:
-            await self.tokens.prepare()
 
     def addresses(self) -> list[tuple[str, int]]:
         """Where it listens, with the real port when port 0 was asked for."""

@@ -15,6 +15,7 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,8 @@ class Access:
         # Whoever issues the tokens we believe: our own service, or the configured one. Set before serving.
         self.verifier: Verifier | None = None
         self.issuer = self.audience = ""
+        # Readies our own token service, where there is one; set before serving.
+        self.prepare_tokens: Callable[[], Awaitable[None]] | None = None
         self._passwords: OrderedDict[bytes, tuple[float, bytes, Identity]] = OrderedDict()
         self._tokens: OrderedDict[bytes, tuple[float, Identity]] = OrderedDict()
         self._checks = asyncio.Semaphore(4)
@@ -178,6 +181,18 @@ class Access:
         if self.htpasswd is not None:
             await self.htpasswd.refresh()
         await self.grants.refresh()
+        if self.verifier is None and self.prepare_tokens is not None and self._wants_tokens:
+            await self.prepare_tokens()
+
+    @property
+    def _wants_tokens(self) -> bool:
+        return self._settings.tokens or self.grants.names_anonymous
+
+    @property
+    def offers_tokens(self) -> bool:
+        """Whether clients are sent to our token service: when they should be, and when anything is for everybody. Sent
+        for a password, docker and skopeo give up without one, whatever they could have without."""
+        return self.verifier is not None and self.prepare_tokens is not None and self._wants_tokens
 
     async def authenticate(self, username: str, password: str) -> Identity | None:
         """The identity behind a name and password, or None. Right answers are remembered for five minutes."""
@@ -284,7 +299,7 @@ class Access:
     def challenge(self, base: str, error: Unauthorized) -> str:
         """The `WWW-Authenticate` header that tells a client how to come back; `base` is where it thinks we are."""
         token = self._settings.token_auth
-        if token is None and not self._settings.tokens:
+        if token is None and not self.offers_tokens:
             realm = self._settings.realm.replace('"', "'")
             return f'Basic realm="{realm}"'
         if token is not None:

@@ -72,6 +72,11 @@ class Grants:
             return False
         return self._path is None or (self._is_optional and self._mark is None)
 
+    @property
+    def names_anonymous(self) -> bool:
+        """Whether something is for callers that show nothing."""
+        return any(grant.who == EVERYBODY for grant in (*self._fixed, *self._from_file))
+
     def allows(self, user: str, repository: str, action: str) -> bool:
         """Whether some grant lets `user` (empty: anonymous) do `action` in `repository`."""
         if self.is_empty:

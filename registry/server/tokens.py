@@ -7,6 +7,7 @@ replica believes every other one's tokens.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Mapping
@@ -35,7 +36,7 @@ _ACTIONS = ("pull", "push", "delete")
 
 
 class TokenService:
-    """Issues tokens. `prepare` must run before serving."""
+    """Issues tokens, once `prepare` has run."""
 
     def __init__(self, driver: StorageDriver, access: Access, service: str) -> None:
         self._driver = driver
@@ -43,9 +44,15 @@ class TokenService:
         self._service = service
         self._key: ec.EllipticCurvePrivateKey | None = None
         self._verifier: Verifier | None = None
+        self._preparing = asyncio.Lock()
 
     async def prepare(self) -> None:
         """Load the key, or make one, and have `Access` believe it."""
+        async with self._preparing:
+            if self._key is None:
+                await self._prepare()
+
+    async def _prepare(self) -> None:
         try:
             data = await self._driver.read(_KEY)
         except FileNotFoundError:
@@ -64,6 +71,9 @@ class TokenService:
 
     async def answer(self, request: BaseRequest) -> Reply:
         """GET with Basic credentials or none, POST with a form (OAuth2), as docker clients ask."""
+        await self._access.refresh()
+        if not self._access.offers_tokens:
+            return Reply(404)
         if request.method == "POST":
             form = parse_qs((await read_body(request, 64 * 1024)).decode("utf-8", "replace"))
             return await self._oauth(form)
@@ -75,7 +85,6 @@ class TokenService:
         return self._reply(identity, query.get("scope", []), refresh, oauth=False)
 
     async def _basic(self, authorization: str | None) -> Identity:
-        await self._access.refresh()
         if authorization is None:
             return ANONYMOUS
         scheme, _, value = authorization.partition(" ")
@@ -86,7 +95,6 @@ class TokenService:
         return identity
 
     async def _oauth(self, form: Mapping[str, list[str]]) -> Reply:
-        await self._access.refresh()
         kind = form.get("grant_type", [""])[0]
         identity: Identity | None = None
         if kind == "password":

@@ -183,3 +183,22 @@ async def test_a_token_servers_new_keys_are_taken_up_by_a_reload(
     path.write_text("{")
     await reload()
     assert "cannot read the keys of the token server again" in caplog.text and await status(new) == 404
+
+
+async def test_anonymous_clients_are_sent_for_a_token_as_soon_as_anything_is_for_them(
+    start: Start, users: Path, tmp_path: Path
+) -> None:
+    """docker and skopeo, asked for a password that they do not have, do not even try."""
+    grants = tmp_path / "grants.yml"
+    client = await start(htpasswd=users, grants_file=grants, grants_file_optional=True)
+    assert (await client.call("GET", "/v2/")).headers["WWW-Authenticate"].startswith("Basic ")
+    assert (await client.call("GET", "/auth/token")).status == 404
+    await client.push_image("public/a", "v1", auth=ANN)
+    grants.write_text("grants: [{who: anonymous, repositories: [public/**], actions: [pull]}]")
+    client.server.access.grants._next_look = 0.0
+    challenge = (await client.call("GET", "/v2/")).headers["WWW-Authenticate"]
+    assert challenge == f'Bearer realm="{client.base}/auth/token",service="berth registry"'
+    given = await token(client, "repository:public/a:pull,push", auth=None)
+    assert (await client.call("GET", "/v2/public/a/manifests/v1", headers=bearer(given))).status == 200
+    assert (await client.call("POST", "/v2/public/a/blobs/uploads/", headers=bearer(given))).status == 401
+    assert (await client.call("GET", "/v2/", auth=ANN)).status == 200, "passwords go on to count"
