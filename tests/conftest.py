@@ -18,11 +18,15 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, settings
 
 from tests.support.loop_guard import LoopGuard
 
 PROJECT = Path(__file__).resolve().parent.parent
 _TESTS = PROJECT / "tests"
+# How long an example takes says something about the machine, not about us.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
