@@ -172,6 +172,7 @@ class Daemon:
         self._nursery = Nursery("daemon")
         self._exits = contextlib.AsyncExitStack()
         self._reloaders: list[Callable[[Config], None]] = [configure_logging]
+        self._told_runtimes = (config.runtimes, config.default_runtime)
 
     async def start(self) -> None:
         """Everything up to the moment when clients are answered. What was started is stopped again when this fails."""
@@ -352,7 +353,7 @@ class Daemon:
         return Host(facts, cgroups, runtimes, init, profile)
 
     def _retake_runtimes(self, config: Config, host: Host, creator: Creator) -> None:
-        """Once more what containers can run with, and what they get where they do not say it."""
+        """Once more what containers get where they do not say it, and, where that was changed, what they run with."""
 
         async def retake() -> None:
             try:
@@ -361,7 +362,11 @@ class Daemon:
                 log.error("the runtimes were not reloaded: %s", error)
             creator.reload(_defaults(config, host))
 
-        self._nursery.start(retake(), name="runtimes")
+        creator.reload(_defaults(config, host))
+        told = (config.runtimes, config.default_runtime)
+        if told != self._told_runtimes:
+            self._told_runtimes = told
+            self._nursery.start(retake(), name="runtimes")
 
     def reload(self) -> None:
         """SIGHUP: take over what may change while running; a file that cannot be used changes nothing."""
