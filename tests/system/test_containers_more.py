@@ -119,15 +119,19 @@ def test_a_stream_of_stats_ends_with_the_container(docker: Docker, berth: Berth,
 
 
 def kernel_limits(docker: Docker, name: str) -> Any:
-    return Cgroups.detect_sync().read_limits_sync(f"/docker/{inspect(docker, name, '{{.Id}}')}")
+    cgroups = Cgroups.detect_sync()
+    return cgroups.read_limits_sync(cgroups.container_path(inspect(docker, name, "{{.Id}}")))
 
 
 def test_update_changes_a_running_container(docker: Docker, berth: Berth, running: str) -> None:
-    limits = ("-m", "50m", "--memory-swap", "100m", "--cpus", "0.5", "--pids-limit", "33", "--cpuset-cpus", "0")
+    cgroups = Cgroups.detect_sync()
+    processors = ("--cpuset-cpus", "0") if "cpuset" in cgroups.controllers else ()
+    limits = ("-m", "50m", "--memory-swap", "100m", "--cpus", "0.5", "--pids-limit", "33", *processors)
     docker("update", *limits, "--cpu-shares", "300", "--restart", "unless-stopped", running, check=True)
     now = kernel_limits(docker, running)
     assert (now.memory, now.cpu_quota, now.cpu_period, now.pids) == (50 * MIB, 50_000, 100_000, 33)
-    assert (now.cpuset_cpus, now.cpu_shares) == ("0", 300)
+    assert now.cpuset_cpus == ("0" if processors else "")
+    assert (now.cpu_shares, now.cpu_weight) == ((300, 0) if cgroups.version == 1 else (0, 12))
     shown = "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.RestartPolicy.Name}}"
     assert inspect(docker, running, shown) == f"{50 * MIB} 500000000 unless-stopped"
     docker("update", "--pids-limit", "-1", running, check=True)

@@ -73,7 +73,9 @@ def test_an_empty_proc_is_refused(docker: Docker, runtime: str) -> None:
 @pytest.mark.parametrize("runtime", ["crun", "runc"])
 def test_allowed(docker: Docker, folder: Path, runtime: str) -> None:
     (folder / "uptime").write_text("1.00 2.00\n")
-    mounts = ["-v", f"{folder / 'uptime'}:/proc/uptime", "--mount", "type=tmpfs,dst=/proc/acpi"]
+    mounts = ["-v", f"{folder / 'uptime'}:/proc/uptime"]
+    if Path("/proc/acpi").exists():  # machines without ACPI lack it
+        mounts += ["--mount", "type=tmpfs,dst=/proc/acpi"]
     done = docker("run", "--rm", "--runtime", runtime, *mounts, "busybox", "cat", "/proc/uptime", check=True)
     assert done.stdout == "1.00 2.00\n"
     hosts = docker("run", "--rm", "--runtime", runtime, "-v", "/proc:/proc", "busybox", "cat", "/proc/version")
