@@ -42,7 +42,7 @@ class Fluentd(Sink):
             self._deliver(self._message(message, {b"chunk": chunk}), chunk)
 
     def close(self) -> None:
-        self._connection.close()
+        self._connection.finish()
 
     def _message(self, message: Message, option: Mapping[bytes, bytes] | None = None) -> bytes:
         at, stream, line, partial = message

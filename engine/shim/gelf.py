@@ -43,7 +43,7 @@ class Gelf(Sink):
                 self._connection.send(datagram)
 
     def close(self) -> None:
-        self._connection.close()
+        self._connection.finish()
 
     def _document(self, message: Message) -> bytes:
         at, stream, line, _partial = message

@@ -11,6 +11,8 @@ from typing import Any
 from engine.shim.logqueue import Sink
 
 CONNECT_SECONDS = 5.0
+# How long a server may take to hear the end.
+FINISH_SECONDS = 2.0
 
 _DATAGRAM = ("udp", "unixgram")
 
@@ -62,6 +64,17 @@ class Connection:
                 self._socket.close()
             self._socket = None
 
+    def finish(self) -> None:
+        """Close when the server has everything: with unread words of its own (TLS has some) the kernel would drop what
+        it has not sent yet."""
+        if self._socket is not None and not self.keeps_bounds:
+            with contextlib.suppress(OSError):
+                self._socket.settimeout(FINISH_SECONDS)
+                self._socket.shutdown(socket.SHUT_WR)
+                while self._socket.recv(65536):
+                    pass
+        self.close()
+
     def _dial(self) -> socket.socket:
         if self.network in ("unix", "unixgram"):
             kind = socket.SOCK_DGRAM if self.network == "unixgram" else socket.SOCK_STREAM
@@ -83,6 +96,7 @@ class Connection:
         context = _context(self._tls or {}) if self.network in ("tls", "tcp+tls") else None
         stream = socket.create_connection((host, int(port)), CONNECT_SECONDS)
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return stream if context is None else context.wrap_socket(stream, server_hostname=host)
 
     def _explain(self, error: OSError) -> str:

@@ -34,7 +34,7 @@ class Syslog(Sink):
                 self._connection.send(data)
 
     def close(self) -> None:
-        self._connection.close()
+        self._connection.finish()
 
     def _record(self, message: Message) -> bytes:
         at, stream, line, _partial = message

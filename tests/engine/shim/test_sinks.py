@@ -1,6 +1,7 @@
 """Connections of remote log drivers: Go's words for failures, a new connection after a broken one."""
 
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,28 @@ def test_a_broken_connection_is_made_again(tmp_path: Path) -> None:
         with pytest.raises(ConnectionResetError):
             connection.receive(10)
         connection.close()
+
+
+def test_the_end_waits_until_the_server_has_everything() -> None:
+    """A server that says something nobody reads, as TLS does with its tickets, and that is slow to take the rest."""
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        server.bind(("127.0.0.1", 0))
+        server.listen(1)
+        connection = Connection("tcp", f"127.0.0.1:{server.getsockname()[1]}")
+        connection.connect()
+        peer, _ = server.accept()
+        with peer:
+            peer.sendall(b"words")
+            connection.send(b"x" * 200_000)
+            ending = threading.Thread(target=connection.finish)
+            ending.start()
+            ending.join(0.02)
+            taken = 0
+            while data := peer.recv(65536):
+                taken += len(data)
+        ending.join()
+    assert taken == 200_000
 
 
 def test_datagrams_keep_their_bounds() -> None:
