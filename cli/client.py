@@ -142,7 +142,9 @@ class Client:
         try:
             connection.request(method, target, body=payload, headers=sent, encode_chunked=chunked)
             response = connection.getresponse()
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError) as error:
+            if connection.sock is None:  # it went without an answer
+                raise self._unreachable(error) from error
             # The daemon may refuse before it has read the whole body; its answer is still there to read.
             response = self._early_answer(connection)
         except OSError as error:

@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 from engine.kernel.namespaces import NetworkNamespace
 from engine.kernel.sockets import open_packet_socket_sync
 from engine.networks.model import EndpointState, Network
-from engine.tasks import Nursery, run_in
+from engine.tasks import Nursery, run_in, run_to_end
 
 log = logging.getLogger(__name__)
 
@@ -120,12 +120,15 @@ class Announcer:
 
 
 async def _announce(sender: socket.socket, frames: list[bytes], times: int, pause: float) -> None:
-    await asyncio.sleep(_SETTLE_SECONDS)
-    for number in range(times):
-        if number:
-            await asyncio.sleep(pause)
-        for frame in frames:
-            try:
+    try:
+        await asyncio.sleep(_SETTLE_SECONDS)
+        for number in range(times):
+            if number:
+                await asyncio.sleep(pause)
+            for frame in frames:
                 sender.send(frame)
-            except OSError:  # the interface is gone or down: nobody is there to be announced
-                return
+    except OSError:  # the interface is gone or down: nobody is there to be announced
+        return
+    finally:
+        # The kernel waits 10 ms and more until nobody uses a packet socket any more: not in the loop.
+        await run_to_end("net", sender.close)

@@ -107,3 +107,9 @@ def test_take_over_refused(serve: Serve) -> None:
     client, _ = serve(_response("404 Not Found", b'{"message": "No such container: x"}'))
     with pytest.raises(ApiError, match="No such container: x"):
         client.take_over("/x")
+
+
+def test_a_daemon_that_goes_without_an_answer_is_unreachable(serve: Serve) -> None:
+    client, _ = serve(b"")
+    with pytest.raises(Unreachable, match="Cannot connect to the berth daemon"):
+        client.json("GET", "/x")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 
 import msgspec
 import pytest
@@ -61,7 +62,17 @@ def test_frames_are_as_the_standards_want_them() -> None:
 
 async def test_announcements_end_with_their_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-    monkeypatch.setattr(module, "open_packet_socket_sync", lambda fd, interface: ours)
+    closed_by: list[int] = []
+
+    class Slow(socket.socket):
+        """A packet socket: its end takes the kernel a while."""
+
+        def close(self) -> None:
+            closed_by.append(threading.get_ident())
+            super().close()
+
+    sender = Slow(fileno=ours.detach())
+    monkeypatch.setattr(module, "open_packet_socket_sync", lambda fd, interface: sender)
     monkeypatch.setattr(module, "_SETTLE_SECONDS", 0)
     announcer, namespace = Announcer(), NetworkNamespace(-1, theirs)
     await announcer.start(TOWN, ENDPOINT, namespace)
@@ -69,6 +80,7 @@ async def test_announcements_end_with_their_endpoint(monkeypatch: pytest.MonkeyP
     assert [await loop.sock_recv(theirs, 1500) for _ in range(4)] == frames_of(ENDPOINT) * 2
     announcer.stop(ENDPOINT)
     assert await loop.sock_recv(theirs, 1500) == b""
+    assert closed_by[0] != threading.get_ident()
     announcer.stop(ENDPOINT)
     await announcer.start(msgspec.structs.replace(TOWN, driver="ipvlan"), ENDPOINT, namespace)
     await announcer.start(msgspec.structs.replace(TOWN, options={OPTION_COUNT: "0"}), ENDPOINT, namespace)
