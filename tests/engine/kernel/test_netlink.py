@@ -175,5 +175,16 @@ def test_only_the_end_of_an_interface_is_news() -> None:
     for kind, body in ((17, gone), (17, port), (16, gone)):
         theirs.send(HEADER.pack(16 + len(body), kind, 0, 0, 0) + body)
     assert netlink.removed_links(ours) == {"veth1"}
+    several = b""
+    for name in (b"v\0", b"bridge0\0"):
+        body = gone[:16] + attribute(4, b"\0\0\0\0") + attribute(3, name)
+        message = HEADER.pack(16 + len(body), 17, 0, 0, 0) + body
+        several += message + bytes(-len(message) % 4)
+    theirs.send(several)
+    assert netlink.removed_links(ours) == {"v", "bridge0"}
+    empty_attribute = HEADER.pack(36, 17, 0, 0, 0) + gone[:16] + bytes(4)
+    for nonsense in (several[:16], several[:20], HEADER.pack(8, 17, 0, 0, 0) + gone, empty_attribute):
+        theirs.send(nonsense)
+        assert netlink.removed_links(ours) == set()
     ours.close()
     theirs.close()
