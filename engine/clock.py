@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 ZERO_TIME = "0001-01-01T00:00:00Z"
 SECOND = 1_000_000_000
+_UNIX_SECONDS = re.compile(r"[0-9]+(\.[0-9]{1,9})?")
 
 _UNITS = {
     "ns": 1,
@@ -77,3 +78,14 @@ def duration_ns(text: str) -> int:
         total += int(match[1] or 0) * unit + int(fraction) * unit // 10 ** len(fraction)
         position = match.end()
     return -total if text.startswith("-") else total
+
+
+def instant_ns(text: str, now: int) -> int:
+    """Unix seconds (a fraction allowed), a duration before ``now``, or RFC 3339. Raises ``ValueError``."""
+    if _UNIX_SECONDS.fullmatch(text):
+        seconds, _, fraction = text.partition(".")
+        return int(seconds) * SECOND + int((fraction or "0").ljust(9, "0"))
+    try:
+        return now - duration_ns(text)
+    except ValueError:
+        return parse_rfc3339(text)

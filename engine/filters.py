@@ -5,13 +5,12 @@ A filter is JSON, either ``{"label": ["a=b"]}`` or the older ``{"label": {"a=b":
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Collection, Mapping
 
 import msgspec
 
-from engine.clock import SECOND, duration_ns, parse_rfc3339
+from engine.clock import instant_ns
 from engine.errors import InvalidParameter
 
 
@@ -92,14 +91,9 @@ class Filters:
 
 
 def until_instant(value: str, now_ns: int) -> int:
-    """A duration before now, Unix seconds or RFC 3339. Raises ``InvalidParameter``."""
-    if re.fullmatch(r"[0-9]+(\.[0-9]{1,9})?", value):
-        seconds, _, fraction = value.partition(".")
-        return int(seconds) * SECOND + int((fraction or "0").ljust(9, "0"))
-    with contextlib.suppress(ValueError):
-        return now_ns - duration_ns(value)
+    """One value of the filter ``until``. Raises ``InvalidParameter``."""
     try:
-        return parse_rfc3339(value)
+        return instant_ns(value, now_ns)
     except ValueError as error:
         raise InvalidParameter(f'failed to parse value as time or duration: "{value}"') from error
 

@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from engine import API_VERSION
-from engine.clock import duration_ns, parse_rfc3339
+from engine.clock import instant_ns
 from engine.containers.loose import decode_loose
 from engine.containers.syntax import syntax_words
 from engine.errors import InvalidParameter
@@ -141,21 +141,15 @@ def parse_platform(text: str) -> Platform | None:
 
 
 def timestamp_ns(value: str, now_ns: int) -> int | None:
-    """``since`` and ``until``: Unix seconds (fraction allowed), RFC 3339, or a duration before now. None for empty.
+    """``since`` and ``until``: an instant (``clock.instant_ns``), seconds before 1970 among them. None for empty.
 
     Raises ``InvalidParameter`` for anything else.
     """
     if not value:
         return None
-    if re.fullmatch(r"-?[0-9]+(\.[0-9]{1,9})?", value):
-        seconds, _, fraction = value.removeprefix("-").partition(".")
-        instant = int(seconds) * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))
-        return -instant if value.startswith("-") else instant
     try:
-        return now_ns - duration_ns(value)
-    except ValueError:
-        pass
-    try:
-        return parse_rfc3339(value)
+        if re.fullmatch(r"-[0-9]+(\.[0-9]{1,9})?", value):
+            return -instant_ns(value[1:], now_ns)
+        return instant_ns(value, now_ns)
     except ValueError as error:
         raise InvalidParameter(f'invalid value for timestamp: "{value}"') from error

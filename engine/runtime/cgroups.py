@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from engine.runtime.cgroupstats import CgroupStats, Limits, read_limits_sync, read_stats_sync
 
+SYSTEMD_RUNS = "/run/systemd/system"  # sd_booted(3)
 V1_CONTROLLERS = frozenset(
     (
         "cpu",
@@ -61,7 +62,7 @@ class Cgroups:
             with contextlib.suppress(OSError), open(f"{unified}/cgroup.controllers", encoding="ascii") as file:
                 controllers |= frozenset(file.read().split())
         if driver is None:
-            driver = "systemd" if not v1 and os.path.isdir("/run/systemd/system") else "cgroupfs"
+            driver = "systemd" if not v1 and os.path.isdir(SYSTEMD_RUNS) else "cgroupfs"
         return cls(v1, unified, driver, controllers)
 
     @property

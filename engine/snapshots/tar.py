@@ -365,24 +365,9 @@ def _ustar(entry: Entry, name: bytes, prefix: bytes, link: bytes, limits: tuple[
     return b"".join((name.ljust(100, b"\0"), numbers, checksum, front, back))
 
 
-def _is_plain(entry: Entry) -> bool:
-    """Whether one block holds everything, with the name in one piece: so it is with nearly all."""
-    name, link = entry.name, entry.link
-    return (
-        len(name) <= 100 >= len(link)
-        and name.isascii()
-        and link.isascii()
-        and entry.size < 8**11
-        and entry.uid < 8**7 > entry.gid
-        and not entry.xattrs
-    )
-
-
 def header(entry: Entry) -> bytes:
     """The header blocks of ``entry``; times are whole seconds, as docker writes them."""
     name, link = entry.name, entry.link
-    if _is_plain(entry):
-        return _ustar(entry, name, b"", link, (entry.uid, entry.gid, entry.size))
     records: list[tuple[bytes, bytes]] = []
     split = _split_name(name)
     if split is None or not (name.isascii() and link.isascii()):
