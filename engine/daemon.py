@@ -30,6 +30,7 @@ from engine.api.containers import ContainerRoutes
 from engine.api.exec import ExecRoutes
 from engine.api.images import ImageRoutes
 from engine.api.listeners import Listeners
+from engine.api.metrics import MetricsListener
 from engine.api.networks import NetworkRoutes
 from engine.api.stats import StatsRoutes
 from engine.api.system import SystemRoutes
@@ -74,6 +75,7 @@ from engine.images.transport import ImageTransport
 from engine.journal import Journal
 from engine.kernel.memory import give_back_sync, limit_arenas_sync
 from engine.logs import configure_logging
+from engine.measures import Measures
 from engine.names import new_id
 from engine.networks.service import NetworkService
 from engine.runtime.cgroups import Cgroups
@@ -135,6 +137,7 @@ class Ground:
 
     journal: Journal
     events: EventBus
+    measures: Measures
     host: Host
     shims: Shims
     workers: Workers
@@ -218,6 +221,7 @@ class Daemon:
         return Ground(
             journal=journal,
             events=events,
+            measures=Measures(is_on=bool(config.metrics_addr)),
             host=host,
             shims=shims,
             workers=workers,
@@ -235,14 +239,14 @@ class Daemon:
         images, snapshotter = ground.images, ground.snapshotter
         store = ContainerStore(ground.journal)
         store.load()
-        networks = NetworkService(config, ground.journal, ground.events)
+        networks = NetworkService(config, ground.journal, ground.events, measures=ground.measures)
         exits.push_async_callback(_close_networks, networks, store)
         await networks.start()
         images.users = images.content.users = uses = Uses(store)
         await images.content.sweep()
         volumes = VolumeService(config.data_root / "volumes", VolumeStore(ground.journal), ground.events, nursery, uses)
         await volumes.restore(_volumes_in_use(store))
-        journalist, live, locks = Journalist(store, ground.events), LiveTable(), KeyedLocks()
+        journalist, live, locks = Journalist(store, ground.events, ground.measures), LiveTable(), KeyedLocks()
         accounts = Accounts(lambda key: config.data_root / "snapshots" / key / snapshotter.upper, ground.layers.folder)
         assembly = Assembly(
             config, host, store, ground.shims, snapshotter, networks, volumes, accounts, ground.trash, nursery
@@ -285,7 +289,13 @@ class Daemon:
         exits.push_async_callback(transport.aclose)
         self._reloaders.append(transport.reload)
         engine_id = await _engine_id(ground.journal)
-        api = Api(self._routes(ground, nouns, transport, engine_id), self._nursery)
+        views = ContainerViews(nouns.service, nouns.networks, ground.image_store, config.data_root)
+        system = self._system(ground, nouns, views, engine_id)
+        if config.metrics_addr:
+            metrics = MetricsListener(ground.measures, ground.events, system.about)
+            exits.push_async_callback(metrics.close)
+            await metrics.open(config.metrics_addr)
+        api = Api(self._routes(ground, nouns, transport, views, system), self._nursery)
         listeners = Listeners(api, config.group)
         exits.push_async_callback(listeners.close, CLOSE_SECONDS)
         await listeners.open(config.hosts, _tls(config))
@@ -297,16 +307,22 @@ class Daemon:
 
         self._reloaders.append(tell)
 
-    def _routes(self, ground: Ground, nouns: Nouns, transport: ImageTransport, engine_id: str) -> list[Route]:
-        config, images, store = self.config, ground.images, ground.image_store
-        views = ContainerViews(nouns.service, nouns.networks, store, config.data_root)
+    def _system(self, ground: Ground, nouns: Nouns, views: ContainerViews, engine_id: str) -> SystemRoutes:
         usage = DiskUsageReport(
-            nouns.service, views, images, nouns.volumes, lambda: sum(layer.size_bytes for layer in ground.layers.all())
-        )
+            nouns.service, views, ground.images, nouns.volumes,
+            lambda: sum(layer.size_bytes for layer in ground.layers.all()),
+        )  # fmt: skip
         system = SystemRoutes(
-            config, ground.host, engine_id, nouns.store, store, ground.events, usage, ground.snapshotter.name
-        )
+            self.config, ground.host, engine_id, nouns.store, ground.image_store, ground.events, usage,
+            ground.snapshotter.name,
+        )  # fmt: skip
         self._reloaders.append(system.reloaded)
+        return system
+
+    def _routes(
+        self, ground: Ground, nouns: Nouns, transport: ImageTransport, views: ContainerViews, system: SystemRoutes
+    ) -> list[Route]:
+        images = ground.images
         connector = Connector(nouns.journalist, nouns.live, nouns.networks, nouns.locks)
         tables = (
             system,

@@ -111,7 +111,7 @@ class Archiver:
     async def changes(self, reference: str) -> list[Change]:
         """What differs from the image, sorted by path."""
         container = self._records.store.find(reference)
-        with worded("/", reference):
+        with worded("/", reference), self._records.measures.container_action("changes"):
             return await self._snapshotter.changes(container.id, _layers(container))
 
     @contextlib.asynccontextmanager
