@@ -148,6 +148,7 @@ _OPTIONS = (
     _text("--default-cgroupns-mode"),
     _list("--default-ulimit", metavar="NAME=SOFT:HARD"),
     _flag("--no-new-privileges"),
+    _text("--userns-remap", metavar="default|USER[:GROUP]", help="Whose subordinate ids containers' users have."),
     _text("--seccomp-profile"),
     _text("-s", "--storage-driver"),
     _list("--storage-opt"),
@@ -172,7 +173,7 @@ _UNUSED_TEXTS = (
     "api-cors-header bridge-accept-fwmark containerd containerd-namespace containerd-plugins-namespace cpu-rt-period "
     "cpu-rt-runtime default-stop-timeout firewall-backend log-format "
     "network-control-plane-mtu network-diagnostic-port nri-opts oom-score-adjust "
-    "swarm-default-advertise-addr userland-proxy-path userns-remap"
+    "swarm-default-advertise-addr userland-proxy-path"
 ).split()
 _UNUSED = (
     _flag("-r", "--restart", hidden=True),

@@ -114,6 +114,8 @@ class Config:
     default_cgroupns_mode: str = ""
     default_ulimits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     no_new_privileges: bool = False
+    userns_remap: str = ""
+    """Whose subordinate ids containers have; empty: the host's."""
     on_unhealthy: str = "none"
     seccomp_profile: str = ""
     storage_driver: str = ""
@@ -179,7 +181,6 @@ REFUSED = {
     "authorization-plugins": "authorization plugins are not offered",
     "rootless": "rootless mode is not offered",
     "selinux-enabled": "SELinux labels are not offered",
-    "userns-remap": "user namespace remapping is not offered",
 }
 # Older names of keys that hold one value where the newer hold a list.
 _SINGULAR = {"host-gateway-ip": "host-gateway-ips"}

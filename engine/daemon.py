@@ -17,7 +17,7 @@ import sqlite3
 import ssl
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -73,6 +73,7 @@ from engine.images.service import ImageService
 from engine.images.store import ImageStore
 from engine.images.transport import ImageTransport
 from engine.journal import Journal
+from engine.kernel.idmap import idmap_of_sync
 from engine.kernel.memory import give_back_sync, limit_arenas_sync
 from engine.logs import configure_logging
 from engine.measures import Measures
@@ -80,6 +81,7 @@ from engine.names import new_id
 from engine.networks.service import NetworkService
 from engine.runtime.cgroups import Cgroups
 from engine.runtime.hoststate import host_is_stopping, tell_service_manager_sync
+from engine.runtime.idmapping import check_idmapping_sync
 from engine.runtime.oci import Runtimes, probe_runtimes
 from engine.runtime.shims import Shims
 from engine.snapshots.archive import Archives
@@ -214,6 +216,9 @@ class Daemon:
         trash = Trash(config.data_root / "trash", workers, nursery)
         layers = Layers(config.data_root, workers, trash, nursery)
         snapshotter = await open_snapshots(config.data_root, workers, trash, layers, config.storage_driver)
+        if host.facts.ids is not None:
+            roots = (config.data_root, config.exec_root)
+            await run_blocking(check_idmapping_sync, *roots, host.facts.ids, snapshotter.name)
         registry = RegistryServer(registry_settings(config))
         image_store = ImageStore(journal)
         image_store.restore()
@@ -239,7 +244,7 @@ class Daemon:
         images, snapshotter = ground.images, ground.snapshotter
         store = ContainerStore(ground.journal)
         store.load()
-        networks = NetworkService(config, ground.journal, ground.events, measures=ground.measures)
+        networks = NetworkService(config, ground.journal, ground.events, measures=ground.measures, ids=host.facts.ids)
         exits.push_async_callback(_close_networks, networks, store)
         await networks.start()
         images.users = images.content.users = uses = Uses(store)
@@ -363,6 +368,7 @@ class Daemon:
         driver = next((o.partition("=")[2] for o in config.exec_opts if o.startswith("native.cgroupdriver=")), None)
         cgroups = await run_blocking(Cgroups.detect_sync, driver)
         facts = await run_blocking(partial(probe_host_sync, cgroups.driver, will_forward=config.ip_forward))
+        facts = replace(facts, ids=await run_blocking(idmap_of_sync, config.userns_remap))
         runtimes = await _probe_runtimes(config, cgroups)
         init = next((found for name in TINI_NAMES if (found := shutil.which(name))), "")
         profile = await run_blocking(seccomp_profile_sync, config)
@@ -431,6 +437,8 @@ def _make_roots_sync(config: Config) -> None:
     config.exec_root.mkdir(mode=0o711, parents=True, exist_ok=True)
     for folder in (config.data_root / "containers", config.exec_root / "containers"):
         folder.mkdir(mode=0o710, exist_ok=True)
+    # A mapped container's root is nobody on the host, and must get to its root file system.
+    (config.exec_root / "containers").chmod(0o711 if config.userns_remap else 0o710)
 
 
 def _volumes_in_use(containers: ContainerStore) -> dict[str, list[str]]:

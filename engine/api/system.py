@@ -189,6 +189,8 @@ class SystemRoutes:
         security = [f"name=seccomp,profile={profile}"] if facts.seccomp else []
         if facts.apparmor:
             security.insert(0, "name=apparmor")
+        if facts.ids is not None:
+            security.append("name=userns")
         if (self.config.default_cgroupns_mode or ("private" if facts.cgroup_version == 2 else "host")) == "private":
             security.append("name=cgroupns")
         if self.config.no_new_privileges:

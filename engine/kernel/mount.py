@@ -14,6 +14,7 @@ from dataclasses import dataclass
 _libc = ctypes.CDLL(None, use_errno=True)
 
 CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
 MNT_DETACH = 2
 
 MS_RDONLY = 1
@@ -102,6 +103,8 @@ class MountStep:
     options: tuple[str, ...]
     cwd: str | None = None
     subpath: str = ""
+    mapping: str = ""
+    """A user namespace. A shim binds the source with that namespace's ids, and mounts an overlay as its root would."""
 
 
 def _check(result: int, target: str) -> int:
@@ -173,6 +176,14 @@ def private_namespace_sync() -> None:
 def enter_namespace_sync(fd: int) -> None:
     """setns(2) into the mount namespace open at ``fd``; the caller must be single-threaded."""
     _check(_libc.setns(fd, CLONE_NEWNS), "mnt")
+
+
+def enter_user_namespace_sync(fd: int) -> None:
+    """setns(2) into the user namespace open at ``fd`` and be its root; the caller must be single-threaded."""
+    _check(_libc.setns(fd, CLONE_NEWUSER), "user")
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
 
 
 def clone_tree_sync(source: str, recursive: bool = True) -> int:

@@ -24,6 +24,7 @@ from engine.errors import Conflict, EngineError, Forbidden, InvalidParameter, No
 from engine.events import EventBus
 from engine.filters import Filters
 from engine.journal import Journal
+from engine.kernel.idmap import IdMap
 from engine.measures import Measures
 from engine.names import new_id
 from engine.networks import ipam
@@ -90,6 +91,7 @@ class NetworkService:
         host_ports: HostPorts | None = None,
         name_server: NameServer | None = None,
         measures: Measures | None = None,
+        ids: IdMap | None = None,
     ) -> None:
         self._config = config
         self._measures = measures or Measures()
@@ -117,6 +119,7 @@ class NetworkService:
             host_dns=ResolvConf(config.dns, config.dns_search, config.dns_opts),
             name_server=name_server or NameServer(config.exec_root),
             handles=self._handles,
+            ids=ids,
         )
         self._settled = False
         self._settling = asyncio.Lock()

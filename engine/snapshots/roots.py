@@ -65,6 +65,7 @@ def _enter_running(pid: int, own_only: bool) -> frozenset[int]:
         kernels = kernel_trees(file.read())
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    _become_its_root(pid)
     mount.enter_namespace_sync(namespace)
     os.close(namespace)
     if own_only:
@@ -75,6 +76,15 @@ def _enter_running(pid: int, own_only: bool) -> frozenset[int]:
     os.close(root)
     # Binds of single files (a masked path, a device) would make their whole file system the kernel's.
     return kernels - {os.lstat("/").st_dev}
+
+
+def _become_its_root(pid: int) -> None:
+    """Where a process has other ids than the host's, see and make files as its root does."""
+    theirs = f"/proc/{pid}/ns/user"
+    if os.stat(theirs).st_ino != os.stat("/proc/self/ns/user").st_ino:
+        namespace = os.open(theirs, os.O_RDONLY | os.O_CLOEXEC)
+        mount.enter_user_namespace_sync(namespace)
+        os.close(namespace)
 
 
 def _enter_stopped(view: dict[str, Any], own_only: bool) -> None:
