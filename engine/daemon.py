@@ -249,7 +249,10 @@ class Daemon:
         await networks.start()
         images.users = images.content.users = uses = Uses(store)
         await images.content.sweep()
-        volumes = VolumeService(config.data_root / "volumes", VolumeStore(ground.journal), ground.events, nursery, uses)
+        volumes = VolumeService(
+            config.data_root / "volumes", VolumeStore(ground.journal), ground.events, nursery, uses,
+            is_closed=host.facts.ids is not None,
+        )  # fmt: skip
         await volumes.restore(_volumes_in_use(store))
         journalist, live, locks = Journalist(store, ground.events, ground.measures), LiveTable(), KeyedLocks()
         accounts = Accounts(lambda key: config.data_root / "snapshots" / key / snapshotter.upper, ground.layers.folder)

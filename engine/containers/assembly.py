@@ -122,7 +122,7 @@ class Assembly:
         self._networks = networks
         self._volumes = volumes
         self._sources = Sources(volumes, snapshotter)
-        self.joined = Joined(store, host.facts, self.run_dir)
+        self._joined = Joined(store, host.facts, self.run_dir)
         self._accounts = accounts
         self._trash = trash
         self._nursery = nursery
@@ -168,6 +168,10 @@ class Assembly:
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
 
+    def with_shared_names(self, container: Container) -> Container:
+        """A container in another's network is called as that one is. Raises ``NotFound``."""
+        return self._joined.with_shared_names(container)
+
     def expect_process(self) -> None:
         """A process is about to be put into control groups: let the kernel prepare for it meanwhile."""
         if self._expecting is None or self._expecting.done():
@@ -183,10 +187,10 @@ class Assembly:
         rootfs = run_dir / "rootfs"
         await run_blocking(rundir.make_fresh_sync, run_dir)
         undo.push_async_callback(run_blocking, rundir.drop_sync, run_dir)
-        users = await self.joined.users(container)
+        users = await self._joined.users(container)
         ids, root = (users.ids, users.ids.root) if users is not None else (None, (0, 0))
         mounts, image_steps = await self._sources.prepare(container, run_dir, undo, ids)
-        shm = await self.joined.shared_memory(container, root, undo)
+        shm = await self._joined.shared_memory(container, root, undo)
         sandbox = await self._open_sandbox(container, users, undo)
         live.sandbox = sandbox
         spec = await self._spec(container, sandbox, mounts, str(rootfs), shm, ids)
@@ -251,7 +255,7 @@ class Assembly:
             directory=self.directory(container.id),
             mode=host.network_mode,
             joined_id=joined_container(host.network_mode) or "",
-            joined_pid=self.joined.network_pid(container),
+            joined_pid=self._joined.network_pid(container),
             endpoints={} if container.config.network_disabled else container.networks,
             ports=container.ports,
             dns=host.dns or self._config.dns,
@@ -336,7 +340,7 @@ class Assembly:
             mounts=mounts,
             name_files=name_files,
             shm_path=shm,
-            joined_pids=self.joined.pids(container),
+            joined_pids=self._joined.pids(container),
             ids=ids,
             userns=sandbox.userns_path,
             init_binary=self._config.init_path or self._host.init_binary,

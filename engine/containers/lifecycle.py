@@ -96,7 +96,7 @@ class Lifecycle:
         async with contextlib.AsyncExitStack() as undo:
             live.ended.clear()
             undo.callback(live.ended.set)
-            container = self._assembly.joined.with_shared_names(container)
+            container = self._assembly.with_shared_names(container)
             started = await self._assembly.assemble(container, live, undo)
             for pending in live.pending_attaches:
                 choice = pending.choice

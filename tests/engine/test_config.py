@@ -180,7 +180,7 @@ def test_what_cannot_work_is_refused(tmp_path: Path, document: dict[str, Any], w
 
 
 @pytest.mark.parametrize("as_flag", [True, False])
-@pytest.mark.parametrize("key", ["userns-remap", "rootless", "authorization-plugins"])
+@pytest.mark.parametrize("key", ["selinux-enabled", "rootless", "authorization-plugins"])
 def test_what_would_change_what_containers_may_do_is_refused(tmp_path: Path, key: str, as_flag: bool) -> None:
     file = written(tmp_path, {} if as_flag else {key: "default"})
     with pytest.raises(ConfigError, match=f"^{key} cannot be 'default': .* not offered$"):
