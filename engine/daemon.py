@@ -353,6 +353,8 @@ class Daemon:
             nouns.accounts,
             nouns.locks,
             assembly.directory,
+            host.facts,
+            self.config.data_root,
         )
         collectors = Collectors(nouns.store, nouns.live, assembly, host.cgroups, host.facts.memory_total, self._nursery)
         committer = Committer(journalist, nouns.lifecycle, ground.snapshotter, ground.images, host.facts)

@@ -210,7 +210,7 @@ class Assembly:
         spec["mounts"] = await run_blocking(keep_source_flags, spec["mounts"], _mount_flags_sync)
         if sandbox.userns_path:
             view = MappedView(self._config.data_root, run_dir, sandbox.userns_path)
-            steps, spec["mounts"] = view.steps(steps), view.mounts(spec["mounts"], await _mount_table())
+            steps, spec["mounts"] = view.steps(steps), view.mounts(spec["mounts"], await mount_table())
         guarded = () if guards_proc(runtime) else planned(spec["mounts"])
         if not offers_recursive_read_only(runtime):
             spec["mounts"], handed = hand_over(spec["mounts"], str(run_dir / rundir.READ_ONLY))
@@ -325,7 +325,7 @@ class Assembly:
             if destination not in taken and (path := getattr(sandbox, member))
         }
         try:
-            mounts = check_propagation(mounts, await _mount_table(), str(self._config.data_root))
+            mounts = check_propagation(mounts, await mount_table(), str(self._config.data_root))
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
         given = SpecInput(
@@ -562,6 +562,7 @@ def _mount_flags_sync(path: str) -> int:
         return 0
 
 
-async def _mount_table() -> str:
+async def mount_table() -> str:
+    """The text of ``/proc/self/mountinfo``."""
     async with aiofiles.open("/proc/self/mountinfo", errors="surrogateescape") as file:
         return await file.read()

@@ -16,7 +16,7 @@ folders of the host (``-v /srv:/srv``): a file that container root makes there b
 
 **After a crash** nothing of it is left: the view is a mount of the shim's, the namespaces live by the container's
 processes alone. A container that runs on while the setting changes keeps its ids to its end; workers that look into it
-enter the user namespace that it is in.
+enter the user namespace that it is in. A stopped one's folders of the host they see with the ids turned round.
 
 **Other users of the host** cannot run what container root has marked setuid, although it is root's on disk: with the
 setting on, the folder of volumes is closed to them, as those of layers and snapshots always are.
@@ -92,14 +92,21 @@ class MappedView:
 
     def mounts(self, mounts: Sequence[OciMount], mountinfo: str) -> list[OciMount]:
         """Binds of the daemon's own files, from the view; what is mounted among these has the host's ids."""
-        place = mount_of(self._root, mountinfo)[0]
         return [
             {**mount, "source": self._shown(mount["source"])}
-            if mount["type"] == "bind" and mount_of(mount["source"], mountinfo)[0] == place
+            if mount["type"] == "bind" and has_inner_ids(mount["source"], self._root, mountinfo)
             else mount
             for mount in mounts
         ]
 
     def _shown(self, path: str) -> str:
-        below = path == self._root or path.startswith(f"{self._root}/")
-        return self._view + path[len(self._root) :] if below else path
+        return self._view + path[len(self._root) :] if _is_below(path, self._root) else path
+
+
+def has_inner_ids(path: str, data_root: str, mountinfo: str) -> bool:
+    """Whether files there have the ids that containers see: they are the daemon's, and nothing is mounted there."""
+    return _is_below(path, data_root) and mount_of(path, mountinfo)[0] == mount_of(data_root, mountinfo)[0]
+
+
+def _is_below(path: str, root: str) -> bool:
+    return path == root or path.startswith(f"{root}/")

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 DEFAULT_USER = "dockremap"
 FIRST_ID, RANGE_LENGTH = 100_000, 65_536  # of the ranges that are made, as dockerd makes them
 PROGRAM_SECONDS = 30.0
+_END = 2**32 - 1  # the last number stands for no id
 _SUBUID, _SUBGID = Path("/etc/subuid"), Path("/etc/subgid")
 
 
@@ -49,9 +50,39 @@ class IdMap:
         return self.uids[0].outside, self.gids[0].outside
 
     @property
+    def inverse(self) -> IdMap:
+        """What makes the host's ids the container's; ids that it does not have become those that are left over.
+
+        None is left out: the kernel lets nobody write to what has an owner without an id.
+        """
+        return IdMap(_turned(self.uids), _turned(self.gids))
+
+    @property
     def last_gid(self) -> int:
         """The highest group a container has."""
         return self.gids[-1].inside + self.gids[-1].count - 1
+
+
+def _turned(ranges: tuple[IdRange, ...]) -> tuple[IdRange, ...]:
+    found = [IdRange(one.outside, one.inside, one.count) for one in ranges]
+    inside, outside = _gaps((one.inside, one.count) for one in found), _gaps((one.outside, one.count) for one in found)
+    while inside and outside:
+        (first, many), (second, more) = inside.pop(), outside.pop()
+        count = min(many, more)
+        found.append(IdRange(first, second, count))
+        inside += [(first + count, many - count)] if many > count else []
+        outside += [(second + count, more - count)] if more > count else []
+    return tuple(found)
+
+
+def _gaps(taken: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The ids between ranges of (first, count), last ones first."""
+    gaps, free = [], 0
+    for first, count in sorted([*taken, (_END, 0)]):
+        if first > free:
+            gaps.append((free, first - free))
+        free = first + count
+    return gaps[::-1]
 
 
 def ranges_of(text: str, names: tuple[str, ...]) -> tuple[IdRange, ...]:

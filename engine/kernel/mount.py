@@ -88,6 +88,7 @@ _OPEN_TREE_CLONE = 1
 _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH = 0x04
 _MOUNT_ATTR_RDONLY = 1
+_MOUNT_ATTR_IDMAP = 0x00100000
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +208,13 @@ def make_read_only_sync(tree: int) -> None:
     flags = _AT_EMPTY_PATH | _AT_RECURSIVE
     size = ctypes.c_size_t(ctypes.sizeof(attr))
     _check(_libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", flags, ctypes.byref(attr), size), "")
+
+
+def map_ids_sync(tree: int, namespace: int) -> None:
+    """Show the files of the detached tree's top mount under the ids that a user namespace gives theirs (Linux 5.12)."""
+    attr = _MountAttr(attr_set=_MOUNT_ATTR_IDMAP, userns_fd=namespace)
+    size = ctypes.c_size_t(ctypes.sizeof(attr))
+    _check(_libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, ctypes.byref(attr), size), "")
 
 
 def attach_tree_sync(tree: int, target: str) -> None:

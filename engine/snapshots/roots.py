@@ -90,18 +90,25 @@ def _become_its_root(pid: int) -> None:
 def _enter_stopped(view: dict[str, Any], own_only: bool) -> None:
     mount.private_namespace_sync()
     binds = [] if own_only else view["binds"]
-    trees = [_cloned(source, read_only) for source, _, read_only in binds]
+    trees = [_cloned(source, read_only, mapping) for source, _, read_only, mapping in binds]
     mount_steps(view["steps"])
     confine(view["target"])
-    for (_, target, _), (tree, is_folder) in zip(binds, trees, strict=True):
+    for (_, target, _, _), (tree, is_folder) in zip(binds, trees, strict=True):
         place = os.path.realpath(target)
         if _have_place(place, is_folder):
             mount.attach_tree_sync(tree, place)
         os.close(tree)
 
 
-def _cloned(source: str, read_only: bool) -> tuple[int, bool]:
+def _cloned(source: str, read_only: bool, mapping: str) -> tuple[int, bool]:
     tree = mount.clone_tree_sync(source)
+    if mapping:
+        namespace = os.open(mapping, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            mount.map_ids_sync(tree, namespace)
+        except OSError:  # not with this file system: no file of the host's root shall be made there
+            read_only = True
+        os.close(namespace)
     if read_only:
         mount.make_read_only_sync(tree)
     return tree, stat.S_ISDIR(os.fstat(tree).st_mode)

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 FIRST = 300_000
 ALONE = f"0 {FIRST} 65536"
 ALL = f"0 0 {2**32 - 1}"
+PLACES = ("/", "/vol/", "/host/")  # its own, a volume, a folder of the host
 REMAP = ("--userns-remap", "daemon")
 
 
@@ -163,15 +164,16 @@ def own_file(tmp_path: Path) -> Path:
 
 
 def test_what_leaves_and_enters_a_container_has_inner_ids(
-    berth: RemappedBerth, runtime: str, own_file: Path, tmp_path: Path
+    berth: RemappedBerth, runtime: str, own_file: Path, shared: Path
 ) -> None:
     berth.docker("rm", "-f", "box")
     script = "mkdir /own && touch /own/f && chown 5:6 /own/f && rm /etc/nsswitch.conf; echo made; exec sleep 1000"
-    berth.docker("run", "-d", "--name=box", runtime, "-v", "boxes:/vol", "busybox", "sh", "-c", script, check=True)
+    volumes = ("-v", "boxes:/vol", "-v", f"{shared}:/host")
+    berth.docker("run", "-d", "--name=box", runtime, *volumes, "busybox", "sh", "-c", script, check=True)
     while not berth.docker("logs", "box").stdout:
         time.sleep(0.05)
     for state in ("running", "stopped"):
-        for place in ("/", "/vol/"):
+        for place in PLACES:
             berth.docker("cp", "-a", str(own_file), f"box:{place}{state}", check=True)
         assert berth.archived("cp", "box:/own", "-") == {"own": (0, 0), "own/f": (5, 6)}
         assert berth.archived("export", "box")["own/f"] == (5, 6)
@@ -179,8 +181,9 @@ def test_what_leaves_and_enters_a_container_has_inner_ids(
         berth.docker("stop", "-t0", "box", check=True)
     berth.docker("commit", "box", "boxed", check=True)
     berth.docker("start", "box", check=True)
-    entered = [f"{place}{state}" for place in ("/", "/vol/") for state in ("running", "stopped")]
-    assert berth.exec("box", "stat", "-c", "%u:%g", *entered) == "7:8 7:8 7:8 7:8"
+    entered = [f"{place}{state}" for place in PLACES for state in ("running", "stopped")]
+    assert berth.exec("box", "stat", "-c", "%u:%g", *entered) == " ".join(["7:8"] * len(entered))
+    assert owner(shared / "running") == owner(shared / "stopped") == (FIRST + 7, FIRST + 8)
     assert berth.run(runtime, "boxed", "stat", "-c", "%u:%g", "/own/f", "/stopped") == "5:6 7:8"
     assert {owner(path) for path in (berth.data_root / "snapshots").glob("*/diff/own/f")} == {(5, 6)}
     berth.docker("rm", "-f", "box", check=True)

@@ -45,6 +45,17 @@ def test_root_and_the_last_group() -> None:
     assert str(ids.gids[1]) == "10 500 5"
 
 
+def test_the_inverse_leaves_no_id_out() -> None:
+    ids = IdMap((IdRange(0, 100, 10),), (IdRange(0, 5, 10), IdRange(10, 2**32 - 4, 3)))
+    last = 2**32 - 1
+    assert ids.inverse.uids == (
+        IdRange(100, 0, 10), IdRange(0, 10, 100), IdRange(110, 110, last - 110),
+    )  # fmt: skip
+    assert ids.inverse.gids == (
+        IdRange(5, 0, 10), IdRange(2**32 - 4, 10, 3), IdRange(0, 13, 5), IdRange(15, 18, last - 18),
+    )  # fmt: skip
+
+
 class Files:
     """The two files, and a user and a group that exist."""
 
