@@ -2,14 +2,12 @@
 
 A folder is bound with the ids mapped. An overlay takes the folders of such a bind for its own; it makes files there, in
 the name of whoever mounted it, and id 0 is nobody there: so it is mounted by somebody who is root of the namespace to
-the file system, and keeps all capabilities. Imported by the shims of containers that need it only.
+the file system, and keeps all capabilities. That is for the rest of the process's life, so this runs in one of its own.
 """
 
-import contextlib
 import ctypes
 import os
 import struct
-from collections.abc import Iterator
 from typing import Any
 
 from engine.shim import mounts
@@ -19,7 +17,7 @@ SYS_OPEN_TREE = 428
 OPEN_TREE_CLONE = 1
 AT_EMPTY_PATH = 0x1000
 MOUNT_ATTR_IDMAP = 0x00100000
-PR_GET_SECUREBITS, PR_SET_SECUREBITS = 27, 28
+PR_SET_SECUREBITS = 28
 SECBIT_NO_SETUID_FIXUP = 1 << 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -29,8 +27,8 @@ def perform(step: dict[str, Any]) -> None:
     """One mount step that names a user namespace."""
     if step["fstype"] == "overlay":
         options = dict(option.partition("=")[::2] for option in step["options"])
-        with _owner_of(options["workdir"]):
-            mounts.apply({**step, "mapping": ""})
+        become_owner(options["workdir"])
+        mounts.apply({**step, "mapping": ""})
     else:
         _bind(step["source"], step["target"], step["mapping"])
 
@@ -53,24 +51,16 @@ def _bind(source: str, target: str, mapping: str) -> None:
         os.close(namespace)
 
 
-@contextlib.contextmanager
-def _owner_of(folder: str) -> Iterator[None]:
-    """Be the owner of `folder`, where files are concerned."""
+def become_owner(folder: str) -> None:
+    """Be the owner of `folder`, where files are concerned, with all capabilities."""
     owner = os.stat(folder)
-    bits = _libc.prctl(PR_GET_SECUREBITS, 0, 0, 0, 0)
-    check(_libc.prctl(PR_SET_SECUREBITS, bits | SECBIT_NO_SETUID_FIXUP, 0, 0, 0), "keep capabilities")
+    check(_libc.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0), "keep capabilities")
     _libc.setfsgid(owner.st_gid)
     _libc.setfsuid(owner.st_uid)
-    try:
-        yield
-    finally:
-        _libc.setfsuid(0)
-        _libc.setfsgid(0)
-        check(_libc.prctl(PR_SET_SECUREBITS, bits, 0, 0, 0), "have no more capabilities than before")
 
 
 def probe(folder: str, mapping: str, kind: str) -> None:
-    """Mount below `folder` as for a container; OSError where it cannot be done. Ends in a namespace of its own."""
+    """Mount below `folder` as for a container; OSError where it cannot be done. In a process of its own."""
     mounts.own_namespace()
     for name in ("lower", "diff", "work"):
         os.makedirs(f"{folder}/disk/{name}")
@@ -82,8 +72,8 @@ def probe(folder: str, mapping: str, kind: str) -> None:
         options = [f"{option}={folder}/shown/{name}" for option, name in names.items()]
         written = _made(f"{folder}/merged")
         perform({**nothing, "source": "overlay", "target": written, "fstype": "overlay", "options": options})
-    with _owner_of(f"{folder}/shown/work"):
-        _made(f"{written}/folder")
+    become_owner(f"{folder}/shown/work")
+    _made(f"{written}/folder")
     if os.stat(f"{folder}/disk/diff/folder").st_uid != 0:
         raise OSError("the owners of files are not kept")
 

@@ -146,9 +146,7 @@ def apply(step: dict[str, Any]) -> None:
     _make_target(step["target"], is_file=step["fstype"] == "" and os.path.isfile(source))
     contain(step["target"])
     if step["mapping"]:
-        from engine.shim import idmap  # few containers need it, and every shim would hold it
-
-        idmap.perform(step)
+        _apply_mapped(step)
         return
     if step.get("cwd"):
         os.chdir(step["cwd"])
@@ -165,6 +163,27 @@ def apply(step: dict[str, Any]) -> None:
         mount("none", step["target"], "", propagation, "")
     if "rro" in step["options"]:
         _make_read_only(step["target"])
+
+
+def _apply_mapped(step: dict[str, Any]) -> None:
+    """In a child: what it imports is not for a shim to hold for good, nor whom it becomes for a shim to be."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            from engine.shim import idmap
+
+            idmap.perform(step)
+        except BaseException as error:
+            os.write(writer, f"{error}"[:PAGE_LIMIT].encode() or b"?")
+        finally:
+            os._exit(0)
+    os.close(writer)
+    words = os.read(reader, PAGE_LIMIT).decode(errors="replace")
+    os.close(reader)
+    os.waitpid(pid, 0)
+    if words:
+        raise OSError(words)
 
 
 def below(base: str, subpath: str) -> str:
