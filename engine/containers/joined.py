@@ -16,9 +16,9 @@ from engine.containers import rundir
 from engine.containers.host import HostFacts
 from engine.containers.model import Container
 from engine.containers.namespaces import joined_container
-from engine.containers.remap import ids_of
+from engine.containers.remap import check_remapped, ids_of
 from engine.containers.store import ContainerStore
-from engine.errors import Conflict, SystemFailure, not_running, os_words
+from engine.errors import Conflict, InvalidParameter, SystemFailure, not_running, os_words
 from engine.kernel.idmap import IdMap, idmap_of_process_sync, same_user_namespace_sync
 from engine.tasks import run_blocking
 
@@ -74,10 +74,18 @@ class Joined:
         return other.state.pid
 
     async def users(self, container: Container) -> Users | None:
-        """Whose ids a container has; None: the host's. Raises ``Conflict`` where those that it joins do not agree."""
+        """Whose ids a container has; None: the host's.
+
+        Raises ``Conflict`` where those that it joins do not agree, and ``InvalidParameter`` where it was created
+        without ids of its own, with what cannot be had with them.
+        """
         ids = ids_of(container.host_config, self._facts)
         if ids is None:
             return None
+        try:
+            check_remapped(container.host_config, self._facts)
+        except ValueError as error:
+            raise InvalidParameter(str(error)) from error
         network = self.network_pid(container)
         pids = [*([] if network is None else [network]), *self.pids(container).values()]
         if not pids:

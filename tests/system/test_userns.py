@@ -267,6 +267,8 @@ def test_the_setting_may_change_under_containers(berth: RemappedBerth, own_file:
     berth.docker("run", "-d", "--name=box", "-v", "boxes:/vol", "busybox", "sh", "-c", script, check=True)
     try:
         for options, before, after in ((REMAP, ALONE, ALONE), ((), ALONE, ALL), (REMAP, ALL, ALONE)):
+            if before != after and options:
+                berth.docker("create", "--name=powerful", "--privileged", "--network=host", "busybox", check=True)
             berth.again(*options, by_kill=True)
             assert berth.exec("box", "cat", "/proc/self/uid_map") == before
             berth.docker("cp", "-a", str(own_file), "box:/vol/f", check=True)
@@ -274,6 +276,7 @@ def test_the_setting_may_change_under_containers(berth: RemappedBerth, own_file:
             joined = ("--network=container:box", "busybox", "true")
             if before != after and options:
                 assert "does not have this daemon's user namespace" in berth.refused(*joined)
+                assert "privileged mode is incompatible" in berth.docker("start", "powerful").stderr
             else:
                 berth.run(*joined)
             berth.docker("restart", "-t0", "box", check=True)
@@ -281,7 +284,7 @@ def test_the_setting_may_change_under_containers(berth: RemappedBerth, own_file:
             assert berth.exec("box", "stat", "-c", "%u:%g", "/own/f", "/vol/f") == "5:6 7:8"
     finally:
         berth.again(*REMAP)
-    berth.docker("rm", "-f", "box", check=True)
+    berth.docker("rm", "-f", "box", "powerful", check=True)
     berth.docker("volume", "rm", "boxes", check=True)
 
 

@@ -12,7 +12,7 @@ from engine.containers import rundir
 from engine.containers.host import HostFacts
 from engine.containers.joined import Joined, Users
 from engine.containers.model import Container
-from engine.errors import Conflict, SystemFailure
+from engine.errors import Conflict, InvalidParameter, SystemFailure
 from engine.kernel.idmap import IdMap, IdRange
 from tests.support.containers import container, ended, running
 from tests.support.runs import Bench as Runs
@@ -80,6 +80,11 @@ async def test_users_that_do_not_agree_are_told(bench: Bench) -> None:
     bench.maps[4002] = IdMap((IdRange(0, 0, 2**32 - 1),), (IdRange(0, 0, 2**32 - 1),))
     with pytest.raises(Conflict, match="does not have this daemon's user namespace"):
         await bench.joined.users(joining(network_mode="container:box2"))
+
+
+async def test_what_was_created_without_the_setting_may_not_go_with_it(bench: Bench) -> None:
+    with pytest.raises(InvalidParameter, match="cannot share the host's network namespace"):
+        await bench.joined.users(joining(network_mode="host"))
 
 
 async def test_without_the_setting_everybody_has_the_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
