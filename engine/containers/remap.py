@@ -24,6 +24,7 @@ setting on, the folder of volumes is closed to them, as those of layers and snap
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -100,13 +101,19 @@ class MappedView:
         ]
 
     def _shown(self, path: str) -> str:
-        return self._view + path[len(self._root) :] if _is_below(path, self._root) else path
+        rest = _inside(path, self._root)
+        return path if rest is None else self._view + rest
 
 
 def has_inner_ids(path: str, data_root: str, mountinfo: str) -> bool:
     """Whether files there have the ids that containers see: they are the daemon's, and nothing is mounted there."""
-    return _is_below(path, data_root) and mount_of(path, mountinfo)[0] == mount_of(data_root, mountinfo)[0]
+    rest, place = _inside(path, data_root), os.path.realpath(data_root)
+    return rest is not None and mount_of(place + rest, mountinfo)[0] == mount_of(place, mountinfo)[0]
 
 
-def _is_below(path: str, root: str) -> bool:
-    return path == root or path.startswith(f"{root}/")
+def _inside(path: str, data_root: str) -> str | None:
+    """What follows the data root in a path, which may name it through a link or not; None for a path elsewhere."""
+    for root in (data_root, os.path.realpath(data_root)):
+        if path == root or path.startswith(f"{root}/"):
+            return path[len(root) :]
+    return None

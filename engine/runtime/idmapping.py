@@ -16,7 +16,15 @@ from engine.kernel.idmap import IdMap, user_namespace_sync
 from engine.shim import wire
 
 PROBE_SECONDS = 20.0
-_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from engine.shim import idmap; idmap.probe(*sys.argv[2:])"
+_PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from engine.shim import idmap
+try:
+    idmap.probe(*sys.argv[2:])
+except OSError as error:
+    sys.exit(error.strerror or str(error))
+"""
 
 
 def check_idmapping_sync(data_root: Path, exec_root: Path, ids: IdMap, driver: str) -> None:
@@ -33,10 +41,10 @@ def check_idmapping_sync(data_root: Path, exec_root: Path, ids: IdMap, driver: s
         os.close(namespace)
         shutil.rmtree(folder, ignore_errors=True)
     if done.returncode:
-        words = (done.stderr.strip().splitlines() or ["the probe failed"])[-1].partition("Error: ")[2]
+        words = done.stderr.strip().rpartition("\n")[2]
         raise OSError(
             f"userns-remap cannot be had with {data_root}: its file system and this kernel (5.19 or newer is needed) "
-            f"do not map the ids of an overlay's folders: {words}"
+            f"cannot map the ids of files: {words}"
         )
 
 

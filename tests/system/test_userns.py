@@ -302,6 +302,24 @@ def test_copies_of_images_have_their_owners_too() -> None:
         daemon.remove()
 
 
+def test_a_file_system_that_maps_no_ids_ends_the_start() -> None:
+    class Elsewhere(RemappedBerth):
+        def command(self) -> list[str]:
+            command = super().command()
+            self.data_root.mkdir()
+            script = command.index("-c") + 1
+            command[script] = f"mount -t ramfs ramfs {self.data_root} && {command[script]}"
+            return command
+
+    daemon = Elsewhere(options=REMAP, registry=False)
+    try:
+        with pytest.raises(RuntimeError, match="userns-remap cannot be had with .*: Invalid argument"):
+            daemon.start()
+    finally:
+        daemon.stop()
+        daemon.remove()
+
+
 @pytest.mark.parametrize(
     ("setting", "mode", "words"),
     [

@@ -84,3 +84,18 @@ def test_the_daemons_own_files_are_bound_from_the_view_but_what_is_mounted_among
         "/run/c/mapped/containers/c/hosts",
         "proc",
     ]
+
+
+def test_a_data_root_behind_a_link_has_two_names(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "root").symlink_to("disk")
+    table = f"1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 0:9 / {tmp_path}/disk/volumes/mem/_data rw - tmpfs tmpfs rw\n"
+    view = MappedView(tmp_path / "root", Path("/run/c"), NAMESPACE)
+    sources = ("root/volumes/v/_data", "disk/volumes/v/_data", "root/volumes/mem/_data", "disk/volumes/mem/_data")
+    mounts = [{"destination": "/x", "type": "bind", "source": f"{tmp_path}/{one}", "options": []} for one in sources]
+    assert [mount["source"] for mount in view.mounts(mounts, table)] == [
+        "/run/c/mapped/volumes/v/_data",
+        "/run/c/mapped/volumes/v/_data",
+        f"{tmp_path}/root/volumes/mem/_data",
+        f"{tmp_path}/disk/volumes/mem/_data",
+    ]
