@@ -73,6 +73,7 @@ from engine.images.store import ImageStore
 from engine.images.transport import ImageTransport
 from engine.journal import Journal
 from engine.kernel.memory import give_back_sync, limit_arenas_sync
+from engine.kernel.process import go_ahead
 from engine.logs import configure_logging
 from engine.names import new_id
 from engine.networks.service import NetworkService
@@ -478,6 +479,7 @@ def run(config: Config) -> None:
     """Serve until SIGTERM or SIGINT. Exits with 1 and one sentence when the daemon cannot start."""
     configure_logging(config)
     limit_arenas_sync()
+    go_ahead()
     try:
         uvloop.run(_serve(config))
     except (OSError, EngineError, ValueError, sqlite3.Error, ExceptionGroup) as error:
