@@ -212,7 +212,9 @@ class Daemon:
         exits.push_async_callback(nursery.aclose)
         trash = Trash(config.data_root / "trash", workers, nursery)
         layers = Layers(config.data_root, workers, trash, nursery)
-        snapshotter = await open_snapshots(config.data_root, workers, trash, layers, config.storage_driver)
+        snapshotter = await open_snapshots(
+            config.data_root, workers, trash, layers, config.storage_driver, config.storage_opts
+        )
         registry = RegistryServer(registry_settings(config))
         image_store = ImageStore(journal)
         image_store.restore()
@@ -497,8 +499,8 @@ async def _serve(config: Config) -> None:
     loop.add_signal_handler(signal.SIGHUP, daemon.reload)
     with _pidfile(config.pidfile):
         await daemon.start()
-        # What was imported and built lives as long as the process. The collector takes 20 ms to look at it all, in which
-        # no client is answered.
+        # What was imported and built lives as long as the process. The collector takes 20 ms to look at it all, and no
+        # client is answered meanwhile.
         gc.collect()
         gc.freeze()
         log.info("ready")
