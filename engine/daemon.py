@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import shutil
@@ -75,6 +76,7 @@ from engine.images.transport import ImageTransport
 from engine.journal import Journal
 from engine.kernel.idmap import idmap_of_sync
 from engine.kernel.memory import give_back_sync, limit_arenas_sync
+from engine.kernel.process import go_ahead
 from engine.logs import configure_logging
 from engine.measures import Measures
 from engine.names import new_id
@@ -215,7 +217,9 @@ class Daemon:
         exits.push_async_callback(nursery.aclose)
         trash = Trash(config.data_root / "trash", workers, nursery)
         layers = Layers(config.data_root, workers, trash, nursery)
-        snapshotter = await open_snapshots(config.data_root, workers, trash, layers, config.storage_driver)
+        snapshotter = await open_snapshots(
+            config.data_root, workers, trash, layers, config.storage_driver, config.storage_opts
+        )
         if host.facts.ids is not None:
             roots = (config.data_root, config.exec_root)
             await run_blocking(check_idmapping_sync, *roots, host.facts.ids, snapshotter.name)
@@ -507,6 +511,7 @@ def run(config: Config) -> None:
     """Serve until SIGTERM or SIGINT. Exits with 1 and one sentence when the daemon cannot start."""
     configure_logging(config)
     limit_arenas_sync()
+    go_ahead()
     try:
         uvloop.run(_serve(config))
     except (OSError, EngineError, ValueError, sqlite3.Error, ExceptionGroup) as error:
@@ -523,6 +528,10 @@ async def _serve(config: Config) -> None:
     loop.add_signal_handler(signal.SIGHUP, daemon.reload)
     with _pidfile(config.pidfile):
         await daemon.start()
+        # What was imported and built lives as long as the process. The collector takes 20 ms to look at it all, and no
+        # client is answered meanwhile.
+        gc.collect()
+        gc.freeze()
         log.info("ready")
         tell_service_manager_sync("READY=1")
         try:

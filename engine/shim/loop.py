@@ -50,12 +50,14 @@ def wake_on_children() -> None:
 class Loop:
     """Watches descriptors, timers and children until `stop`."""
 
-    def __init__(self, on_child: Callable[[int, int], None]) -> None:
-        """`on_child(pid, status)` is called for every reaped child, with the wait status."""
+    def __init__(self, on_child: Callable[[int, int], None], on_ending: Callable[[int], None] | None = None) -> None:
+        """`on_child(pid, status)` is called for every reaped child, with the wait status; `on_ending(pid)` before that,
+        while /proc still tells of it."""
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._timers: list[Timer] = []
         self._on_child = on_child
+        self._on_ending = on_ending
         self._running = False
         self._faults: dict[int, int] = {}
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -143,11 +145,14 @@ class Loop:
             pass
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                ending = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            if pid == 0:
+            if ending is None:
                 return
+            if self._on_ending is not None:
+                self._survive(partial(self._on_ending, ending.si_pid))
+            pid, status = os.waitpid(ending.si_pid, 0)
             self._survive(partial(self._on_child, pid, status))
 
     def _survive(self, call: Callable[[], None]) -> bool:
