@@ -153,8 +153,32 @@ async def test_warnings_reach_the_clients_of_the_repositories_they_are_for(start
     await client.push_image("old/app", "v1")
     await client.push_image("new/app", "v1")
     answer = await client.call("HEAD", "/v2/old/app/manifests/v1")
-    assert answer.headers["Warning"] == '299 - "moved to \\"new\\"", 299 - "until June"'
+    # One header each: oras and regctl read no second warning from one.
+    assert answer.headers.getall("Warning") == ['299 - "moved to \\"new\\""', '299 - "until June"']
     assert "Warning" not in (await client.call("GET", "/v2/new/app/manifests/v1")).headers
+
+
+async def test_warnings_are_no_longer_than_oci_allows(start: Start) -> None:
+    client = await start(warnings={"*" * number: "w" * 200 for number in range(1, 30)})
+    await client.push_image("app", "v1")
+    headers = (await client.call("GET", "/v2/app/manifests/v1")).headers
+    assert len(headers.getall("Warning")) == 4096 // 200
+
+
+async def test_a_condition_that_does_not_hold_is_refused(client: Client) -> None:
+    digest = await client.push_image("a", "v1", b"layer")
+    layer, other = Digest.of(b"layer"), Digest.of(b"other")
+    for path, it in (("manifests/v1", digest), (f"manifests/{digest}", digest), (f"blobs/{layer}", layer)):
+        for method in ("GET", "HEAD"):
+            for value, status in (
+                (f'"{it}"', 200),
+                ("*", 200),
+                (f'"{other}", "{it}"', 200),
+                (f'"{other}"', 412),
+                (f'W/"{it}"', 412),
+            ):
+                answer = await client.call(method, f"/v2/a/{path}", headers={"If-Match": value})
+                assert answer.status == status, (method, path, value)
 
 
 async def test_embedded_data_must_be_what_its_descriptor_says(client: Client) -> None:
