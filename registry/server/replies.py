@@ -30,7 +30,17 @@ _FILE_CHUNK = 256 * 1024
 class Reply:
     """A complete answer. It has what aiohttp's protocol asks of a response: prepare, write_eof, keep_alive."""
 
-    __slots__ = ("after", "body", "body_length", "content_length", "headers", "keep_alive", "status", "user", "warnings")
+    __slots__ = (
+        "after",
+        "body",
+        "body_length",
+        "content_length",
+        "headers",
+        "keep_alive",
+        "status",
+        "user",
+        "warnings",
+    )
 
     def __init__(
         self,

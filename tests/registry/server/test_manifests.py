@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from registry.digest import Digest
-from registry.manifest import DOCKER_SCHEMA1_SIGNED, OCI_INDEX, OCI_MANIFEST
+from registry.manifest import DOCKER_SCHEMA1_SIGNED, MAX_MANIFEST_BYTES, OCI_INDEX, OCI_MANIFEST
 
 from .conftest import Answer, Client, Start
 
@@ -118,23 +118,23 @@ async def test_addresses_in_layers_follow_policy(start: Start) -> None:
         assert (await put(client, "/v2/a/manifests/x", document)).status == status
 
 
+def artifact(kind: str, subject: Digest, **annotations: str) -> dict[str, Any]:
+    """Its config is `{}`."""
+    return {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": kind,
+        "config": {"digest": str(Digest.of(b"{}")), "size": 2, "mediaType": "application/vnd.oci.empty.v1+json"},
+        "layers": [],
+        "subject": {"digest": str(subject), "size": 1, "mediaType": OCI_MANIFEST},
+        "annotations": {"kind": kind, **annotations},
+    }
+
+
 async def test_referrers(client: Client) -> None:
     subject = await client.push_image("a", "v1")
-    config = await client.push_blob("a", b"{}")
-
-    def artifact(kind: str) -> dict[str, Any]:
-        return {
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "artifactType": kind,
-            "config": {"digest": str(config), "size": 2, "mediaType": "application/vnd.oci.empty.v1+json"},
-            "layers": [],
-            "subject": {"digest": str(subject), "size": 1, "mediaType": OCI_MANIFEST},
-            "annotations": {"kind": kind},
-        }
-
     for kind in ("a/sbom", "a/sig"):
-        answer = await put(client, f"/v2/a/manifests/{kind[2:]}", artifact(kind))
+        answer = await put(client, f"/v2/a/manifests/{kind[2:]}", artifact(kind, subject))
         assert answer.headers["OCI-Subject"] == subject
     answer = await client.call("GET", f"/v2/a/referrers/{subject}")
     assert answer.headers["Content-Type"] == OCI_INDEX
@@ -146,6 +146,46 @@ async def test_referrers(client: Client) -> None:
     assert len((await client.call("GET", f"/v2/a/referrers/{subject}")).json["manifests"]) == 1
     assert (await client.call("GET", f"/v2/b/referrers/{subject}")).json["manifests"] == []
     assert (await client.call("GET", "/v2/a/referrers/nonsense")).code == "DIGEST_INVALID"
+
+
+async def follow(client: Client, path: str) -> list[Any]:
+    """Every page of a list of referrers."""
+    pages = []
+    while path:
+        answer = await client.call("GET", path)
+        pages.append(answer)
+        link = answer.headers.get("Link", "")
+        assert not link or link.endswith('>; rel="next"')
+        path = link.partition(">")[0].removeprefix("<")
+    return pages
+
+
+async def test_pages_of_referrers(client: Client) -> None:
+    subject = await client.push_image("a", "v1")
+    for number in range(5):
+        await put(client, f"/v2/a/manifests/r{number}", artifact("a/sig+x" if number else "a/other", subject))
+        await put(client, f"/v2/a/manifests/s{number}", artifact("a/sig+x", subject, number=str(number)))
+    url = f"/v2/a/referrers/{subject}"
+    every = [item["digest"] for item in (await client.call("GET", url)).json["manifests"]]
+    for size in (1, 3, 7, 100):
+        pages = await follow(client, f"{url}?n={size}")
+        assert [item["digest"] for page in pages for item in page.json["manifests"]] == every
+        assert len(pages) == -(-len(every) // size)
+    pages = await follow(client, f"{url}?artifactType=a%2Fsig%2Bx&n=2")
+    assert all(page.headers["OCI-Filters-Applied"] == "artifactType" for page in pages)
+    assert sum(len(page.json["manifests"]) for page in pages) == len(every) - 1
+    assert [page.json["manifests"] for page in await follow(client, f"{url}?n=0")] == [[]]
+    assert (await client.call("GET", f"{url}?n=x")).code == "PAGINATION_NUMBER_INVALID"
+
+
+async def test_referrers_come_in_pages_that_clients_read(client: Client) -> None:
+    subject = await client.push_image("a", "v1")
+    for number in range(5):
+        answer = await put(client, f"/v2/a/manifests/r{number}", artifact("a/b", subject, text=str(number) * 1_000_000))
+        assert answer.status == 201
+    pages = await follow(client, f"/v2/a/referrers/{subject}")
+    assert [len(page.json["manifests"]) for page in pages] == [4, 1]
+    assert all(len(page.body) <= MAX_MANIFEST_BYTES for page in pages)
 
 
 async def test_warnings_reach_the_clients_of_the_repositories_they_are_for(start: Start) -> None:
