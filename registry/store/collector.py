@@ -292,7 +292,7 @@ async def _verify_manifest(
         yield Damage(where, str(error))
         return
     for item in manifest.blobs():
-        if item.is_foreign or item.urls:
+        if item.urls:
             continue
         if await repositories.blob(repository, Digest.parse(item.digest)) is None:
             missing = "is missing" if item.digest not in present else "is not linked"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from registry.digest import Digest, InvalidDigest
 from registry.errors import BlobsMissing, ManifestUnknown
-from registry.manifest import Kind, Manifest, media_type_of, parse_manifest
+from registry.manifest import Manifest, media_type_of, parse_manifest
 from registry.reference import is_tag
 from registry.store import paths
 from registry.store.blobs import BlobStore
@@ -197,16 +197,16 @@ class Repositories:
 
     async def _check_references(self, repository: str, manifest: Manifest, sparse_index: bool) -> None:
         missing: list[str] = []
-        for descriptor in manifest.blobs():
-            if descriptor.is_foreign or (descriptor.urls and descriptor is not manifest.config):
+        children = () if sparse_index else manifest.manifests
+        for descriptor in (*manifest.blobs(), *(child for child in children if not child.is_manifest)):
+            if descriptor.urls and descriptor is not manifest.config:
                 continue
             digest = descriptor.checked_digest()
             if self.hot_blob(repository, digest) is None and await self.blob(repository, digest) is None:
                 missing.append(str(digest))
-        if manifest.kind is Kind.INDEX and not sparse_index:
-            links = [paths.revision_link(repository, child.checked_digest()) for child in manifest.manifests]
-            present = await self._driver.stat_all(links)
-            missing += [c.digest for c, there in zip(manifest.manifests, present, strict=True) if there is None]
+        inner = [child for child in children if child.is_manifest]
+        present = await self._driver.stat_all([paths.revision_link(repository, c.checked_digest()) for c in inner])
+        missing += [child.digest for child, there in zip(inner, present, strict=True) if there is None]
         if missing:
             raise BlobsMissing(missing)
 
