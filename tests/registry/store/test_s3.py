@@ -1,5 +1,6 @@
 """The driver without a server: what callers see when the object store fails. tests/system has the rest."""
 
+import asyncio
 import errno
 from collections.abc import AsyncIterator
 from typing import Any
@@ -48,3 +49,30 @@ async def test_what_is_missing_is_missing(driver: S3Driver) -> None:
     with pytest.raises(FileNotFoundError):
         await driver.read("berth/none")
     assert await driver.stat("berth/none") is None
+
+
+async def test_a_mark_makes_content_young_and_goes_with_it() -> None:
+    store: Any = MemoryStore()
+    driver = S3Driver(store, S3("bucket"), mark_worth_seconds=0.0)
+    folder = "docker/registry/v2/repositories/r/_layers/sha256/a"
+    path = f"{folder}/link"
+    await driver.write(path, b"x")
+    written = await driver.stat(path)
+    assert written is not None
+    await asyncio.sleep(0.01)
+    await driver.write_all([(path, b"x")], unless_same=True)
+    touched = await driver.stat(path)
+    assert touched is not None and touched.modified > written.modified
+    assert not await driver.remove_old(folder, "link", written.modified)
+    assert await driver.remove_old(folder, "link", touched.modified)
+    assert not obstore.list(store).collect()
+
+
+async def test_a_tag_keeps_its_age_when_it_is_pushed_again() -> None:
+    store: Any = MemoryStore()
+    driver = S3Driver(store, S3("bucket"), mark_worth_seconds=0.0)
+    path = "docker/registry/v2/repositories/r/_manifests/tags/v1/current/link"
+    await driver.write(path, b"x")
+    before = await driver.stat(path)
+    await driver.write_all([(path, b"x")], unless_same=True)
+    assert await driver.stat(path) == before
