@@ -9,6 +9,7 @@ a mark beside the content, which `stat` respects.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Sequence
@@ -32,6 +33,7 @@ _TOUCHED = "berth/touched/"
 # Younger content needs no mark: by default grace periods are longer.
 _MARK_WORTH_SECONDS = 600.0
 _DELETE_TOGETHER = 500
+_ASK_TOGETHER = 16
 
 
 class S3Driver:
@@ -135,8 +137,14 @@ class S3Driver:
         return float(meta["last_modified"].timestamp())
 
     async def stat_all(self, paths: Sequence[str]) -> list[FileStat | None]:
-        """The same for several."""
-        return [await self.stat(path) for path in paths]
+        """The same for several, some at a time."""
+        gate = asyncio.Semaphore(_ASK_TOGETHER)
+
+        async def ask(path: str) -> FileStat | None:
+            async with gate:
+                return await self.stat(path)
+
+        return await asyncio.gather(*map(ask, paths))
 
     async def names(self, path: str) -> list[str]:
         """The sorted names directly below a key prefix."""

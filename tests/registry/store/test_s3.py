@@ -76,3 +76,27 @@ async def test_a_tag_keeps_its_age_when_it_is_pushed_again() -> None:
     before = await driver.stat(path)
     await driver.write_all([(path, b"x")], unless_same=True)
     assert await driver.stat(path) == before
+
+
+async def test_many_are_asked_about_at_once_and_answered_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    store: Any = MemoryStore()
+    driver = S3Driver(store, S3("bucket"))
+    for number in range(0, 40, 2):
+        await driver.write(f"berth/{number}/link", b"x" * number)
+    asking, most = 0, 0
+    head = obstore.head_async
+
+    async def slow(*arguments: Any) -> Any:
+        nonlocal asking, most
+        asking += 1
+        most = max(most, asking)
+        try:
+            await asyncio.sleep(0.001)
+            return await head(*arguments)
+        finally:
+            asking -= 1
+
+    monkeypatch.setattr(obstore, "head_async", slow)
+    found = await driver.stat_all([f"berth/{number}/link" for number in range(40)])
+    assert [None if stat is None else stat.size for stat in found] == [n if n % 2 == 0 else None for n in range(40)]
+    assert 1 < most <= 16
