@@ -107,7 +107,7 @@ class Collector:
         self, repository: str, marked: set[str], limit: float, untagged: bool, report: Report
     ) -> None:
         rules = [rule for rule in self.retention if matches_any(rule.repositories, repository)]
-        dropped = await self._retain(repository, rules, report) if rules else set()
+        dropped = await self._retain(repository, rules, limit, report) if rules else set()
         revisions = await self._repositories.revisions(repository)
         manifests = {digest: await self._read(digest) for digest in revisions}
         keep = set(revisions)
@@ -194,7 +194,7 @@ class Collector:
         except (BlobUnknown, ManifestInvalid):
             return None
 
-    async def _retain(self, repository: str, rules: list[Retention], report: Report) -> set[str]:
+    async def _retain(self, repository: str, rules: list[Retention], limit: float, report: Report) -> set[str]:
         tags = await self._repositories.tags(repository) or []
         stats = await self._driver.stat_all([paths.tag_current(repository, tag) for tag in tags])
         aged = sorted(
@@ -208,7 +208,8 @@ class Collector:
             if any(keeps(rule, tag, rank, now - pushed, now - pulled) for rule in rules):
                 continue
             folder = paths.tag_folder(repository, tag)
-            if report.dry_run or await self._driver.remove_old(folder, "current/link", pushed):
+            # Pushed meanwhile, it is younger than it was when it was looked at.
+            if report.dry_run or await self._driver.remove_old(folder, "current/link", max(pushed, limit)):
                 dropped.add(tag)
                 report.removed_tags.append(f"{repository}:{tag}")
         return dropped

@@ -39,7 +39,7 @@ class FingerprintCache(Generic[V]):
         self._bytes = 0
 
     def get(self, path: str, since: float = 0.0) -> V | None:
-        """The value, if the path is still as it was, and was written or touched after `since`."""
+        """The value, if the path is still as it was, and was not written or touched before `since`."""
         entry = self._entries.get(path)
         if entry is None:
             return None
@@ -47,7 +47,7 @@ class FingerprintCache(Generic[V]):
             self.discard(path)
             return None
         self._entries.move_to_end(path)
-        return entry[1] if entry[0][1] * 1e-9 > since else None
+        return entry[1] if entry[0][1] * 1e-9 >= since else None
 
     def put(self, path: str, fingerprint: Fingerprint | None, value: V, weight: int = 0) -> None:
         """Keep a value that was read after `fingerprint` was taken; without fingerprint nothing is kept."""

@@ -298,6 +298,16 @@ async def test_a_tag_pushed_after_it_was_found_to_be_old_stays(store: Store, mon
     assert await store.repositories.tags("r") == ["v1"]
 
 
+async def test_half_a_tag_goes_when_it_is_old(store: Store) -> None:
+    await store.image("r", "v1")
+    folder = store.root / paths.tag_folder("r", "v1")
+    (folder / "current" / "link").unlink()
+    collector = Collector(store.blobs, store.repositories, Leases(), retention=[Retention(("**",))])
+    assert (await collector.collect()).removed_tags == [], "its push may go on"
+    os.utime(folder, (1000, 1000))
+    assert (await collector.collect()).removed_tags == ["r:v1"] and not folder.exists()
+
+
 async def test_a_short_grace_period_is_kept_to(store: Store) -> None:
     """What is told of must be young for as long as the collectors go by."""
     blob = await store.blob("r", b"x")
