@@ -84,7 +84,7 @@ class RegistryServer:
         self.driver = driver or (blobs.driver if blobs is not None else open_driver(settings))
         self.blobs = blobs or BlobStore(self.driver)
         self.leases = leases or Leases()
-        self.repositories = Repositories(self.blobs, self.leases)
+        self.repositories = Repositories(self.blobs, self.leases, settings.collect_grace_seconds)
         self.clock = clock = SteadyClock()
         self.uploads = Uploads(self.blobs, self.repositories, clock)
         self.pulls = PullTimes(self.driver)
@@ -308,6 +308,7 @@ class RegistryServer:
 
     def _go_by(self, settings: Settings) -> None:
         self.settings = settings
+        self.repositories.grace_seconds = settings.collect_grace_seconds
         for part in (self.dispatcher, self.access, self.rules, self.proxy):
             part.reload(settings)
         self.collector.retention = (*settings.retention, *self.proxy.retention())
