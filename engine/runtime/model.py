@@ -36,6 +36,7 @@ class ShimSpec:
     `hold_fds` stay open in the shim until the container's end is discarded. `shared_pid` says that the container has no
     pid namespace of its own, so that its other processes must be killed when its first one has ended. `guarded` are the
     runtime's mounts (destination, source, type) that the shim must keep out of /proc, as this runtime would not.
+    `owner` is container root, whose the streams are.
     """
 
     container_id: str
@@ -54,6 +55,7 @@ class ShimSpec:
     program: str = ""
     shared_pid: bool = False
     guarded: tuple[tuple[str, str, str], ...] = ()
+    owner: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,5 +238,6 @@ def _settings(spec: ShimSpec, cgroups: Cgroups) -> dict[str, Any]:
         "leaf_way": leaf_way.value,
         "shared_pid": spec.shared_pid,
         "guarded": spec.guarded,
+        "owner": spec.owner,
         "groups": cgroups.folders(spec.cgroup_path) if leaves_only_groups(spec.runtime) else [],
     }

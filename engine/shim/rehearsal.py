@@ -149,6 +149,7 @@ def _settings(folder: str) -> dict[str, object]:
         "leaf_way": "",
         "shared_pid": False,
         "guarded": [("/etc/hosts", folder, "bind")],
+        "owner": (0, 0),
         "groups": [],
     }
 

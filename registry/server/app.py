@@ -20,6 +20,7 @@ from registry.client.hosts import HostPolicy
 from registry.client.session import Transport
 from registry.clock import SteadyClock
 from registry.config import Settings, changes, split_address, take_over
+from registry.exposition import CONTENT_TYPE
 from registry.proxy import PullThrough
 from registry.server.auth import Access, is_loopback
 from registry.server.blobs import BlobHandlers
@@ -248,7 +249,7 @@ class RegistryServer:
         if path == "/debug/health":
             return as_response(json_reply(503 if self.health.failing else 200, self.health.failing))
         if path == self.settings.metrics_path and self.settings.metrics:
-            return as_response(Reply(200, {"Content-Type": "text/plain; version=0.0.4"}, self.metrics.text()))
+            return as_response(Reply(200, {"Content-Type": CONTENT_TYPE}, self.metrics.text()))
         return as_response(Reply(404))
 
     async def _ready(self, request: BaseRequest) -> Reply:
