@@ -237,6 +237,8 @@ def _settings(spec: ShimSpec, cgroups: Cgroups) -> dict[str, Any]:
         "leaf_prefix": leaf_prefix,
         "leaf_way": leaf_way.value,
         "shared_pid": spec.shared_pid,
+        "stop_signal": spec.end_with_host[0],
+        "stop_seconds": spec.end_with_host[1],
         "guarded": spec.guarded,
         "groups": cgroups.folders(spec.cgroup_path) if leaves_only_groups(spec.runtime) else [],
     }

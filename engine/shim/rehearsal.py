@@ -148,6 +148,8 @@ def _settings(folder: str) -> dict[str, object]:
         "leaf_prefix": "",
         "leaf_way": "",
         "shared_pid": False,
+        "stop_signal": signal.SIGTERM,
+        "stop_seconds": 10,
         "guarded": [("/etc/hosts", folder, "bind")],
         "groups": [],
     }

@@ -10,13 +10,13 @@ from pathlib import Path
 from tests.support.source_tree import PROJECT
 
 SCRIPT = """
-import ctypes, gc, json, os, sys, types
+import ctypes, gc, json, os, signal, sys, types
 from engine.shim import monitor, rehearsal
-from engine.shim.loop import wake_on_children
+from engine.shim.loop import wake_on
 folder = sys.argv[1]
 functions = [f for f in gc.get_objects() if isinstance(f, types.FunctionType)]
 at_first = [id(f.__code__) for f in functions]
-wake_on_children()
+wake_on(signal.SIGCHLD)
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 before = os.getcwd(), sorted(os.listdir("/proc/self/fd")), os.readlink("/proc/self/ns/mnt")
 rehearsal.rehearse(folder)
@@ -55,10 +55,10 @@ def test_it_does_not_fail_where_it_cannot_be_done(tmp_path: Path) -> None:
 
 
 STUCK = """
-import ctypes, os, sys
+import ctypes, os, signal, sys
 from engine.shim import rehearsal
-from engine.shim.loop import wake_on_children
-wake_on_children()
+from engine.shim.loop import wake_on
+wake_on(signal.SIGCHLD)
 rehearsal.LONGEST_SECONDS = 1
 rehearsal._RUNTIME = rehearsal._RUNTIME.replace("sleep 20 & echo $!", "echo $PPID")  # a pid that no child has
 run = {"id": 2, "op": "run"}
