@@ -160,9 +160,11 @@ def _live(folder: str) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     daemon = os.fork()
     if not daemon:
-        theirs.close()
-        _play_daemon(ours)
-        os._exit(0)
+        try:
+            theirs.close()
+            _play_daemon(ours)
+        finally:  # whatever happens: it would return as a second zygote, on the first one's sockets
+            os._exit(0)
     ours.close()
     monitor = Monitor(invoke.load_settings(folder), [])
     try:

@@ -54,6 +54,31 @@ def test_it_does_not_fail_where_it_cannot_be_done(tmp_path: Path) -> None:
     assert "NotADirectoryError" in done.stderr
 
 
+ALONE = """
+import ctypes, os, signal, sys
+from engine.shim import rehearsal
+from engine.shim.loop import wake_on
+wake_on(signal.SIGCHLD)
+rehearsal.LONGEST_SECONDS = 1
+def play(sock):
+    raise BrokenPipeError("the other has given up")
+rehearsal._play_daemon = play
+rehearsal.rehearse(sys.argv[1])
+os.write(1, b"back\\n")
+try:
+    while True:
+        os.waitpid(-1, 0)
+except ChildProcessError:
+    pass
+"""
+
+
+def test_only_one_process_comes_back_from_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ALONE, str(tmp_path / "rehearsal")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, cwd=PROJECT, check=True)
+    assert done.stdout == "back\n"
+
+
 STUCK = """
 import ctypes, os, signal, sys
 from engine.shim import rehearsal
