@@ -21,7 +21,8 @@ from engine.shim.stdio import Stdio
 
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
-# After discard, clients may still be reading what the container wrote; one that reads nothing for this long is cut off.
+# After discard, clients may still be reading what the container wrote; one that reads nothing for this long from then
+# on is cut off.
 LINGER_SECONDS = 60.0
 # How long the start of a container that is no longer wanted may still take before the runtime is killed in it.
 UNWANTED_START_SECONDS = 5.0
@@ -440,16 +441,16 @@ class Monitor:
         self._phase = "gone"
         for answer in self._discards:
             answer({"trouble": trouble})
-        self._linger()
+        self._linger(time.monotonic())
 
-    def _linger(self) -> None:
+    def _linger(self, since: float) -> None:
         waiting = [self._stdio, *self._execs.lingering()]
         attachments = [attachment for stdio in waiting for attachment in stdio.attachments]
         for attachment in attachments:
-            if time.monotonic() - attachment.progress > LINGER_SECONDS:
+            if time.monotonic() - max(attachment.progress, since) > LINGER_SECONDS:
                 attachment.drop()
         if attachments or self._log.lingering:
-            self._loop.after(0.2, self._linger)
+            self._loop.after(0.2, partial(self._linger, since))
         else:
             self._loop.stop()
 
