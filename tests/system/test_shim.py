@@ -148,7 +148,8 @@ async def bench(layer: Path, request: pytest.FixtureRequest) -> AsyncIterator[Be
     trouble = "is not installed" if runtime is None else await trouble_running(runtime)
     if runtime is None or trouble:
         pytest.skip(f"{request.param} {trouble}")
-    cgroups = await run_blocking(Cgroups.detect_sync)
+    # Whatever the host: what a daemon makes of systemd's scopes is tests/system/test_systemd.py's to see.
+    cgroups = await run_blocking(Cgroups.detect_sync, "cgroupfs")
     made: list[tuple[str, Path, str]] = []
     yield Bench(root, shims, nursery, runtime, cgroups, made)
     for container_id, run_dir, cgroup in made:
