@@ -79,7 +79,6 @@ class Config:
     iptables: bool = True
     ip6tables: bool = True
     ipv6: bool = False
-    userland_proxy: bool = False
     host_gateway_ips: tuple[str, ...] = ()
     default_gateway: str = ""
     default_gateway_v6: str = ""
@@ -129,7 +128,7 @@ class Config:
     tlscert: str = ""
     tlskey: str = ""
     ignored: tuple[str, ...] = ()
-    """Keys of ``IGNORED`` that were given."""
+    """Keys of ``IGNORED`` that were given, and not to switch off what is not there."""
     flags: frozenset[str] = frozenset()
     """Keys that were given as flags."""
 
@@ -171,6 +170,7 @@ IGNORED = {
     "raw-logs": "the daemon's log has no colours",
     "restart": "containers have restart policies",
     "swarm-default-advertise-addr": "there is no swarm",
+    "userland-proxy": "published ports use no relay process",
     "userland-proxy-path": "published ports use no relay process",
 }
 # Keys of dockerd that would change what containers may do, or where their packets go: whoever sets one is told at once.
@@ -207,7 +207,7 @@ def load_config(flags: Mapping[str, Any], *, config_file: Path | None = None) ->
             raise ConfigError(f"{key} cannot be {values[key]!r}: {REFUSED[key]}")
     config = Config(
         config_file=path,
-        ignored=tuple(sorted(IGNORED.keys() & values.keys())),
+        ignored=tuple(sorted(key for key in IGNORED.keys() & values.keys() if values[key] is not False)),
         flags=frozenset(flags),
         **{_FIELDS[k].name: v for k, v in values.items() if k in _FIELDS and k != "config-file"},
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import shutil
@@ -73,6 +74,7 @@ from engine.images.store import ImageStore
 from engine.images.transport import ImageTransport
 from engine.journal import Journal
 from engine.kernel.memory import give_back_sync, limit_arenas_sync
+from engine.kernel.process import go_ahead
 from engine.logs import configure_logging
 from engine.names import new_id
 from engine.networks.service import NetworkService
@@ -210,7 +212,9 @@ class Daemon:
         exits.push_async_callback(nursery.aclose)
         trash = Trash(config.data_root / "trash", workers, nursery)
         layers = Layers(config.data_root, workers, trash, nursery)
-        snapshotter = await open_snapshots(config.data_root, workers, trash, layers, config.storage_driver)
+        snapshotter = await open_snapshots(
+            config.data_root, workers, trash, layers, config.storage_driver, config.storage_opts
+        )
         registry = RegistryServer(registry_settings(config))
         image_store = ImageStore(journal)
         image_store.restore()
@@ -480,6 +484,7 @@ def run(config: Config) -> None:
     """Serve until SIGTERM or SIGINT. Exits with 1 and one sentence when the daemon cannot start."""
     configure_logging(config)
     limit_arenas_sync()
+    go_ahead()
     try:
         uvloop.run(_serve(config))
     except (OSError, EngineError, ValueError, sqlite3.Error, ExceptionGroup) as error:
@@ -496,6 +501,10 @@ async def _serve(config: Config) -> None:
     loop.add_signal_handler(signal.SIGHUP, daemon.reload)
     with _pidfile(config.pidfile):
         await daemon.start()
+        # What was imported and built lives as long as the process. The collector takes 20 ms to look at it all, and no
+        # client is answered meanwhile.
+        gc.collect()
+        gc.freeze()
         log.info("ready")
         tell_service_manager_sync("READY=1")
         try:

@@ -22,6 +22,9 @@ log = logging.getLogger("berth.registry")
 # Registry work waits for disks and hashes, without the interpreter lock. More threads than this would fight over that
 # lock.
 _POOL = ThreadPoolExecutor(max_workers=max(6, 2 * (os.cpu_count() or 1)), thread_name_prefix="registry-disk")
+# Bodies of a crowd are carried from socket to disk by these. They want that lock much more often, once for each record
+# of TLS: every thread more costs more than it carries.
+_CARRIERS = ThreadPoolExecutor(max_workers=(os.cpu_count() or 1) + 1, thread_name_prefix="registry-carrier")
 
 
 async def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -35,6 +38,11 @@ async def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwar
 def begin_blocking(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
     """The same, begun at once and awaited later; cheaper than a task around it."""
     return asyncio.get_running_loop().run_in_executor(_POOL, function, *args)
+
+
+def begin_carrying(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+    """As `begin_blocking`, for a visit to a body that came with many others."""
+    return asyncio.get_running_loop().run_in_executor(_CARRIERS, function, *args)
 
 
 async def acquire(function: Callable[..., T], *args: Any, release: Callable[[T], None]) -> T:

@@ -1,4 +1,4 @@
-"""/exec: create, start (with its streams), inspect, resize; and berth's own kill."""
+"""/exec: create, start (with its streams), inspect, resize; and what docker has no calls for: top and kill."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from aiohttp import web
 
 from engine.api.app import Route
 from engine.api.containers import size_of, stream_type
-from engine.api.decode import loose_body, query_str
+from engine.api.decode import loose_body, query_bool, query_str
 from engine.api.relay import DetachScanner, parse_detach_keys, relay, stdout_frame
+from engine.api.stats import process_list
 from engine.api.streams import Takeover, json_response, no_content
 from engine.containers.exec import Exec
 from engine.containers.live import StreamChoice
+from engine.containers.processes import processes_table
 from engine.containers.service import ContainerService
 from engine.containers.settings import ExecSettings
 from engine.errors import EngineError
@@ -41,6 +43,7 @@ class ExecRoutes:
             Route("POST", "/exec/{id}/start", self.start, streams=True),
             Route("POST", "/exec/{id}/resize", self.resize),
             Route("POST", "/exec/{id}/kill", self.kill),
+            Route("GET", "/exec/{id}/top", self.top),
             Route("GET", "/exec/{id}/json", self.inspect),
         ]
 
@@ -105,9 +108,15 @@ class ExecRoutes:
         return web.Response(status=200)
 
     async def kill(self, request: web.Request) -> web.StreamResponse:
-        """Signal it; docker has no such call."""
-        await self._execs.kill(request.match_info["id"], query_str(request, "signal"))
+        """Signal its process (SIGKILL by default), or with ``all`` everything of it and what it left behind."""
+        signal, everything = query_str(request, "signal"), query_bool(request, "all")
+        await self._execs.kill(request.match_info["id"], signal, everything=everything)
         return no_content()
+
+    async def top(self, request: web.Request) -> web.StreamResponse:
+        """What runs of it and of what it left behind, as ``docker top`` shows a container's processes."""
+        pids = await self._execs.pids(request.match_info["id"])
+        return process_list(await processes_table(pids, query_str(request, "ps_args")))
 
 
 def exec_view(instance: Exec) -> dict[str, object]:

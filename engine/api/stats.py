@@ -10,7 +10,7 @@ from engine.api.decode import query_bool, query_str
 from engine.api.shapes.stats import stats_view
 from engine.api.streams import json_response
 from engine.containers.model import Container
-from engine.containers.processes import Processes
+from engine.containers.processes import Processes, ProcessTable
 from engine.containers.service import ContainerService
 from engine.containers.stats import NOTHING, Collectors, Sample
 from engine.errors import InvalidParameter
@@ -34,7 +34,7 @@ class StatsRoutes:
     async def top(self, request: web.Request) -> web.StreamResponse:
         """``docker top``."""
         table = await self._processes.table(request.match_info["name"], query_str(request, "ps_args"))
-        return json_response({"Titles": table.titles, "Processes": table.rows})
+        return process_list(table)
 
     async def stats(self, request: web.Request) -> web.StreamResponse:
         """``docker stats``: a stream, one document with the rates of a second, or one taken at once (one-shot)."""
@@ -69,3 +69,8 @@ class StatsRoutes:
 
     def _shape(self, container: Container, sample: Sample, before: Sample) -> dict[str, object]:
         return stats_view(container.id, container.name, sample, before, self._collectors.cgroup_version)
+
+
+def process_list(table: ProcessTable) -> web.Response:
+    """The document of ``docker top``."""
+    return json_response({"Titles": table.titles, "Processes": table.rows})

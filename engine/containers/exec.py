@@ -208,14 +208,36 @@ class Execs:
             except OSError:
                 return  # docker does not mind one that has no terminal
 
-    async def kill(self, exec_id: str, signal_name: str) -> None:
-        """Signal it (an extension of berth). Raises ``Conflict`` when it does not run."""
+    async def kill(self, exec_id: str, signal_name: str, *, everything: bool = False) -> None:
+        """Signal its process, or everything of it with what it left behind (an extension of berth). Raises
+        ``Conflict`` when there is none."""
         instance = self.find(exec_id)
-        if not instance.running:
-            raise Conflict(f"exec {exec_id} is not running")
-        await (
-            self._live[instance.container_id].require_shim().kill_exec(exec_id, parse_signal(signal_name or "SIGKILL"))
-        )
+        number = parse_signal(signal_name or "SIGKILL")
+        shim = self._live[instance.container_id].shim
+        if shim is None or not (instance.running or everything):
+            raise _not_running(exec_id)
+        try:
+            await shim.kill_exec(exec_id, number, everything=everything)
+        except LookupError as error:
+            raise _not_running(exec_id) from error
+        except ProcessLookupError as error:
+            raise _not_running(exec_id) from error
+
+    async def pids(self, exec_id: str) -> list[int]:
+        """What runs of it, also what it left behind (an extension of berth). Raises ``Conflict`` when nothing does."""
+        instance = self.find(exec_id)
+        shim = self._live[instance.container_id].shim
+        try:
+            found = await shim.exec_pids(exec_id) if shim is not None else []
+        except LookupError:
+            found = []  # the shim has forgotten it
+        if not found:
+            raise _not_running(exec_id)
+        return found
+
+
+def _not_running(exec_id: str) -> Conflict:
+    return Conflict(f"exec {exec_id} is not running")
 
 
 def _check_executable(container: Container, reference: str) -> None:

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 from urllib.parse import quote_plus
 
 import msgspec
@@ -32,7 +32,9 @@ _GZIP_WITH_NAME = b"\x08"
 _GZIP_WINDOW = 31
 _BEGINNING = 4096
 _FIRST = 256
-STREAM_NUMBERS = {"stdout": b"\x01\x00\x00\x00", "stderr": b"\x02\x00\x00\x00"}
+_STDOUT, _STDERR = b"\x01\x00\x00\x00", b"\x02\x00\x00\x00"
+
+L = TypeVar("L")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +51,36 @@ class LogQuery:
     follow: bool = False
 
 
-class Entry(msgspec.Struct):
-    """One line of a json-file log."""
+class Line(msgspec.Struct, gc=False):
+    """What was written, and where: most who read a log want no more of it. They come by thousands, and hold nothing
+    that could form a cycle."""
 
     log: str = ""
     stream: str = ""
+
+
+class Entry(Line, gc=False):
+    """One line of a json-file log, whole."""
+
     time: str = ""
     attrs: dict[str, str] = {}
 
 
-_DECODER = msgspec.json.Decoder(Entry)
+_LINES = msgspec.json.Decoder(Line)
+_ENTRIES = msgspec.json.Decoder(Entry)
 _FIXED_LENGTH = len("2006-01-02T15:04:05.000000000")
+
+
+class _Heads(dict[int, bytes]):
+    """The heads of frames of one stream by the length of what follows; lengths repeat."""
+
+    def __init__(self, stream: bytes) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def __missing__(self, length: int) -> bytes:
+        head = self[length] = self._stream + length.to_bytes(4, "big")
+        return head
 
 
 class Renderer:
@@ -73,7 +94,7 @@ class Renderer:
         self._is_plain = (
             framed and query.stdout and query.stderr and not (self._timed or query.timestamps or query.details)
         )
-        self._frames: dict[tuple[str, int], bytes] = {}
+        self._stdout, self._stderr = _Heads(_STDOUT), _Heads(_STDERR)
         self._time: str | None = None
         self._prefix = b""
         self._in_time = True
@@ -81,15 +102,11 @@ class Renderer:
 
     def render(self, chunk: bytes) -> bytes:
         """The wire bytes of some whole lines; unreadable lines are passed over (a crash may have torn one)."""
-        out: list[bytes] = []
-        try:
-            entries: Iterable[Entry] = _DECODER.decode_lines(chunk)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            entries = _readable(chunk)
-        query = self._query
         if self._is_plain:
-            return self._render_plain(entries)
-        for entry in entries:
+            return self._render_plain(_decode(_LINES, chunk))
+        out: list[bytes] = []
+        query = self._query
+        for entry in _decode(_ENTRIES, chunk):
             if not (query.stdout if entry.stream == "stdout" else query.stderr):
                 continue
             if entry.time != self._time and not self._take_time(entry.time):
@@ -98,21 +115,16 @@ class Renderer:
                 self._append(out, entry)
         return b"".join(out)
 
-    def _render_plain(self, entries: Iterable[Entry]) -> bytes:
-        """Every entry in its frame. Lengths repeat, so frames are remembered (a line has at most 16 KiB)."""
+    def _render_plain(self, lines: Iterable[Line]) -> bytes:
+        """Every line in its frame."""
         out: list[bytes] = []
-        append, frames = out.append, self._frames
-        for entry in entries:
+        append, stdout, stderr = out.append, self._stdout, self._stderr
+        for line in lines:
             try:
-                text = entry.log.encode()
+                text = line.log.encode()
             except UnicodeEncodeError:
-                text = entry.log.encode("utf-8", "surrogatepass")
-            key = (entry.stream, len(text))
-            frame = frames.get(key)
-            if frame is None:
-                number = STREAM_NUMBERS.get(entry.stream, STREAM_NUMBERS["stdout"])
-                frame = frames[key] = number + len(text).to_bytes(4, "big")
-            append(frame)
+                text = line.log.encode("utf-8", "surrogatepass")
+            append((stderr if line.stream == "stderr" else stdout)[len(text)])
             append(text)
         return b"".join(out)
 
@@ -145,15 +157,21 @@ class Renderer:
         if self._query.timestamps:
             text = self._prefix + text
         if self._framed:
-            out.append(STREAM_NUMBERS.get(entry.stream, STREAM_NUMBERS["stdout"]))
-            out.append(len(text).to_bytes(4, "big"))
+            out.append((self._stderr if entry.stream == "stderr" else self._stdout)[len(text)])
         out.append(text)
 
 
-def _readable(chunk: bytes) -> Iterator[Entry]:
+def _decode(decoder: msgspec.json.Decoder[L], chunk: bytes) -> Iterable[L]:
+    try:
+        return decoder.decode_lines(chunk)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _readable(decoder, chunk)
+
+
+def _readable(decoder: msgspec.json.Decoder[L], chunk: bytes) -> Iterator[L]:
     for line in chunk.split(b"\n"):
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
-            yield _DECODER.decode(line)
+            yield decoder.decode(line)
 
 
 def _fixed(time: str) -> str:

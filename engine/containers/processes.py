@@ -40,8 +40,7 @@ class Processes:
         self._cgroups = cgroups
 
     async def table(self, reference: str, arguments: str = "") -> ProcessTable:
-        """``ps`` with ``arguments``, split at spaces. Raises ``Conflict`` when nothing runs, ``SystemFailure``."""
-        arguments = arguments or DEFAULT_ARGUMENTS
+        """``ps`` with ``arguments``. Raises ``Conflict`` when nothing runs, ``SystemFailure``."""
         check_arguments(arguments)
         container = self._records.store.find(reference)
         if container.state.status is Status.RESTARTING:
@@ -49,17 +48,24 @@ class Processes:
         if not container.is_running:
             raise not_running(container.id)
         pids = await run_blocking(self._cgroups.pids_sync, self._assembly.cgroup_path(container))
-        try:
-            output = await _ps(arguments.split(" "), pids)
-            table = parse(output, frozenset(pids))
-        except FileNotFoundError as error:
-            raise SystemFailure('ps: exec: "ps": executable file not found in $PATH') from error
-        except (OSError, TimeoutError) as error:
-            raise SystemFailure(f"ps: {os_words(error)}") from error
-        except ValueError as error:
-            raise SystemFailure(str(error)) from error
+        table = await processes_table(pids, arguments)
         self._records.event(container, "top")
         return table
+
+
+async def processes_table(pids: Collection[int], arguments: str = "") -> ProcessTable:
+    """``ps`` with ``arguments``, split at spaces, about some processes. Raises ``SystemFailure``."""
+    arguments = arguments or DEFAULT_ARGUMENTS
+    check_arguments(arguments)
+    try:
+        output = await _ps(arguments.split(" "), pids)
+        return parse(output, frozenset(pids))
+    except FileNotFoundError as error:
+        raise SystemFailure('ps: exec: "ps": executable file not found in $PATH') from error
+    except (OSError, TimeoutError) as error:
+        raise SystemFailure(f"ps: {os_words(error)}") from error
+    except ValueError as error:
+        raise SystemFailure(str(error)) from error
 
 
 def check_arguments(arguments: str) -> None:

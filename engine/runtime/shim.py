@@ -194,11 +194,12 @@ class Shim:
         await self._ask("kill", signal=int(number))
 
     async def kill_exec(self, exec_id: str, number: int | signal.Signals, *, everything: bool = False) -> None:
-        """Signal an exec's process, or `everything` in its control group, with what the process left behind."""
+        """Signal an exec's process, or `everything` of it, with what the process left behind. ProcessLookupError when
+        nothing runs."""
         await self._ask("kill", signal=int(number), exec_id=exec_id, everything=everything)
 
     async def exec_pids(self, exec_id: str) -> list[int]:
-        """The exec's process and its children that still run; its process alone where it has no group of its own."""
+        """What runs of an exec, and of what it left behind (`engine/shim/execs.py` says how that is known)."""
         return (await self._ask("exec_pids", exec_id=exec_id))["pids"]  # type: ignore[no-any-return]
 
     async def resize(self, rows: int, cols: int, exec_id: str | None = None) -> None:

@@ -3,9 +3,12 @@
 An exec may be attached to before it starts, so that nothing of its output is missed. Its exit code is kept until the
 shim ends, because the daemon that asked may not be the one that wants to know.
 
-On v1 each exec runs in a leaf group below the container's. A runtime that cannot be asked for that (crun) writes the
-process into the container's own list of processes; for as long as it runs, the leaf's list lies over that one in the
-shim's mount namespace, so such starts take turns.
+On v1 each exec runs in a leaf group below the container's, and what belongs to it is what lies in there. On v2 it runs
+in the container's group, where it finds its limits, and what belongs to it is its session, which a runtime makes for
+each exec: all but what has begun a session of its own, as daemons do.
+
+A runtime that cannot be asked for a leaf (crun) writes the process into the container's own list of processes; for as
+long as it runs, the leaf's list lies over that one in the shim's mount namespace, so such starts take turns.
 """
 
 import contextlib
@@ -27,8 +30,9 @@ KEPT = 100  # exit codes remembered; a health check would otherwise grow the shi
 class Exec:
     """One process object, started at most once."""
 
-    def __init__(self, exec_id: str, settings: dict[str, Any], stdio: Stdio) -> None:
+    def __init__(self, exec_id: str, container_id: str, settings: dict[str, Any], stdio: Stdio) -> None:
         self.exec_id = exec_id
+        self.container_id = container_id
         self.stdio = stdio
         size = settings.get("console_size")
         self.console_size: tuple[int, int] | None = (size[0], size[1]) if size else None
@@ -37,15 +41,21 @@ class Exec:
         self.started = False
         self.reaped = False
         self.pid: int | None = None
+        self.session = 0
         self.exit_code: int | None = None
         self.finished_at = 0
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether a runtime is making it."""
+        return self.started and self.pid is None and self.exit_code is None
+
     def pids(self) -> list[int]:
-        """What runs of it: everything in its control group, else its process."""
+        """What runs of it, and of what it left behind: everything in its control group, else in its session."""
         if self.leaf:
             with contextlib.suppress(OSError):
                 return [int(pid) for pid in invoke.read_whole(f"{self.leaf}/cgroup.procs").split()]
-        return [self.pid] if self.pid is not None and not self.reaped else []
+        return in_session(self.session, self.container_id) if self.session else []
 
     def remove_leaf(self) -> None:
         """Its control group goes when nothing is left in it; otherwise with the container's."""
@@ -61,6 +71,25 @@ class Exec:
             "started": self.started,
             "finished_at": self.finished_at,
         }
+
+
+def in_session(session: int, container_id: str) -> list[int]:
+    """The processes of a session in groups of the container: should its number have been given to another process
+    since, that is none of the container's."""
+    found = []
+    group = container_id.encode()
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            state, its_session = _stat(name)
+            if its_session == session and state != b"Z" and group in invoke.read_whole(f"/proc/{name}/cgroup"):
+                found.append(int(name))
+    return found
+
+
+def _stat(pid: int | str) -> tuple[bytes, int]:
+    """State and session of a process (proc(5), /proc/pid/stat); OSError when it is gone."""
+    state, _parent, _group, session = invoke.read_whole(f"/proc/{pid}/stat").rpartition(b")")[2].split(maxsplit=4)[:4]
+    return state, int(session)
 
 
 class Execs:
@@ -85,6 +114,7 @@ class Execs:
         self._tell = tell
         self._daemons = daemons
         self._known: dict[str, Exec] = {}
+        self._sessions: dict[int, int] = {}  # of what has ended while starts are under way
 
     def states(self) -> dict[str, wire.Message]:
         return {exec_id: known.state() for exec_id, known in self._known.items()}
@@ -108,7 +138,7 @@ class Execs:
             log=None,
             daemons=self._daemons,
         )
-        self._known[exec_id] = Exec(exec_id, message, stdio)
+        self._known[exec_id] = Exec(exec_id, self._container_id, message, stdio)
 
     def start(self, exec_id: str, answer: Answer) -> None:
         """Run it; `answer` is called with its pid or the runtime's failure."""
@@ -182,6 +212,13 @@ class Execs:
         if self._turns:
             self._turns[0]()
 
+    def ending(self, pid: int) -> None:
+        """A child is about to be reaped, perhaps one whose pid a runtime is still to tell."""
+        if any(known.is_starting and not known.leaf for known in self._known.values()):
+            self._sessions[pid] = _stat(pid)[1]
+        elif self._sessions:
+            self._sessions.clear()
+
     def reaped(self, pid: int, code: int) -> bool:
         """Whether the ended child was an exec'ed process."""
         for known in self._known.values():
@@ -221,6 +258,9 @@ class Execs:
             self._failed(known, listener)
             answer(wire.failure(error if isinstance(error, OSError) else OSError(str(error))))
             return
+        if not known.leaf:
+            with contextlib.suppress(OSError):
+                known.session = self._sessions.get(known.pid) or _stat(known.pid)[1]
         if listener is not None:
             listener.close()
         known.stdio.close_child_ends()
@@ -253,6 +293,10 @@ class Execs:
         known.stdio.drain(drained)
 
     def _prune(self) -> None:
-        over = [known for known in self._known.values() if known.exit_code is not None and not known.stdio.attachments]
+        over = [
+            known
+            for known in self._known.values()
+            if known.exit_code is not None and not known.stdio.attachments and not known.leaf
+        ]
         for known in over[:-KEPT]:
             del self._known[known.exec_id]

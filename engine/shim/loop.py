@@ -50,12 +50,19 @@ def wake_on(number: int) -> None:
 class Loop:
     """Watches descriptors, timers and children until `stop`."""
 
-    def __init__(self, on_child: Callable[[int, int], None], on_term: Callable[[], None] = lambda: None) -> None:
-        """`on_child(pid, status)` is called for every reaped child, with the wait status; `on_term()` for SIGTERM."""
+    def __init__(
+        self,
+        on_child: Callable[[int, int], None],
+        on_ending: Callable[[int], None] | None = None,
+        on_term: Callable[[], None] | None = None,
+    ) -> None:
+        """`on_child(pid, status)` is called for every reaped child, with the wait status; `on_ending(pid)` before that,
+        while /proc still tells of it; `on_term()` for SIGTERM."""
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._timers: list[Timer] = []
         self._on_child = on_child
+        self._on_ending = on_ending
         self._on_term = on_term
         self._running = False
         self._faults: dict[int, int] = {}
@@ -144,17 +151,20 @@ class Loop:
         except BlockingIOError:
             pass
         self._reap()
-        if with_term:
+        if with_term and self._on_term is not None:
             self._survive(self._on_term)
 
     def _reap(self) -> None:
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                ending = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            if pid == 0:
+            if ending is None:
                 return
+            if self._on_ending is not None:
+                self._survive(partial(self._on_ending, ending.si_pid))
+            pid, status = os.waitpid(ending.si_pid, 0)
             self._survive(partial(self._on_child, pid, status))
 
     def _survive(self, call: Callable[[], None]) -> bool:

@@ -41,7 +41,7 @@ class Monitor:
         self._settings = settings
         self._container_id = str(settings["container_id"])
         self._held = held
-        self._loop = Loop(self._reaped, self._told_to_end)
+        self._loop = Loop(self._reaped, self._ending, self._told_to_end)
         self._connections: list[socket.socket] = []
         self._runtime = invoke.Runtime(settings["runtime"])
         self._log = open_log(settings["log"], self._log_trouble)
@@ -232,8 +232,10 @@ class Monitor:
         if not message.get("everything"):
             os.kill(self._target(message), message["signal"])
             return
-        known = self._execs.get(message["exec_id"])
-        for pid in known.pids():
+        pids = self._execs.get(message["exec_id"]).pids()
+        if not pids:
+            raise ProcessLookupError("nothing of it is running")
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, message["signal"])
 
@@ -307,6 +309,9 @@ class Monitor:
             self._oom = oom.Watch(self._loop, self._settings["oom_file"], lambda: self._tell({"event": "oom"}))
         self._end_if_unwanted()
         self._end_with_host()
+
+    def _ending(self, pid: int) -> None:
+        self._execs.ending(pid)
 
     def _reaped(self, pid: int, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)

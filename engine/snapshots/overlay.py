@@ -37,6 +37,12 @@ class OverlaySnapshotter:
         self._workers = workers
         self._trash = trash
         self._quota: quota.ProjectQuota | None = None
+        self.default_size_limit: str | None = None
+
+    @property
+    def can_limit(self) -> bool:
+        """Whether a snapshot can have a size, which takes a file system with project quotas."""
+        return self._quota is not None
 
     async def start(self) -> None:
         """Make the folders, sweep snapshots whose making was cut short."""
@@ -53,6 +59,7 @@ class OverlaySnapshotter:
     async def prepare(self, key: str, layers: Sequence[LayerKey], size_limit: str | None = None) -> None:
         if size_limit is not None and self._quota is None:
             raise ValueError(quota.UNSUPPORTED)
+        size_limit = size_limit or self.default_size_limit
         max_bytes = parse_size(size_limit) if size_limit is not None else 0
         init = await self._layers.init_layer(layers)
         await run_blocking(self._prepare_sync, key, self._layers.links / init, max_bytes)

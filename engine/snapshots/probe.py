@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
+from engine.kernel import quota
+from engine.sizes import parse_size
 from engine.snapshots.base import Snapshotter
 from engine.snapshots.copying import CopyingSnapshotter
 from engine.snapshots.layers import Layers
@@ -31,14 +34,19 @@ async def overlay_problem(data_root: Path, workers: Workers) -> str:
 
 
 async def open_snapshots(
-    data_root: Path, workers: Workers, trash: Trash, layers: Layers, driver: str = ""
+    data_root: Path, workers: Workers, trash: Trash, layers: Layers, driver: str = "", options: Sequence[str] = ()
 ) -> Snapshotter:
     """Start ``trash``, ``layers`` and the snapshotter ``driver`` (one of ``NAMES``; empty: overlay where it works).
 
-    ``ValueError`` for an unknown driver and for overlay2 asked for on a host that cannot.
+    ``options`` are dockerd's ``storage-opts``. ``ValueError`` for a driver or an option that is not known, and for what
+    was asked for and this host cannot.
     """
     if driver not in ("", *NAMES):
         raise ValueError(f"error initializing graphdriver: driver not supported: {driver}")
+    try:
+        size_limit = default_size_limit(driver or NAMES[0], options)
+    except ValueError as error:
+        raise ValueError(f"error initializing graphdriver: {error}") from error
     await trash.start()
     for leftover in await run_blocking(lambda: list(data_root.glob("probe-*"))):
         await trash.take(leftover)
@@ -51,4 +59,27 @@ async def open_snapshots(
     kind = CopyingSnapshotter if problem else OverlaySnapshotter
     snapshotter = kind(data_root, layers, workers, trash)
     await snapshotter.start()
+    if size_limit is not None:
+        if not isinstance(snapshotter, OverlaySnapshotter) or not snapshotter.can_limit:
+            raise ValueError(f"error initializing graphdriver: overlay2.size: {quota.UNSUPPORTED}")
+        snapshotter.default_size_limit = size_limit
     return snapshotter
+
+
+def default_size_limit(driver: str, options: Sequence[str]) -> str | None:
+    """How large a container's own files may grow that names no limit itself (``overlay2.size``). ``ValueError`` in
+    dockerd's words."""
+    size_limit = None
+    for option in options:
+        key, assigned, value = (part.strip() for part in option.partition("="))
+        if not assigned:
+            raise ValueError(f"Unable to parse key/value option: {option}")
+        match driver, key.lower():
+            case "overlay2", "overlay2.size":
+                parse_size(value)
+                size_limit = value
+            case "overlay2", "overlay2.override_kernel_check":
+                pass  # it was for old kernels; here overlayfs works, or it does not
+            case _:
+                raise ValueError(f"{driver}: unknown option {key}")
+    return size_limit

@@ -9,11 +9,13 @@ and chunked bodies take the ordinary way (`bodies.Body`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import mmap
 import os
 import socket
+import threading
 from collections.abc import Callable
-from typing import cast
+from typing import Any, TypeVar, cast
 
 from aiohttp import ClientPayloadError
 from aiohttp.web_protocol import RequestPayloadError
@@ -22,8 +24,9 @@ from aiohttp.web_request import BaseRequest
 from registry.server.bodies import BODY_PAUSE_SECONDS, BODY_STALL_SECONDS, send_continue
 from registry.server.secure import OpenObject
 from registry.server.sockets import readable
-from registry.tasks import begin_blocking
+from registry.tasks import begin_blocking, begin_carrying
 
+T = TypeVar("T")
 _WORTH_BYTES = 1024 * 1024
 # Each of a body's two buffers: enough to be worth a visit to a thread, little enough for fifty bodies at once.
 _LEAST_BYTES = 256 * 1024
@@ -31,6 +34,10 @@ _MOST_BYTES = 2 * 1024 * 1024
 # What all buffers above the least take together: clients who fill theirs and fall silent cannot have more.
 _SHARED_BYTES = 64 * 1024 * 1024
 _PAGE = mmap.PAGESIZE
+# Of a crowd each body gets this much of a visit; then the next one has its turn.
+_VISIT_BYTES = 4 * 1024 * 1024
+# One thread at a time: each record releases the interpreter and wants it back, and two that do that starve the loop.
+_DECIPHERING = threading.Lock()
 # Waking up for less is not worth a visit to a thread; what comes slower is taken after `BODY_PAUSE_SECONDS`.
 _WAKE_BYTES = 256 * 1024
 
@@ -53,7 +60,7 @@ class DirectBody:
         self._early: list[bytes] = []
         self._buffers: list[memoryview] = []
         self._share = 0
-        self._running: asyncio.Future[int] | None = None
+        self._running: asyncio.Future[Any] | None = None
         self._broken: Exception | None = None
         # Whether the protocol had the body whole before it could be stopped: then it lives on.
         self._is_whole = False
@@ -108,7 +115,54 @@ class DirectBody:
         self._left -= filled
         return [view[:filled]]
 
-    async def _begin(self) -> None:
+    async def pour(self, sink: Callable[[memoryview], None]) -> None:
+        """Hand the rest of the body to `sink`, which the threads that receive it call; whole pages, but for the end.
+
+        For a crowd: what `next` overlaps in three visits to threads takes one, and half the memory, and bodies overlap
+        each other. ConnectionResetError when the body broke off, after what had arrived was handed on.
+        """
+        if not self._buffers:
+            await self._begin(buffers=1)
+        buffer = self._buffers[0]
+        kept = 0
+        while self._left:
+            if self._broken is not None:
+                raise ConnectionResetError("the body ended early") from self._broken
+            before = self._left
+            kept = await self._lend(begin_carrying(self._pour_sync, buffer, kept, sink))
+            if self._left == before and self._broken is None:
+                try:
+                    await self._more(min(len(buffer) - kept, self._left), patient=not kept)
+                except _Pause:
+                    await self._lend(begin_carrying(sink, buffer[:kept]))
+                    kept = 0
+                except OSError as error:
+                    self._broken = error  # it was silent for too long
+
+    def _pour_sync(self, buffer: memoryview, kept: int, sink: Callable[[memoryview], None]) -> int:
+        """One visit: as much as is there. `kept` bytes are in `buffer` already; how many are afterwards."""
+        end = max(self._left - _VISIT_BYTES, 0)
+        while self._left > end:
+            wanted = min(len(buffer) - kept, self._left)
+            try:
+                with contextlib.nullcontext() if self._cipher is None else _DECIPHERING:
+                    count = self._receive_sync(buffer[kept : kept + wanted])
+            except OSError as error:
+                self._broken = error
+                sink(buffer[:kept])
+                return 0
+            self._left -= count
+            filled = kept + count
+            whole = filled - filled % _PAGE if self._left else filled
+            if whole:
+                sink(buffer[:whole])
+                buffer[: filled - whole] = buffer[whole:filled]
+            kept = filled - whole
+            if count < wanted:
+                break
+        return kept
+
+    async def _begin(self, buffers: int = 2) -> None:
         """Stop the protocol's reading. What it has taken of the body already comes first."""
         send_continue(self._request)
         quiet, enough = 0, 1 if self._cipher is None else 3
@@ -130,12 +184,12 @@ class DirectBody:
                 await asyncio.sleep(0)
         self._is_whole = self._request.content.is_eof()
         size = min(max(self._left // 16, _LEAST_BYTES), _MOST_BYTES) // _PAGE * _PAGE
-        if size > _LEAST_BYTES and DirectBody.shared + 2 * size <= _SHARED_BYTES:
+        if buffers > 1 and size > _LEAST_BYTES and DirectBody.shared + 2 * size <= _SHARED_BYTES:
             self._share = 2 * size
             DirectBody.shared += self._share
         else:
             size = _LEAST_BYTES
-        self._buffers = [memoryview(mmap.mmap(-1, size)) for _ in range(2)]
+        self._buffers = [memoryview(mmap.mmap(-1, size)) for _ in range(buffers)]
 
     def _receive_sync(self, view: memoryview) -> int:
         filled = self._take_early_sync(view) if self._early else 0
@@ -161,14 +215,23 @@ class DirectBody:
         return filled
 
     async def _fill(self, view: memoryview, patient: bool) -> int:
-        """Wait for bytes and take what is there; `_Pause` when none come and something is there to be handed on."""
-        self._running = begin_blocking(self._receive_sync, view)
+        """Take what is there, or wait for more and take nothing; `_Pause` as `_more`."""
+        count = await self._lend(begin_blocking(self._receive_sync, view))
+        if not count:
+            await self._more(len(view), patient)
+        return count
+
+    async def _lend(self, visit: asyncio.Future[T]) -> T:
+        """Wait for a thread that has the connection meanwhile."""
+        self._running = visit
         if self._cipher is not None:
-            self._cipher.lend(self._running)
-        count = await asyncio.shield(self._running)
-        if count:
-            return count
-        wake = min(len(view), _WAKE_BYTES)
+            self._cipher.lend(visit)
+        return await asyncio.shield(visit)
+
+    async def _more(self, wanted: int, patient: bool) -> None:
+        """Wait until it is worth looking again; `_Pause` when nothing comes and, not `patient`, something is there to
+        be handed on."""
+        wake = min(wanted, _WAKE_BYTES)
         if self._cipher is not None:
             # A part of a record is in its memory already, and will not come again.
             wake = max(wake - self._cipher.incoming.pending, 1)
@@ -179,10 +242,9 @@ class DirectBody:
             async with asyncio.timeout(BODY_PAUSE_SECONDS):
                 await readable(self._socket.fileno())
         except TimeoutError:
-            return await self._fill_slowly(view, patient)
-        return 0
+            await self._more_slowly(patient)
 
-    async def _fill_slowly(self, view: memoryview, patient: bool) -> int:
+    async def _more_slowly(self, patient: bool) -> None:
         self._wake = 1
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
         if patient:
@@ -195,7 +257,6 @@ class DirectBody:
             if patient:
                 raise
             raise _Pause from None
-        return 0
 
     async def close(self) -> None:
         """Let go of the socket. An incomplete body's rest is the protocol's again, which reads and drops it."""

@@ -60,12 +60,12 @@ class OpenObject(ssl.SSLObject):
     raw: asyncio.Transport
     is_lent = False
 
-    def lend(self, work: asyncio.Future[int]) -> None:
+    def lend(self, work: asyncio.Future[Any]) -> None:
         """Leave the cipher to a thread that was just begun, until `work` is done."""
         self.is_lent = True
         work.add_done_callback(self._give_back)
 
-    def _give_back(self, work: asyncio.Future[int]) -> None:
+    def _give_back(self, work: asyncio.Future[Any]) -> None:
         self.is_lent = False
 
     def do_handshake(self) -> None:
@@ -117,9 +117,10 @@ class OpenObject(ssl.SSLObject):
         """
         filled = 0
         scratch = _scratch()
+        read = cast(Callable[[int, memoryview], int], super().read)
         while filled < len(view):
             try:
-                count = cast(int, super().read(len(view) - filled, cast(Any, view[filled:])))
+                count = read(len(view) - filled, view[filled:])
             except ssl.SSLWantReadError:
                 try:
                     arrived = sock.recv_into(scratch, 0, socket.MSG_DONTWAIT)

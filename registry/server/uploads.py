@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import re
 
 from registry import errors
@@ -30,6 +31,9 @@ from registry.tasks import begin, carry_through
 _BATCH_BUDGET = 12 * 1024 * 1024
 _BATCH_LEAST = 128 * 1024
 _BATCH_MOST = 2 * 1024 * 1024
+# Up to this many bodies at once are each received, hashed and written at the same time; of more, each goes through one
+# thread.
+_CROWD = max(2, os.cpu_count() or 1)
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/(?:\d+|\*))?")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -148,18 +152,15 @@ class UploadHandlers:
             raise RegistryError(errors.SIZE_INVALID, "Content-Range and Content-Length disagree", headers=here)
 
     async def _receive(self, call: Call, upload: Upload) -> None:
-        """Take the body: one batch is written and hashed in a thread while the next arrives."""
-        writing: asyncio.Future[None] | None = None
+        """Take the body."""
         self._receiving += 1
         direct = call.direct = DirectBody.of(call.request)
-        body: Body | DirectBody = direct or Body(call.request)
         try:
-            while batch := await body.next(max(_BATCH_LEAST, min(_BATCH_MOST, _BATCH_BUDGET // self._receiving))):
-                if writing is not None:
-                    await writing
-                writing = begin(upload.write(batch))
-            if writing is not None:
-                await writing
+            sink = await upload.sink() if direct is not None and self._receiving > _CROWD else None
+            if direct is not None and sink is not None:
+                await direct.pour(sink)
+            else:
+                await self._overlap(direct or Body(call.request), upload)
         except OSError as error:
             if error.errno in _FULL:
                 await upload.close(sync=False)
@@ -168,10 +169,22 @@ class UploadHandlers:
             raise
         finally:
             self._receiving -= 1
-            if writing is not None and not writing.done():
-                await asyncio.wait([writing])
             if direct is not None:
                 await direct.close()
+
+    async def _overlap(self, body: Body | DirectBody, upload: Upload) -> None:
+        """One batch is written and hashed in threads while the next arrives."""
+        writing: asyncio.Future[None] | None = None
+        try:
+            while batch := await body.next(max(_BATCH_LEAST, min(_BATCH_MOST, _BATCH_BUDGET // self._receiving))):
+                if writing is not None:
+                    await writing
+                writing = begin(upload.write(batch))
+            if writing is not None:
+                await writing
+        finally:
+            if writing is not None and not writing.done():
+                await asyncio.wait([writing])
 
     def _progress(self, call: Call, status: int, upload_id: str, offset: int) -> Reply:
         return Reply(status, self._position_headers(call, upload_id, offset))

@@ -8,7 +8,7 @@ not durable: it is for files whose loss in a crash is harmless.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -27,10 +27,15 @@ class FileStat:
 
 
 class Appender(Protocol):
-    """One growing file. Only one task uses it; `close` keeps what was written, durably when `sync` is set."""
+    """One growing file. Only one task uses it; `close` keeps what was written, durably when `sync` is set.
+
+    `write_sync` does what `write` does, for a thread that its task waits for; None where only the loop can write.
+    """
 
     @property
     def size(self) -> int: ...
+    @property
+    def write_sync(self) -> Callable[[Sequence[bytes | memoryview], Hasher | None], None] | None: ...
     async def write(self, chunks: Sequence[bytes | memoryview], hasher: Hasher | None = None) -> None: ...
     async def close(self, sync: bool = True) -> None: ...
 

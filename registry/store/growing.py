@@ -69,13 +69,14 @@ class GrowingFile:
         size = sum(map(len, chunks))
         if hasher is not None and size >= _TWO_THREADS_WORTH_BYTES:
             hashing = begin_blocking(_hash_sync, chunks, hasher)
-            self._running = asyncio.gather(hashing, begin_blocking(self._write_sync, chunks, None))
+            self._running = asyncio.gather(hashing, begin_blocking(self.write_sync, chunks, None))
         else:
-            self._running = begin_blocking(self._write_sync, chunks, hasher)
+            self._running = begin_blocking(self.write_sync, chunks, hasher)
         await asyncio.shield(self._running)
         self._running = None
 
-    def _write_sync(self, chunks: Sequence[Chunk], hasher: Hasher | None) -> None:
+    def write_sync(self, chunks: Sequence[Chunk], hasher: Hasher | None) -> None:
+        """The same in the calling thread, for whose end the caller's task waits."""
         if hasher is not None:
             _hash_sync(chunks, hasher)
         if self._direct is None and self._written % _BLOCK == 0 and sum(map(len, chunks)) >= _DIRECT_WORTH_BYTES:

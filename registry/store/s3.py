@@ -276,6 +276,8 @@ class PartAppender:
     """Collects what is appended to parts of `part_bytes`; `close` puts what is left, so nothing is lost with this
     process."""
 
+    write_sync = None
+
     def __init__(self, store: S3Store, path: str, size: int, part_bytes: int) -> None:
         self._store = store
         self._path = path

@@ -10,8 +10,8 @@ import asyncio
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -75,8 +75,9 @@ class Uploads:
     @asynccontextmanager
     async def appending(self, repository: str, upload_id: str) -> AsyncIterator[Upload]:
         """The upload, ours alone while the body runs; what was appended stays, whatever happens."""
-        offset = await self.offset(repository, upload_id)
-        session = self._session(repository, upload_id, offset)
+        session = self._sessions.get((repository, upload_id))
+        if session is None:
+            session = self._session(repository, upload_id, await self.offset(repository, upload_id))
         if session.lock.locked():
             # A client that lost its connection and came back at once: its first request is still being wound up.
             try:
@@ -204,17 +205,41 @@ class Upload:
 
     async def write(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Append; bytes and running hash advance together."""
+        appender = await self._open()
+        with self._advancing(appender) as hasher:
+            await appender.write(chunks, hasher)
+
+    async def sink(self) -> Callable[[memoryview], None] | None:
+        """What appends as `write` does, for a thread whose end the upload's task waits for; None where only the loop
+        can write."""
+        appender = await self._open()
+        write_sync = appender.write_sync
+        if write_sync is None:
+            return None
+
+        def append_sync(view: memoryview) -> None:
+            with self._advancing(appender) as hasher:
+                write_sync([view], hasher)
+
+        return append_sync
+
+    async def _open(self) -> Appender:
         if self._appender is None:
             try:
                 self._appender = await self._uploads.open_data(self.repository, self.upload_id)
             except BlockingIOError as error:
                 raise UploadBusy(self.upload_id) from error
+        return self._appender
+
+    @contextmanager
+    def _advancing(self, appender: Appender) -> Iterator[Hasher | None]:
+        """Around a write: what has to take the same bytes, as long as it has taken all that came before."""
         session = self.session
         hasher = session.hasher if session.offset == self.offset else None
         # Should this write fail half-way, the hash no longer matches the file: say so until it is known to have worked.
         session.offset = -1
-        await self._appender.write(chunks, hasher)
-        self.offset = self._appender.size
+        yield hasher
+        self.offset = appender.size
         if hasher is not None:
             session.offset = self.offset
 

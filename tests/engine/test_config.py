@@ -190,6 +190,8 @@ def test_what_would_change_what_containers_may_do_is_refused(tmp_path: Path, key
 def test_keys_without_effect_are_taken_and_remembered(tmp_path: Path) -> None:
     document = {"containerd": "/run/c.sock", "selinux-enabled": False, "userns-remap": "", "oom-score-adjust": -500}
     assert loaded(tmp_path, document, metrics_addr="x").ignored == ("containerd", "metrics-addr", "oom-score-adjust")
+    assert loaded(tmp_path, {"userland-proxy": True}).ignored == ("userland-proxy",)
+    assert loaded(tmp_path, {"userland-proxy": False}).ignored == ()
     with pytest.raises(ConfigError, match="don't match any configuration option: ignored"):
         loaded(tmp_path, {"ignored": ["x"]})
 

@@ -73,6 +73,7 @@ class FakeShim:
         self.peers: list[socket.socket] = []
         self.prepared: list[ExecSpec] = []
         self.exec_signals: list[tuple[str, int]] = []
+        self.exec_processes: list[int] = []
         self.held: list[int] = []
         self.hold_failure: Exception | None = None
         self.run_failure: Exception | None = None
@@ -149,8 +150,13 @@ class FakeShim:
     async def wait_exec(self, exec_id: str) -> int:
         return await asyncio.shield(self._execs[exec_id])
 
-    async def kill_exec(self, exec_id: str, number: int) -> None:
+    async def kill_exec(self, exec_id: str, number: int, *, everything: bool = False) -> None:
         self.exec_signals.append((exec_id, number))
+        if everything and not self.exec_processes:
+            raise ProcessLookupError("nothing of it is running")
+
+    async def exec_pids(self, exec_id: str) -> list[int]:
+        return self.exec_processes
 
     async def discard(self) -> None:
         self.is_discarded = True

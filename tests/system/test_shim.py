@@ -21,7 +21,15 @@ from engine.kernel.mount import MountStep
 from engine.names import new_id
 from engine.runtime import shims as shims_module
 from engine.runtime.cgroups import Cgroups
-from engine.runtime.oci import PREFERENCE, Runtime, RuntimeFailure, kill_leftover, probe_runtimes, trouble_running
+from engine.runtime.oci import (
+    PREFERENCE,
+    ExecGroups,
+    Runtime,
+    RuntimeFailure,
+    kill_leftover,
+    probe_runtimes,
+    trouble_running,
+)
 from engine.runtime.shims import (
     ExecExited,
     ExecSpec,
@@ -474,8 +482,14 @@ async def test_no_signal_is_ignored_and_no_descriptor_open_in_a_container(bench:
     assert streams == {1: b"0\n1\n2\n3\n"}  # 3 is the listing itself
 
 
-async def test_what_an_exec_leaves_behind_can_be_listed_and_killed(bench: Bench) -> None:
-    need_exec_groups(bench)
+@pytest.mark.parametrize("grouped", [True, False])
+async def test_what_an_exec_leaves_behind_can_be_listed_and_killed(
+    bench: Bench, grouped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if grouped:
+        need_exec_groups(bench)
+    else:
+        monkeypatch.setattr(shims_module, "exec_groups", lambda _runtime, _version: ExecGroups.NO)
     shim = await bench.start("sleep", "100")
     assert shim.init_pid is not None
     process = config(["sh", "-c", "sleep 50 >/dev/null 2>&1 & true"], "/", "")["process"]
@@ -489,6 +503,8 @@ async def test_what_an_exec_leaves_behind_can_be_listed_and_killed(bench: Bench)
     async with asyncio.timeout(5):
         while await shim.exec_pids("left"):
             await asyncio.sleep(0.005)
+    with pytest.raises(ProcessLookupError):
+        await shim.kill_exec("left", signal.SIGKILL, everything=True)
     assert shim.exit_record is None
 
 

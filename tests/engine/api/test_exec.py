@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,29 @@ async def test_a_detached_exec(api: Served, shim: FakeShim) -> None:
     assert shim.sizes == [(5, 6, exec_id)]
     assert await ask(api, "POST", f"/exec/{exec_id}/kill", signal="TERM") == (204, None)
     assert shim.exec_signals == [(exec_id, 15)]
+
+
+async def test_what_an_exec_left_behind_is_listed_and_killed(api: Served, shim: FakeShim) -> None:
+    exec_id = await created(api)
+    nothing = (409, {"message": f"exec {exec_id} is not running"})
+    for call, method in (("top", "GET"), ("kill", "POST")):
+        assert await ask(api, method, f"/exec/{exec_id}/{call}") == nothing
+    assert await ask(api, "POST", f"/exec/{exec_id}/start", {"Detach": True}) == (200, None)
+    shim.end_exec(exec_id, 0)
+    await asyncio.sleep(0)
+    shim.exec_processes = [os.getpid()]
+    status, table = await ask(api, "GET", f"/exec/{exec_id}/top", ps_args="-o pid,args")
+    assert (status, table["Titles"], [row[0] for row in table["Processes"]]) == (
+        200,
+        ["PID", "COMMAND"],
+        [str(os.getpid())],
+    )
+    assert await ask(api, "POST", f"/exec/{exec_id}/kill") == nothing
+    assert await ask(api, "POST", f"/exec/{exec_id}/kill", all="1", signal="HUP") == (204, None)
+    assert shim.exec_signals == [(exec_id, 1)]
+    shim.exec_processes = []
+    assert await ask(api, "POST", f"/exec/{exec_id}/kill", all="1") == nothing
+    assert await ask(api, "GET", f"/exec/{exec_id}/top") == nothing
 
 
 async def test_refusals(api: Served, shim: FakeShim) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import socket
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from engine.shim import wire
-from engine.shim.execs import Execs
+from engine.shim.execs import Execs, in_session
 from engine.shim.loop import READ, Loop
 
 
@@ -41,6 +43,22 @@ class HastyRuntime:
 
     def claim(self, _pid: int) -> int:
         return 0
+
+
+def test_a_session_is_listed_without_what_left_it(tmp_path: Path) -> None:
+    away = tmp_path / "away"
+    script = f"sleep 50 & setsid sh -c 'echo $$ > {away}; exec sleep 51' & while ! [ -s {away} ]; do :; done"
+    with subprocess.Popen(["sh", "-c", script], start_new_session=True) as leader:
+        leader.wait()
+    here = Path("/proc/self/cgroup").read_text()
+    left = in_session(leader.pid, here)
+    try:
+        assert [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left] == [b"sleep\x0050\x00"]
+        # Its number, given to somebody else: not a process of the container's.
+        assert in_session(leader.pid, "elsewhere") == []
+    finally:
+        for pid in (*left, int(away.read_text())):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_terminal_that_comes_with_the_runtimes_end_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

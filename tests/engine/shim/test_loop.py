@@ -99,7 +99,7 @@ def test_a_request_to_end_is_told_apart_from_children() -> None:
                 told.append(1)
                 loop.stop()
 
-            loop = Loop(lambda _pid, _status: None, on_term)
+            loop = Loop(lambda _pid, _status: None, on_term=on_term)
             wake_on(signal.SIGCHLD)
             wake_on(signal.SIGTERM)
             loop.catch_signals()

@@ -3,22 +3,79 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from registry.digest import Digest
-from registry.server import bodies, direct
+from registry.digest import Digest, Hasher
+from registry.server import bodies, direct, uploads
+from registry.store.growing import Chunk, GrowingFile
 from tests.registry.server.conftest import Client, Start, Wire
 
 MIB = 1024 * 1024
 
 
+@pytest.fixture(params=["few", "crowd"])
+def others(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "crowd":
+        monkeypatch.setattr(uploads, "_CROWD", 0)
+
+
 @pytest_asyncio.fixture(params=["plain", "tls"])
-async def client(start: Start, request: pytest.FixtureRequest, tmp_path: Path) -> Client:
+async def client(start: Start, request: pytest.FixtureRequest, tmp_path: Path, others: None) -> Client:
     return await start(own_tls_folder=tmp_path / "tls" if request.param == "tls" else None)
+
+
+@pytest.mark.parametrize("others", ["few"], indirect=True)
+async def test_a_crowd_goes_through_its_own_threads(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    poured = 0
+    pour = direct.DirectBody.pour
+
+    async def counted(body: direct.DirectBody, sink: Callable[[memoryview], None]) -> None:
+        nonlocal poured
+        poured += 1
+        await pour(body, sink)
+
+    monkeypatch.setattr(direct.DirectBody, "pour", counted)
+    monkeypatch.setattr(uploads, "_CROWD", 2)
+    wires = [await Wire.to(client) for _ in range(9)]
+    data = [os.urandom(MIB + 4096 * number + number) for number in range(len(wires))]
+    paths = [await wire.open_upload() for wire in wires]
+    for wire, path, body in zip(wires, paths, data, strict=True):
+        wire.send("PATCH", path, body[:-1], length=len(body))
+    async with asyncio.timeout(20):
+        while poured < len(wires) - 2:
+            await asyncio.sleep(0.01)
+    for wire, path, body in zip(wires, paths, data, strict=True):
+        wire.writer.write(body[-1:])
+        assert (await wire.answer())[0] == 202
+        wire.send("PUT", f"{path}?digest={Digest.of(body)}")
+        assert (await wire.answer())[0] == 201
+        await wire.close()
+
+
+async def test_a_disk_that_fills_under_a_large_body_is_507(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = await Wire.to(client)
+    path = await wire.open_upload()
+    written = 0
+
+    def write_sync(file: GrowingFile, chunks: Sequence[Chunk], hasher: Hasher | None) -> None:
+        nonlocal written
+        written += 1
+        if written > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(file, chunks, hasher)
+
+    write = GrowingFile.write_sync
+    monkeypatch.setattr(GrowingFile, "write_sync", write_sync)
+    wire.send("PATCH", path, os.urandom(3 * MIB))
+    assert (await wire.answer())[0] == 507
+    assert (await client.call("GET", path, ssl=False)).status == 404
+    await wire.close()
 
 
 @pytest.mark.parametrize("size", [MIB, 3 * MIB + 17, 9 * MIB])

@@ -136,7 +136,7 @@ async def test_a_full_disk_is_507_and_the_space_is_returned(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(GrowingFile, "_write_sync", full)
+    monkeypatch.setattr(GrowingFile, "write_sync", full)
     answer = await client.call("PATCH", url, data=b"y" * 300_000)
     assert answer.status == 507
     monkeypatch.undo()
