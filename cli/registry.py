@@ -47,7 +47,8 @@ def serve(
 
     CONFIG is a config.yml of registry:2, and means what it means there: plain HTTP, no users and no deletion unless it
     says so. Without one: TLS with a certificate of its own, loopback only until there are users, deletion allowed.
-    REGISTRY_* variables change either, only in what they name (REGISTRY_BERTH_TLS=false: plain HTTP).
+    REGISTRY_* variables change either, only in what they name (REGISTRY_BERTH_TLS=false: plain HTTP; true: TLS with a
+    certificate of its own).
     """
 
     def read() -> Settings:

@@ -76,7 +76,8 @@ def split_name(name: str) -> tuple[str, str]:
     "--grace",
     default=None,
     type=click.IntRange(min=0),
-    help="Spare what is younger, in seconds; 0 only when nobody is pushing (default: berth.gc.grace, an hour).",
+    help="Spare what is younger, in seconds (default: berth.gc.grace, an hour, which servers go by; "
+    "less only when nobody is pushing).",
 )
 @click.option("--quiet", "-q", is_flag=True)
 @json_option

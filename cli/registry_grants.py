@@ -9,7 +9,8 @@ import click
 import yaml
 
 from cli.registry_settings import as_owner, config_option, root_option, settings_for
-from registry.configfile import ConfigError, read_grant
+from registry.configfile import read_grant
+from registry.configvalues import ConfigError
 
 
 def _file(config: str | None, root: str | None) -> Path:

@@ -13,7 +13,8 @@ from typing import Any
 import click
 
 from registry.config import Settings
-from registry.configfile import ConfigError, load_settings
+from registry.configfile import load_settings
+from registry.configvalues import ConfigError
 
 _DEFAULT_ROOT = "/var/lib/berth/registry"
 

@@ -28,6 +28,7 @@ from registry.store.filesystem import FilesystemDriver
 from registry.store.repositories import Repositories
 
 _REF_NAME = "org.opencontainers.image.ref.name"
+_NOT_FOUND = 404
 
 
 class _Layout(msgspec.Struct):
@@ -60,16 +61,35 @@ class Copier:
     async def _content(self, remote: RemoteManifest) -> None:
         manifest = parse_manifest(remote.data, remote.media_type)
         for child in manifest.manifests:
-            if await self._target.has_manifest(child.checked_digest()):
-                continue
-            inner = await self._source.manifest(child.digest)
-            await self._content(inner)
-            await self._target.put_manifest(child.digest, inner.data, inner.media_type)
+            await (self._child(child) if child.is_manifest else self._blob(child))
         for blob in manifest.blobs():
             if not blob.is_foreign:
                 await self._blob(blob)
 
+    async def _child(self, child: Descriptor) -> None:
+        """One that the source does not have either (a sparse index) is left out; the target may refuse that."""
+        if await self._target.has_manifest(child.checked_digest()):
+            return
+        try:
+            inner = await self._source.manifest(child.digest)
+        except RemoteError as error:
+            if error.status != _NOT_FOUND:
+                raise
+            click.echo(f"{child.checked_digest().encoded[:12]}: not in the source")
+            return
+        await self._content(inner)
+        await self._target.put_manifest(child.digest, inner.data, inner.media_type)
+
     async def _blob(self, blob: Descriptor) -> None:
+        """One that says where else it is may be missing."""
+        try:
+            await self._whole_blob(blob)
+        except RemoteError as error:
+            if error.status != _NOT_FOUND or not blob.urls:
+                raise
+            click.echo(f"{blob.checked_digest().encoded[:12]}: not in the source, but at {blob.urls[0]}")
+
+    async def _whole_blob(self, blob: Descriptor) -> None:
         digest = blob.checked_digest()
         name = digest.encoded[:12]
         if await self._target.has(digest):
@@ -171,12 +191,13 @@ def export_layout(name: str, folder: Path, config: str | None, root: str | None)
             while pending:
                 digest, manifest = pending.pop()
                 await _write(blobs, folder, digest)
-                for item in manifest.blobs():
-                    if not item.is_foreign:
+                for item in (*manifest.blobs(), *(child for child in manifest.manifests if not child.is_manifest)):
+                    # One that says where else it is may be missing.
+                    if not item.urls or await repositories.blob(repository, item.checked_digest()) is not None:
                         await _write(blobs, folder, item.checked_digest())
                 for child in manifest.manifests:
                     inner = child.checked_digest()
-                    if await repositories.has_manifest(repository, inner):
+                    if child.is_manifest and await repositories.has_manifest(repository, inner):
                         pending.append((inner, parse_manifest(await blobs.read(inner))))
         except (ManifestUnknown, BlobUnknown, ManifestInvalid, InvalidDigest) as error:
             raise click.ClickException(str(error)) from error
@@ -245,19 +266,23 @@ async def _take(
     data = _layout_path(folder, digest).read_bytes()
     manifest: Manifest = parse_manifest(data)
     for child in manifest.manifests:
-        if _layout_path(folder, child.checked_digest()).exists():
+        if child.is_manifest and _layout_path(folder, child.checked_digest()).exists():
             await _take(blobs, repositories, folder, name, child.checked_digest(), child.digest)
-    for item in manifest.blobs():
-        blob = item.checked_digest()
-        if not item.is_foreign and await blobs.stat(blob) is None:
-            async with await blobs.writer(blob.algorithm) as writer:
-                with _layout_path(folder, blob).open("rb") as file:
-                    while chunk := file.read(1 << 20):
-                        await writer.write(chunk)
-                await writer.commit(blob)
-        if not item.is_foreign:
-            await repositories.link_blob(name, blob)
+    for item in (*manifest.blobs(), *(child for child in manifest.manifests if not child.is_manifest)):
+        place = _layout_path(folder, item.checked_digest())
+        if not item.urls or place.exists():
+            await _take_blob(blobs, place, item.checked_digest())
+            await repositories.link_blob(name, item.checked_digest())
     await repositories.put_manifest(name, reference, data, manifest.media_type)
+
+
+async def _take_blob(blobs: BlobStore, place: Path, digest: Digest) -> None:
+    if await blobs.stat(digest) is None:
+        async with await blobs.writer(digest.algorithm) as writer:
+            with place.open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    await writer.write(chunk)
+            await writer.commit(digest)
 
 
 def _layout_path(folder: Path, digest: Digest) -> Path:

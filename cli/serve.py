@@ -148,12 +148,14 @@ _OPTIONS = (
     _text("--default-cgroupns-mode"),
     _list("--default-ulimit", metavar="NAME=SOFT:HARD"),
     _flag("--no-new-privileges"),
+    _text("--userns-remap", metavar="default|USER[:GROUP]", help="Whose subordinate ids containers' users have."),
     _text("--seccomp-profile"),
     _text("-s", "--storage-driver"),
     _list("--storage-opt"),
     _flag("--live-restore"),
     _text("--shutdown-timeout", type=int),
     _flag("--experimental"),
+    _text("--metrics-addr", metavar="HOST:PORT", help="Where Prometheus finds the engine's metrics (/metrics)."),
     _list("--cdi-spec-dir", metavar="FOLDER", help="Where CDI specifications are; an empty one for none."),
     _list("--feature", metavar="NAME=BOOLEAN"),
     _flag("--tls"),
@@ -170,8 +172,8 @@ _UNUSED_FLAGS = "allow-direct-routing cri-containerd ip-forward-no-drop raw-logs
 _UNUSED_TEXTS = (
     "api-cors-header bridge-accept-fwmark containerd containerd-namespace containerd-plugins-namespace cpu-rt-period "
     "cpu-rt-runtime default-stop-timeout firewall-backend log-format "
-    "metrics-addr network-control-plane-mtu network-diagnostic-port nri-opts oom-score-adjust "
-    "swarm-default-advertise-addr userland-proxy-path userns-remap"
+    "network-control-plane-mtu network-diagnostic-port nri-opts oom-score-adjust "
+    "swarm-default-advertise-addr userland-proxy-path"
 ).split()
 _UNUSED = (
     _flag("-r", "--restart", hidden=True),

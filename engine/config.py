@@ -113,6 +113,8 @@ class Config:
     default_cgroupns_mode: str = ""
     default_ulimits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     no_new_privileges: bool = False
+    userns_remap: str = ""
+    """Whose subordinate ids containers have; empty: the host's."""
     on_unhealthy: str = "none"
     seccomp_profile: str = ""
     storage_driver: str = ""
@@ -121,6 +123,8 @@ class Config:
     shutdown_timeout: int = 15
     experimental: bool = False
     features: Mapping[str, bool] = field(default_factory=dict)
+    metrics_addr: str = ""
+    """Where Prometheus finds the engine's metrics; empty: nowhere."""
     # transport security
     tls: bool = False
     tlsverify: bool = False
@@ -161,7 +165,6 @@ IGNORED = {
     "firewall-backend": "the firewall is nftables",
     "ip-forward-no-drop": "the policy of the host's own chains is never changed",
     "log-format": "the daemon's log is text",
-    "metrics-addr": "metrics are served at the debug address of the registry (registry.http.debug.addr)",
     "network-control-plane-mtu": "there is no swarm",
     "network-diagnostic-port": "there is no swarm",
     "node-generic-resources": "there is no swarm",
@@ -178,7 +181,6 @@ REFUSED = {
     "authorization-plugins": "authorization plugins are not offered",
     "rootless": "rootless mode is not offered",
     "selinux-enabled": "SELinux labels are not offered",
-    "userns-remap": "user namespace remapping is not offered",
 }
 # Older names of keys that hold one value where the newer hold a list.
 _SINGULAR = {"host-gateway-ip": "host-gateway-ips"}
@@ -452,14 +454,26 @@ def tcp_address(text: str, *, tls: bool) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
+def metrics_address(text: str) -> tuple[str, int]:
+    """Host (empty: all addresses) and port of ``metrics-addr``. Raises ``ConfigError`` in dockerd's words."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        problem = "invalid port" if colon else "missing port in address"
+        raise ConfigError(f"failed to start metrics server: listen tcp: address {text}: {problem}")
+    return host.strip("[]"), int(port)
+
+
 def own_ports(config: Config) -> list[tuple[str, int]]:
-    """The numeric addresses and TCP ports that the daemon's API takes on this host."""
+    """The numeric addresses and TCP ports that the daemon itself takes on this host."""
+    given = [
+        tcp_address(text, tls=config.tls or config.tlsverify) for text in config.hosts if text.startswith("tcp://")
+    ]
+    if config.metrics_addr:
+        given.append(metrics_address(config.metrics_addr))
     found = []
-    for text in config.hosts:
-        if text.startswith("tcp://"):
-            host, port = tcp_address(text, tls=config.tls or config.tlsverify)
-            with contextlib.suppress(ValueError):  # a name: whoever wants its port will see that it is taken
-                found.append((str(ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)), port))
+    for host, port in given:
+        with contextlib.suppress(ValueError):  # a name: whoever wants its port will see that it is taken
+            found.append((str(ipaddress.ip_address("127.0.0.1" if host == "localhost" else host or "0.0.0.0")), port))
     return found
 
 

@@ -18,7 +18,7 @@ import sqlite3
 import ssl
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from engine.api.containers import ContainerRoutes
 from engine.api.exec import ExecRoutes
 from engine.api.images import ImageRoutes
 from engine.api.listeners import Listeners
+from engine.api.metrics import MetricsListener
 from engine.api.networks import NetworkRoutes
 from engine.api.stats import StatsRoutes
 from engine.api.system import SystemRoutes
@@ -73,13 +74,16 @@ from engine.images.service import ImageService
 from engine.images.store import ImageStore
 from engine.images.transport import ImageTransport
 from engine.journal import Journal
+from engine.kernel.idmap import idmap_of_sync
 from engine.kernel.memory import give_back_sync, limit_arenas_sync
 from engine.kernel.process import go_ahead
 from engine.logs import configure_logging
+from engine.measures import Measures
 from engine.names import new_id
 from engine.networks.service import NetworkService
 from engine.runtime.cgroups import Cgroups
 from engine.runtime.hoststate import host_is_stopping, tell_service_manager_sync
+from engine.runtime.idmapping import check_idmapping_sync
 from engine.runtime.oci import Runtimes, probe_runtimes
 from engine.runtime.shims import Shims
 from engine.snapshots.archive import Archives
@@ -137,6 +141,7 @@ class Ground:
 
     journal: Journal
     events: EventBus
+    measures: Measures
     host: Host
     shims: Shims
     workers: Workers
@@ -215,6 +220,9 @@ class Daemon:
         snapshotter = await open_snapshots(
             config.data_root, workers, trash, layers, config.storage_driver, config.storage_opts
         )
+        if host.facts.ids is not None:
+            roots = (config.data_root, config.exec_root)
+            await run_blocking(check_idmapping_sync, *roots, host.facts.ids, snapshotter.name)
         registry = RegistryServer(registry_settings(config))
         image_store = ImageStore(journal)
         image_store.restore()
@@ -222,6 +230,7 @@ class Daemon:
         return Ground(
             journal=journal,
             events=events,
+            measures=Measures(is_on=bool(config.metrics_addr)),
             host=host,
             shims=shims,
             workers=workers,
@@ -239,14 +248,17 @@ class Daemon:
         images, snapshotter = ground.images, ground.snapshotter
         store = ContainerStore(ground.journal)
         store.load()
-        networks = NetworkService(config, ground.journal, ground.events)
+        networks = NetworkService(config, ground.journal, ground.events, measures=ground.measures, ids=host.facts.ids)
         exits.push_async_callback(_close_networks, networks, store)
         await networks.start()
         images.users = images.content.users = uses = Uses(store)
         await images.content.sweep()
-        volumes = VolumeService(config.data_root / "volumes", VolumeStore(ground.journal), ground.events, nursery, uses)
+        volumes = VolumeService(
+            config.data_root / "volumes", VolumeStore(ground.journal), ground.events, nursery, uses,
+            is_closed=host.facts.ids is not None,
+        )  # fmt: skip
         await volumes.restore(_volumes_in_use(store))
-        journalist, live, locks = Journalist(store, ground.events), LiveTable(), KeyedLocks()
+        journalist, live, locks = Journalist(store, ground.events, ground.measures), LiveTable(), KeyedLocks()
         accounts = Accounts(lambda key: config.data_root / "snapshots" / key / snapshotter.upper, ground.layers.folder)
         assembly = Assembly(
             config, host, store, ground.shims, snapshotter, networks, volumes, accounts, ground.trash, nursery
@@ -289,7 +301,13 @@ class Daemon:
         exits.push_async_callback(transport.aclose)
         self._reloaders.append(transport.reload)
         engine_id = await _engine_id(ground.journal)
-        api = Api(self._routes(ground, nouns, transport, engine_id), self._nursery)
+        views = ContainerViews(nouns.service, nouns.networks, ground.image_store, config.data_root)
+        system = self._system(ground, nouns, views, engine_id)
+        if config.metrics_addr:
+            metrics = MetricsListener(ground.measures, ground.events, system.about)
+            exits.push_async_callback(metrics.close)
+            await metrics.open(config.metrics_addr)
+        api = Api(self._routes(ground, nouns, transport, views, system), self._nursery)
         listeners = Listeners(api, config.group)
         exits.push_async_callback(listeners.close, CLOSE_SECONDS)
         await listeners.open(config.hosts, _tls(config))
@@ -301,16 +319,22 @@ class Daemon:
 
         self._reloaders.append(tell)
 
-    def _routes(self, ground: Ground, nouns: Nouns, transport: ImageTransport, engine_id: str) -> list[Route]:
-        config, images, store = self.config, ground.images, ground.image_store
-        views = ContainerViews(nouns.service, nouns.networks, store, config.data_root)
+    def _system(self, ground: Ground, nouns: Nouns, views: ContainerViews, engine_id: str) -> SystemRoutes:
         usage = DiskUsageReport(
-            nouns.service, views, images, nouns.volumes, lambda: sum(layer.size_bytes for layer in ground.layers.all())
-        )
+            nouns.service, views, ground.images, nouns.volumes,
+            lambda: sum(layer.size_bytes for layer in ground.layers.all()),
+        )  # fmt: skip
         system = SystemRoutes(
-            config, ground.host, engine_id, nouns.store, store, ground.events, usage, ground.snapshotter.name
-        )
+            self.config, ground.host, engine_id, nouns.store, ground.image_store, ground.events, usage,
+            ground.snapshotter.name,
+        )  # fmt: skip
         self._reloaders.append(system.reloaded)
+        return system
+
+    def _routes(
+        self, ground: Ground, nouns: Nouns, transport: ImageTransport, views: ContainerViews, system: SystemRoutes
+    ) -> list[Route]:
+        images = ground.images
         connector = Connector(nouns.journalist, nouns.live, nouns.networks, nouns.locks)
         tables = (
             system,
@@ -333,6 +357,8 @@ class Daemon:
             nouns.accounts,
             nouns.locks,
             assembly.directory,
+            host.facts,
+            self.config.data_root,
         )
         collectors = Collectors(nouns.store, nouns.live, assembly, host.cgroups, host.facts.memory_total, self._nursery)
         committer = Committer(journalist, nouns.lifecycle, ground.snapshotter, ground.images, host.facts)
@@ -353,6 +379,7 @@ class Daemon:
         if missing := await run_blocking(cgroups.make_room_sync):
             log.warning("containers cannot be limited by %s: this container does not have it to give", missing)
         facts = await run_blocking(partial(probe_host_sync, cgroups.driver, will_forward=config.ip_forward))
+        facts = replace(facts, ids=await run_blocking(idmap_of_sync, config.userns_remap))
         runtimes = await _probe_runtimes(config, cgroups)
         init = next((found for name in TINI_NAMES if (found := shutil.which(name))), "")
         profile = await run_blocking(seccomp_profile_sync, config)
@@ -421,6 +448,8 @@ def _make_roots_sync(config: Config) -> None:
     config.exec_root.mkdir(mode=0o711, parents=True, exist_ok=True)
     for folder in (config.data_root / "containers", config.exec_root / "containers"):
         folder.mkdir(mode=0o710, exist_ok=True)
+    # A mapped container's root is nobody on the host, and must get to its root file system.
+    (config.exec_root / "containers").chmod(0o711 if config.userns_remap else 0o710)
 
 
 def _volumes_in_use(containers: ContainerStore) -> dict[str, list[str]]:

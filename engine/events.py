@@ -128,6 +128,8 @@ class EventBus:
         self._history: deque[Event] = deque(maxlen=HISTORY)
         self._subscribers: set[Subscription] = set()
         self._last_ns = 0
+        self.published = 0
+        """How many events there were."""
 
     def publish(
         self, type: str, action: str, actor_id: str, attributes: Mapping[str, str] | None = None, scope: str = "local"
@@ -136,6 +138,7 @@ class EventBus:
         self._last_ns = max(time.time_ns(), self._last_ns + 1)
         event = Event(type, action, actor_id, dict(attributes or {}), scope, self._last_ns)
         self._history.append(event)
+        self.published += 1
         for subscriber in self._subscribers:
             subscriber.offer(event)
         return event

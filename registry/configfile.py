@@ -36,23 +36,15 @@ from registry.configkeys import (
     SIGNING_ALGORITHMS,
     UNSUPPORTED,
 )
+from registry.configvalues import ConfigError, openssl_cipher, parse_duration, parse_size, read_warning, texts_of
 from registry.reference import is_repository_path
 
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
-_LONGEST_WARNING = 200
 _CLIENT_REQUIRED, _CLIENT_OPTIONAL = "require-and-verify-client-cert", "verify-client-cert-if-given"
-_GO_CIPHER = re.compile(r"TLS_(ECDHE_RSA|ECDHE_ECDSA|RSA)_WITH_(AES_\d+_GCM|AES_\d+_CBC|CHACHA20_POLY1305)_(SHA\d*)")
 _ACTIONS = frozenset({"pull", "push", "delete"})
 # Where a variable is named after registry:2's field and not after its key.
 _SPELLINGS = {"eventconfig": "events", "filecheckers": "file", "httpcheckers": "http", "tcpcheckers": "tcp"}
 
 log = logging.getLogger("berth.registry")
-
-
-class ConfigError(ValueError):
-    """The configuration cannot be used; the message names the key."""
 
 
 def load_settings(path: Path | None, environment: Mapping[str, str], base: Settings) -> Settings:
@@ -206,7 +198,8 @@ class _Reader:
             raise ConfigError(f"{path}: must be text")
         if isinstance(value, bool):
             # YAML reads yes, no, on and off as these: what was meant (a password?) cannot be known any more.
-            raise ConfigError(f"{path}: must be text, not true or false; put it in quotes if it is meant to be")
+            quotes = "put it in quotes if it is meant to be (in a variable they belong to the value)"
+            raise ConfigError(f"{path}: must be text, not true or false; {quotes}")
         return str(value)
 
     def flag(self, path: str, default: bool) -> bool:
@@ -314,11 +307,14 @@ class _Reader:
         }
         if "inmemory" in drivers:
             raise ConfigError(f"storage.inmemory: {UNSUPPORTED['storage.inmemory']}")
-        if "filesystem" in drivers:
-            changes["root"] = Path(self.text("storage.filesystem.rootdirectory", "/var/lib/registry"))
         if "s3" in drivers:
             changes["s3"] = self._s3()
-        return changes
+        return {**changes, "root": self._root(base)}
+
+    def _root(self, base: Settings) -> Path:
+        if "filesystem" not in (self._get("storage") or {}):
+            return base.root
+        return Path(self.text("storage.filesystem.rootdirectory", "/var/lib/registry"))
 
     def _s3(self) -> S3:
         bucket = self.text("storage.s3.bucket")
@@ -456,8 +452,7 @@ class _Reader:
             "collect_untagged": self.flag("berth.gc.untagged", base.collect_untagged),
         }
         if self._has("berth.tls"):
-            # Nothing (or false) instead of a folder: no TLS of our own.
-            changes["own_tls_folder"] = Path(self.text("berth.tls")) if self._get("berth.tls") else None
+            changes["own_tls_folder"] = self._own_tls_folder(base)
         if self._has("berth.groups"):
             groups = self._get("berth.groups") or {}
             changes["groups"] = {str(name): texts_of(users, f"berth.groups.{name}") for name, users in groups.items()}
@@ -481,6 +476,20 @@ class _Reader:
         if self._has("berth.retention"):
             changes["retention"] = tuple(_retention(entry) for entry in self._get("berth.retention") or ())
         return changes
+
+    def _own_tls_folder(self, base: Settings) -> Path | None:
+        """Where a CA and certificate of our own lie; None: there are none."""
+        value = self._get("berth.tls")
+        if value is True:
+            return self._root(base) / "berth" / "tls"
+        if value in (None, False, ""):
+            return None
+        if not isinstance(value, str):
+            raise ConfigError(
+                "berth.tls: must be true (a CA and certificate of its own, below the root), false (none: plain HTTP), "
+                "or the folder where they lie"
+            )
+        return Path(value)
 
     def _upstreams(self) -> tuple[Upstream, ...]:
         found = []
@@ -543,53 +552,3 @@ def read_grant(entry: Any, where: str) -> Grant:
     if not actions or actions - _ACTIONS:
         raise ConfigError(f"{where}.actions: any of pull, push, delete")
     return Grant(who, repositories, actions)
-
-
-def openssl_cipher(name: str) -> str:
-    """OpenSSL's name of a cipher suite that Go calls `TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256`."""
-    matched = _GO_CIPHER.fullmatch(name)
-    if matched is None:
-        raise ConfigError(f"http.tls.ciphersuites: {name} is no cipher suite of TLS 1.2 that is supported")
-    exchange, cipher, digest = matched.groups()
-    parts = [] if exchange == "RSA" else [exchange.replace("_", "-")]
-    if cipher.startswith("CHACHA20"):
-        return "-".join((*parts, "CHACHA20-POLY1305"))
-    parts.append(cipher.replace("AES_", "AES").removesuffix("_CBC").replace("_", "-"))
-    return "-".join((*parts, digest))
-
-
-def read_warning(text: Any, where: str) -> str:
-    """A text that fits into a `Warning` header."""
-    if not isinstance(text, str) or not text.isascii() or not text.isprintable() or len(text) > _LONGEST_WARNING:
-        raise ConfigError(f"{where}: must be printable ASCII text of at most {_LONGEST_WARNING} characters")
-    return text
-
-
-def texts_of(value: Any, where: str) -> tuple[str, ...]:
-    """A list of texts; a single text counts as a list of one."""
-    if isinstance(value, str | int | float):
-        return (str(value),)
-    if not isinstance(value, list) or not all(isinstance(item, str | int | float) for item in value):
-        raise ConfigError(f"{where}: must be a list of texts")
-    return tuple(str(item) for item in value)
-
-
-def parse_duration(value: Any, where: str = "duration") -> float:
-    """Seconds of a Go duration (`1h30m`, `300ms`); a bare number is nanoseconds, as in registry:2. Days are ours."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value * 1e-9
-    text = str(value).strip()
-    if text == "0":
-        return 0.0
-    parts = _DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ConfigError(f"{where}: {text!r} is no duration such as 10s, 1h30m or 168h")
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
-
-
-def parse_size(value: Any, where: str = "size") -> int:
-    """Bytes of `10GiB`, `500MB`, `1024`; all units are powers of 1024, as docker counts memory."""
-    matched = _SIZE.fullmatch(str(value).strip())
-    if matched is None:
-        raise ConfigError(f"{where}: {value!r} is no size such as 500MB or 10GiB")
-    return int(matched[1]) << (10 * " kmgt".index(matched[2].lower() or " "))

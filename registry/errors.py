@@ -42,6 +42,7 @@ BLOB_UNKNOWN = Code("BLOB_UNKNOWN", "blob unknown to registry", 404)
 BLOB_UPLOAD_UNKNOWN = Code("BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry", 404)
 BLOB_UPLOAD_INVALID = Code("BLOB_UPLOAD_INVALID", "blob upload invalid", 404)
 PAGINATION_NUMBER_INVALID = Code("PAGINATION_NUMBER_INVALID", "invalid number of results requested", 400)
+PRECONDITION_FAILED = Code("UNKNOWN", "the content is not what If-Match names", 412)
 STORAGE_FULL = Code("UNKNOWN", "insufficient storage", 507)
 QUOTA_EXCEEDED = Code("DENIED", "the storage quota of this repository is used up", 403)
 

@@ -79,8 +79,14 @@ class Descriptor(msgspec.Struct, omit_defaults=True, rename="camel"):
 
     @property
     def is_foreign(self) -> bool:
-        """A layer that by its type need not be stored by registries."""
-        return self.media_type == DOCKER_LAYER_FOREIGN or self.media_type.startswith(OCI_LAYER_FOREIGN_PREFIX)
+        """A layer that by its type registries should not be given, as long as it says where else it is."""
+        named = self.media_type == DOCKER_LAYER_FOREIGN or self.media_type.startswith(OCI_LAYER_FOREIGN_PREFIX)
+        return named and bool(self.urls)
+
+    @property
+    def is_manifest(self) -> bool:
+        """Whether an index lists a manifest here, as indexes do; those of BuildKit's caches list layers."""
+        return not self.media_type or self.media_type in MANIFEST_TYPES
 
 
 class ImageManifest(msgspec.Struct, omit_defaults=True, rename="camel"):

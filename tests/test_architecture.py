@@ -32,9 +32,9 @@ ENGINE = {
     "shim": set(),
     "dns": set(),
 }
-EVERYWHERE = {"errors", "events", "filters", "names", "journal", "tasks", "config", "clock", "sizes"}
+EVERYWHERE = {"errors", "events", "filters", "names", "journal", "tasks", "config", "clock", "sizes", "measures"}
 COMPOSITION = {"engine.daemon", "engine.__main__"}
-REGISTRY_FOR_ENGINE = ("digest", "reference", "manifest", "errors", "store", "client")
+REGISTRY_FOR_ENGINE = ("digest", "reference", "manifest", "errors", "store", "client", "exposition")
 CLI_MAY = (
     "registry",  # cli/registry.py serves and administers it; the client reads reference and client.credentials
     "engine.config",

@@ -152,18 +152,21 @@ class SystemRoutes:
         cdi = await run_blocking(cdi_catalog_sync, self._cdi)
         devices = [{"Source": "cdi", "ID": name} for name in sorted(cdi.devices)]
         warnings = [*self._warnings(), *cdi.warnings]
-        found = {
-            **self._counts(),
-            **self._host_facts(version),
-            **self._settings(),
-            **self._versions(version),
-            "Warnings": warnings or None,
-        }
+        found = {**self.about(version), "Warnings": warnings or None}
         if version >= (1, 49):
             found["FirewallBackend"] = {"Driver": "nftables"}
         if version >= (1, 50):
             found["DiscoveredDevices"] = devices
         return json_response(found)
+
+    def about(self, version: tuple[int, int] = API_VERSION) -> dict[str, Any]:
+        """The fields of ``docker info`` that are known without looking around."""
+        return {
+            **self._counts(),
+            **self._host_facts(version),
+            **self._settings(),
+            **self._versions(version),
+        }
 
     def _counts(self) -> dict[str, Any]:
         states = [container.state.status for container in self._containers]
@@ -186,6 +189,8 @@ class SystemRoutes:
         security = [f"name=seccomp,profile={profile}"] if facts.seccomp else []
         if facts.apparmor:
             security.insert(0, "name=apparmor")
+        if facts.ids is not None:
+            security.append("name=userns")
         if (self.config.default_cgroupns_mode or ("private" if facts.cgroup_version == 2 else "host")) == "private":
             security.append("name=cgroupns")
         if self.config.no_new_privileges:

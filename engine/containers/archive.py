@@ -11,17 +11,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import posixpath
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from engine.containers.accounts import Accounts
-from engine.containers.assembly import NAME_FILES
+from engine.containers.assembly import NAME_FILES, mount_table
+from engine.containers.host import HostFacts
 from engine.containers.journalist import Journalist
 from engine.containers.model import Container
 from engine.containers.namespaces import joined_container
+from engine.containers.remap import has_inner_ids, ids_of
 from engine.errors import Forbidden, InvalidParameter, NotFound, SystemFailure, os_words
+from engine.kernel.idmap import user_namespace_sync
 from engine.snapshots.archive import Archives, PathStat
 from engine.snapshots.base import BindMount, ByteSource, Change, LayerKey, RootView, Running, Snapshotter
 from engine.tasks import KeyedLocks, run_blocking
@@ -44,6 +48,8 @@ class Archiver:
         accounts: Accounts,
         locks: KeyedLocks,
         directory: Callable[[str], Path],
+        facts: HostFacts,
+        data_root: Path,
     ) -> None:
         self._records = journalist
         self._archives = archives
@@ -52,6 +58,8 @@ class Archiver:
         self._accounts = accounts
         self._locks = locks
         self._directory = directory
+        self._facts = facts
+        self._data_root = data_root
 
     async def stat(self, reference: str, path: str) -> PathStat:
         """The path as it is, a link at its end not followed. Raises ``NotFound``."""
@@ -111,7 +119,7 @@ class Archiver:
     async def changes(self, reference: str) -> list[Change]:
         """What differs from the image, sorted by path."""
         container = self._records.store.find(reference)
-        with worded("/", reference):
+        with worded("/", reference), self._records.measures.container_action("changes"):
             return await self._snapshotter.changes(container.id, _layers(container))
 
     @contextlib.asynccontextmanager
@@ -143,13 +151,26 @@ class Archiver:
                 continue
             if await run_blocking(Path(source).exists):
                 binds.append(BindMount(source, point.destination, not point.rw))
-        binds += await run_blocking(self._name_files_sync, container)
+        if not container.is_running:
+            binds = await self._with_inner_ids(container, binds, stack)
+            binds += await run_blocking(self._name_files_sync, container)
         return tuple(sorted(binds, key=lambda bind: bind.target.count("/")))
+
+    async def _with_inner_ids(
+        self, container: Container, binds: list[BindMount], stack: contextlib.AsyncExitStack
+    ) -> list[BindMount]:
+        """Folders of the host as a container with ids of its own sees them."""
+        ids = ids_of(container.host_config, self._facts)
+        if ids is None or not binds:
+            return binds
+        table, root = await mount_table(), str(self._data_root)
+        namespace = await run_blocking(user_namespace_sync, ids.inverse)
+        stack.callback(os.close, namespace)
+        mapping = f"/proc/{os.getpid()}/fd/{namespace}"
+        return [bind if has_inner_ids(bind.source, root, table) else replace(bind, mapping=mapping) for bind in binds]
 
     def _name_files_sync(self, container: Container) -> list[BindMount]:
         """``/etc/hosts`` and its like as the container last had them; those of a container whose network it joins."""
-        if container.is_running:
-            return []
         folder = self._directory(joined_container(container.host_config.network_mode) or container.id)
         taken = {point.destination for point in container.mounts}
         return [

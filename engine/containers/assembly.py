@@ -27,6 +27,7 @@ from engine.containers.accounts import Accounts
 from engine.containers.grace import end_with_host
 from engine.containers.host import DeviceNode, HostFacts
 from engine.containers.hostprobe import all_devices_sync, cdi_catalog_sync, device_nodes_sync
+from engine.containers.joined import Joined, Users
 from engine.containers.limits import Findings, check_limits
 from engine.containers.links import link_environment, link_targets, links_of
 from engine.containers.live import Live
@@ -36,6 +37,7 @@ from engine.containers.merge import replace_env, with_home
 from engine.containers.model import Container
 from engine.containers.mounts import MountPoint
 from engine.containers.namespaces import joined_container
+from engine.containers.remap import MappedView
 from engine.containers.rootview import KERNEL_VIEWS, check_propagation, hand_over, keep_source_flags, planned
 from engine.containers.security import (
     ALL_CAPABILITIES,
@@ -47,8 +49,9 @@ from engine.containers.settings import ExecSettings, HostConfig, Ulimit
 from engine.containers.sources import Sources
 from engine.containers.spec import SpecInput, build_spec, capability_sets
 from engine.containers.store import ContainerStore
-from engine.errors import Conflict, InvalidParameter, NotFound, SystemFailure, not_running, os_words
+from engine.errors import Conflict, InvalidParameter, NotFound, SystemFailure, os_words
 from engine.kernel import apparmor
+from engine.kernel.idmap import IdMap
 from engine.networks.model import Link, SandboxRequest
 from engine.networks.sandbox import Sandbox
 from engine.networks.service import NetworkService
@@ -120,6 +123,7 @@ class Assembly:
         self._networks = networks
         self._volumes = volumes
         self._sources = Sources(volumes, snapshotter)
+        self._joined = Joined(store, host.facts, self.run_dir)
         self._accounts = accounts
         self._trash = trash
         self._nursery = nursery
@@ -167,12 +171,7 @@ class Assembly:
 
     def with_shared_names(self, container: Container) -> Container:
         """A container in another's network is called as that one is. Raises ``NotFound``."""
-        joined = joined_container(container.host_config.network_mode)
-        if joined is None:
-            return container
-        owner = self._store.find(joined).config
-        config = msgspec.structs.replace(container.config, hostname=owner.hostname, domainname=owner.domainname)
-        return msgspec.structs.replace(container, config=config)
+        return self._joined.with_shared_names(container)
 
     def expect_process(self) -> None:
         """A process is about to be put into control groups: let the kernel prepare for it meanwhile."""
@@ -189,11 +188,13 @@ class Assembly:
         rootfs = run_dir / "rootfs"
         await run_blocking(rundir.make_fresh_sync, run_dir)
         undo.push_async_callback(run_blocking, rundir.drop_sync, run_dir)
-        mounts, image_steps = await self._sources.prepare(container, run_dir, undo)
-        shm = await self._shared_memory(container, undo)
-        sandbox = await self._open_sandbox(container, undo)
+        users = await self._joined.users(container)
+        ids, root = (users.ids, users.ids.root) if users is not None else (None, (0, 0))
+        mounts, image_steps = await self._sources.prepare(container, run_dir, undo, ids)
+        shm = await self._joined.shared_memory(container, root, undo)
+        sandbox = await self._open_sandbox(container, users, undo)
         live.sandbox = sandbox
-        spec = await self._spec(container, sandbox, mounts, str(rootfs), shm)
+        spec = await self._spec(container, sandbox, mounts, str(rootfs), shm, ids)
         await _load_profile(spec["process"])
         if container.config.tty and live.console_size:  # told since the creation; the record's is there already
             spec["process"]["consoleSize"] = {"height": live.console_size[0], "width": live.console_size[1]}
@@ -208,6 +209,9 @@ class Assembly:
         for mount in spec["mounts"]:
             await self._keep_mode(container, mount)
         spec["mounts"] = await run_blocking(keep_source_flags, spec["mounts"], _mount_flags_sync)
+        if sandbox.userns_path:
+            view = MappedView(self._config.data_root, run_dir, sandbox.userns_path)
+            steps, spec["mounts"] = view.steps(steps), view.mounts(spec["mounts"], await mount_table())
         guarded = () if guards_proc(runtime) else planned(spec["mounts"])
         if not offers_recursive_read_only(runtime):
             spec["mounts"], handed = hand_over(spec["mounts"], str(run_dir / rundir.READ_ONLY))
@@ -234,39 +238,17 @@ class Assembly:
                 shared_pid=container.host_config.pid_mode != "",
                 guarded=guarded,
                 end_with_host=end_with_host(container.config),
+                owner=root,
             )
         )
         undo.push_async_callback(shim.discard)
         live.shim = shim
         return Assembled(shim, sandbox, mounts, spec["linux"]["resources"])
 
-    async def _shared_memory(self, container: Container, undo: contextlib.AsyncExitStack) -> str | None:
-        """The /dev/shm that several containers see: mounted on the host, because a private mount cannot be joined."""
-        mode = container.host_config.ipc_mode
-        joined = joined_container(mode)
-        if joined is not None:
-            other = self._store.find(joined)
-            self._namespace_owner(joined, "ipc")
-            shared = self.run_dir(other.id) / rundir.SHARED_MEMORY
-            if not await run_blocking(shared.is_dir):
-                raise Conflict(
-                    f"cannot join IPC of container {other.id}: non-shareable IPC "
-                    "(hint: use IpcMode:shareable for the donor container)"
-                )
-            return str(shared)
-        if mode != "shareable":
-            return None
-        folder = self.run_dir(container.id) / rundir.SHARED_MEMORY
-        await run_blocking(rundir.mount_shared_memory_sync, folder, container.host_config.shm_size)
-        undo.push_async_callback(run_blocking, rundir.unmount_shared_memory_sync, folder)
-        return str(folder)
-
-    async def _open_sandbox(self, container: Container, undo: contextlib.AsyncExitStack) -> Sandbox:
+    async def _open_sandbox(
+        self, container: Container, users: Users | None, undo: contextlib.AsyncExitStack
+    ) -> Sandbox:
         host = container.host_config
-        joined = joined_container(host.network_mode)
-        joined_pid: int | None = None
-        if joined is not None:
-            joined_pid = self._running_pid(container, joined)
         request = SandboxRequest(
             container_id=container.id,
             name=container.name,
@@ -274,8 +256,8 @@ class Assembly:
             domainname=container.config.domainname,
             directory=self.directory(container.id),
             mode=host.network_mode,
-            joined_id=joined or "",
-            joined_pid=joined_pid,
+            joined_id=joined_container(host.network_mode) or "",
+            joined_pid=self._joined.network_pid(container),
             endpoints={} if container.config.network_disabled else container.networks,
             ports=container.ports,
             dns=host.dns or self._config.dns,
@@ -284,26 +266,12 @@ class Assembly:
             extra_hosts=host.extra_hosts or (),
             links=self._links(container),
             mac_address=container.config.mac_address,
+            is_mapped=users is not None,
+            userns_pid=users.owner_pid if users is not None else 0,
             has_ipv6=not any((host.sysctls or {}).get(name, "").strip() == "1" for name in IPV6_OFF_SYSCTLS),
         )
         undo.push_async_callback(self._networks.close_sandbox, container.id)
         return await self._networks.open_sandbox(request)
-
-    def _namespace_owner(self, reference: str, kind: str) -> int:
-        """The process whose namespace is joined. Raises ``SystemFailure``: the container's own settings are fine."""
-        other = self._store.find(reference)
-        if not other.is_running:
-            raise SystemFailure(f"failed to join {kind.upper()} namespace: {not_running(other.id).message}")
-        return other.state.pid
-
-    def _running_pid(self, container: Container, reference: str) -> int:
-        """The process whose network ``container`` joins."""
-        other = self._store.find(reference)
-        if other.id == container.id:
-            raise SystemFailure("cannot join own network")
-        if not other.is_running:
-            raise Conflict(f"cannot join network of a non running container: {other.id}")
-        return other.state.pid
 
     def _linked(self, container: Container) -> list[tuple[Container, str, str]]:
         """The containers that ``--link`` names, each with its alias and address. Raises ``Conflict``."""
@@ -341,15 +309,16 @@ class Assembly:
         ]
 
     async def _spec(
-        self, container: Container, sandbox: Sandbox, mounts: tuple[MountPoint, ...], rootfs: str, shm: str | None
+        self,
+        container: Container,
+        sandbox: Sandbox,
+        mounts: tuple[MountPoint, ...],
+        rootfs: str,
+        shm: str | None,
+        ids: IdMap | None,
     ) -> dict[str, Any]:
         host = container.host_config
         user = await self._accounts.resolve(container)
-        joined = {
-            kind: self._namespace_owner(name, kind)
-            for kind, mode in (("ipc", host.ipc_mode), ("pid", host.pid_mode))
-            if (name := joined_container(mode)) is not None
-        }
         devices = await run_blocking(all_devices_sync) if host.privileged else ()
         taken = {point.destination for point in mounts}
         name_files = {
@@ -358,7 +327,7 @@ class Assembly:
             if destination not in taken and (path := getattr(sandbox, member))
         }
         try:
-            mounts = check_propagation(mounts, await _mount_table(), str(self._config.data_root))
+            mounts = check_propagation(mounts, await mount_table(), str(self._config.data_root))
         except ValueError as error:
             raise InvalidParameter(str(error)) from error
         given = SpecInput(
@@ -373,7 +342,9 @@ class Assembly:
             mounts=mounts,
             name_files=name_files,
             shm_path=shm,
-            joined_pids=joined,
+            joined_pids=self._joined.pids(container),
+            ids=ids,
+            userns=sandbox.userns_path,
             init_binary=self._config.init_path or self._host.init_binary,
             default_init=self._config.init,
             lookup_device=device_nodes_sync,
@@ -593,6 +564,7 @@ def _mount_flags_sync(path: str) -> int:
         return 0
 
 
-async def _mount_table() -> str:
+async def mount_table() -> str:
+    """The text of ``/proc/self/mountinfo``."""
     async with aiofiles.open("/proc/self/mountinfo", errors="surrogateescape") as file:
         return await file.read()

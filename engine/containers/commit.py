@@ -74,8 +74,9 @@ class Committer:
         parent = self._parent(container)
         diff = self._images.content.blobs.temp_dir() / f"commit-{uuid.uuid4().hex}"
         try:
-            info = await self._write_diff(container, diff, pause=request.pause)
-            image = await self._register(request, container, config, parent, diff, info)
+            with self._records.measures.container_action("commit"):
+                info = await self._write_diff(container, diff, pause=request.pause)
+                image = await self._register(request, container, config, parent, diff, info)
         except OSError as error:
             raise SystemFailure(f"Cannot commit container {container.id}: {os_words(error)}") from error
         except ValueError as error:

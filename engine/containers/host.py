@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.kernel.idmap import IdMap
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceNode:
@@ -44,3 +46,5 @@ class HostFacts:
     ipv4_forwarding: bool = True
     recursive_readonly: bool = False
     """Whether the kernel can make a tree of mounts read-only at once (5.12)."""
+    ids: IdMap | None = None
+    """The ids of containers that do not have the host's (userns-remap)."""

@@ -1,4 +1,4 @@
-"""Saves container records and tells the event stream: the two things every state change does."""
+"""Saves container records, tells the event stream and feeds the metrics: what every state change does."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from engine.containers.model import Container
 from engine.containers.store import ContainerStore
 from engine.events import EventBus
+from engine.measures import Measures
 
 
 class Journalist:
-    """The container store and the event bus, used together."""
+    """The container store and the event bus, used together, and what is measured."""
 
-    def __init__(self, store: ContainerStore, events: EventBus) -> None:
+    def __init__(self, store: ContainerStore, events: EventBus, measures: Measures | None = None) -> None:
         self.store = store
+        self.measures = measures or Measures()
         self._events = events
 
     async def save(self, container: Container, *, durable: bool = False) -> None:

@@ -79,8 +79,9 @@ class Lifecycle:
 
     async def _start_locked(self, container: Container, live: Live) -> None:
         try:
-            async with asyncio.timeout(START_TIMEOUT_SECONDS):
-                await self._run(container, live)
+            with self._records.measures.container_action("start"):
+                async with asyncio.timeout(START_TIMEOUT_SECONDS):
+                    await self._run(container, live)
         except (EngineError, RuntimeFailure, OSError, TimeoutError) as error:
             failure, exit_code = _explain(error)
             live.drop_pending()

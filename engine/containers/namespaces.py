@@ -37,13 +37,17 @@ def validate_modes(host: HostConfig) -> None:
             raise ValueError(f"invalid {what} mode: {mode}")
 
 
-def namespace_list(host: HostConfig, netns: str | None, joined_pids: Mapping[str, int]) -> list[dict[str, Any]]:
+def namespace_list(
+    host: HostConfig, netns: str | None, joined_pids: Mapping[str, int], userns: str = ""
+) -> list[dict[str, Any]]:
     """``linux.namespaces``. A namespace that is not listed is the host's.
 
-    ``netns`` is the path of the prepared network namespace (``None``: the host's); ``joined_pids`` gives the first
-    process of the container that ``ipc`` or ``pid`` joins.
+    ``netns`` and ``userns`` are the paths of the prepared network and user namespaces (none: the host's);
+    ``joined_pids`` gives the first process of the container that ``ipc`` or ``pid`` joins.
     """
     listed: list[dict[str, Any]] = [{"type": "mount"}]
+    if userns:
+        listed.append({"type": "user", "path": userns})
     if netns is not None:
         listed.append({"type": "network", "path": netns})
     if host.uts_mode != "host":

@@ -124,6 +124,7 @@ class Prober:
             code, output = await self._run(container, shim, plan)
         except (EngineError, RuntimeFailure, OSError, ShimLost, LookupError) as error:
             code, output = _PROBE_FAILED, getattr(error, "message", "") or os_words(error)
+        self._records.measures.probed(failed=code != 0)
         return HealthProbe(start=start, end=now_ns(), exit_code=code, output=output)
 
     async def _run(self, container: Container, shim: Shim, plan: HealthPlan) -> tuple[int, str]:

@@ -75,7 +75,8 @@ class Remover:
         try:
             await self._end(container, force)
             async with self._locks(container_id):
-                await self._remove_locked(container_id, force=force, volumes=volumes)
+                with self._records.measures.container_action("delete"):
+                    await self._remove_locked(container_id, force=force, volumes=volumes)
         finally:
             del self._under_way[container_id]
             done.set()

@@ -184,7 +184,7 @@ def check_propagation(points: Iterable[MountPoint], mountinfo: str, root: str) -
 def _checked(point: MountPoint, mountinfo: str, root: str) -> MountPoint:
     wanted = _RECURSIVE.get(point.propagation, point.propagation)
     if point.type == "bind" and wanted in ("rshared", "rslave"):
-        place, marks = _mount_of(point.source, mountinfo)
+        place, marks = mount_of(point.source, mountinfo)
         accepted = ("shared:",) if wanted == "rshared" else ("shared:", "master:")
         if not any(mark.startswith(accepted) for mark in marks):
             near = point.source.startswith(root) or root.startswith(point.source)
@@ -195,7 +195,7 @@ def _checked(point: MountPoint, mountinfo: str, root: str) -> MountPoint:
     return point
 
 
-def _mount_of(path: str, mountinfo: str) -> tuple[str, list[str]]:
+def mount_of(path: str, mountinfo: str) -> tuple[str, list[str]]:
     """The mount point that holds ``path`` (the last one made, the deepest) and its propagation marks (proc(5))."""
     best: tuple[str, list[str]] = ("/", [])
     for line in mountinfo.splitlines():

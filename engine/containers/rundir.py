@@ -28,10 +28,11 @@ def drop_sync(run_dir: Path) -> None:
     shutil.rmtree(run_dir, ignore_errors=True)
 
 
-def mount_shared_memory_sync(folder: Path, size: int) -> None:
+def mount_shared_memory_sync(folder: Path, size: int, owner: tuple[int, int]) -> None:
     """Make ``folder`` a shared memory of ``size`` bytes. Raises ``OSError``."""
     folder.mkdir(mode=0o700)
-    mount_sync("shm", str(folder), "tmpfs", ("nosuid", "nodev", "noexec", "mode=1777", f"size={size}"))
+    ids = (f"uid={owner[0]}", f"gid={owner[1]}") if any(owner) else ()
+    mount_sync("shm", str(folder), "tmpfs", ("nosuid", "nodev", "noexec", "mode=1777", f"size={size}", *ids))
 
 
 def unmount_shared_memory_sync(folder: Path) -> None:

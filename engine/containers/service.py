@@ -134,7 +134,8 @@ class ContainerService:
 
     async def create(self, request: CreateRequest) -> tuple[Container, list[str]]:
         """See ``Creator.create``."""
-        return await self._creator.create(request)
+        with self._records.measures.container_action("create"):
+            return await self._creator.create(request)
 
     async def start(self, reference: str) -> None:
         """Run it; with ``--rm`` a container that cannot be started is removed."""

@@ -18,6 +18,7 @@ from engine.containers.mounts import MountPoint
 from engine.containers.rootview import mount_list, root_propagation
 from engine.containers.settings import ContainerConfig, HostConfig, Ulimit
 from engine.containers.users import ResolvedUser
+from engine.kernel.idmap import IdMap, IdRange
 
 OCI_VERSION = "1.0.2"
 INIT_PATH = "/sbin/docker-init"
@@ -58,6 +59,10 @@ class SpecInput:
     """The daemon's default."""
     link_env: Sequence[str] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)
+    ids: IdMap | None = None
+    """The container's ids, where they are not the host's."""
+    userns: str = ""
+    """Path of the user namespace that has them."""
 
 
 def build_spec(given: SpecInput) -> dict[str, Any]:
@@ -144,8 +149,10 @@ def _linux(given: SpecInput, options: security.SecurityOptions, capabilities: Se
         "sysctl": _sysctls(given),
         "resources": {"devices": list(plan.rules), **limits},
         "cgroupsPath": given.cgroup_path,
-        "namespaces": namespaces.namespace_list(host, given.netns, given.joined_pids),
+        "namespaces": namespaces.namespace_list(host, given.netns, given.joined_pids, given.userns),
     }
+    if given.ids is not None:
+        linux["uidMappings"], linux["gidMappings"] = _mappings(given.ids.uids), _mappings(given.ids.gids)
     if plan.nodes:
         linux["devices"] = list(plan.nodes)
     if not host.privileged:
@@ -159,6 +166,10 @@ def _linux(given: SpecInput, options: security.SecurityOptions, capabilities: Se
     if propagation:
         linux["rootfsPropagation"] = propagation
     return linux
+
+
+def _mappings(ranges: Sequence[IdRange]) -> list[dict[str, int]]:
+    return [{"containerID": one.inside, "hostID": one.outside, "size": one.count} for one in ranges]
 
 
 def _block_number(lookup: devices.Lookup) -> resources.DeviceNumber:
@@ -176,7 +187,8 @@ def _sysctls(given: SpecInput) -> dict[str, str]:
     sysctls: dict[str, str] = {}
     if given.netns is not None and given.host.network_mode != "host":
         sysctls["net.ipv4.ip_unprivileged_port_start"] = "0"
-        sysctls["net.ipv4.ping_group_range"] = "0 2147483647"
+        last = given.ids.last_gid if given.ids is not None else 2147483647
+        sysctls["net.ipv4.ping_group_range"] = f"0 {last}"
     if given.config.domainname:
         sysctls["kernel.domainname"] = given.config.domainname
     return {**sysctls, **(given.host.sysctls or {})}

@@ -12,6 +12,7 @@ from engine.containers.host import HostFacts
 from engine.containers.limits import Findings, check_limits
 from engine.containers.mounts import check_destination, parse_bind, parse_mount, parse_volumes_from, tmpfs_options
 from engine.containers.namespaces import joined_container, validate_modes
+from engine.containers.remap import check_remapped
 from engine.containers.settings import ContainerConfig, HealthConfig, HostConfig, RestartPolicy
 from engine.containers.signals import parse_signal
 from engine.errors import EngineError
@@ -39,6 +40,7 @@ def validate_create(
     _check_network_conflicts(config, host)
     _check_config(config)
     _check_host(host)
+    check_remapped(host, facts)
     _check_names(host, runtimes, log_drivers, systemd_cgroup=systemd_cgroup)
     check_limits(host, facts, findings)
     _check_kernel(host, facts, findings)

@@ -230,7 +230,7 @@ class Puller:
         report(step(_short(layer), "Pull complete"))
 
     async def _fetch_blob(self, download: _Download, layer: Descriptor, digest: Digest) -> None:
-        if layer.is_foreign and layer.urls:
+        if layer.is_foreign:
             raise SystemFailure(f"layer {digest} is not distributed by registries")
         async with self._content.fetching(digest):
             if await self._content.blobs.stat(digest) == layer.size:

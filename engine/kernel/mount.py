@@ -14,6 +14,7 @@ from dataclasses import dataclass
 _libc = ctypes.CDLL(None, use_errno=True)
 
 CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
 MNT_DETACH = 2
 
 MS_RDONLY = 1
@@ -87,6 +88,7 @@ _OPEN_TREE_CLONE = 1
 _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH = 0x04
 _MOUNT_ATTR_RDONLY = 1
+_MOUNT_ATTR_IDMAP = 0x00100000
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,8 @@ class MountStep:
     options: tuple[str, ...]
     cwd: str | None = None
     subpath: str = ""
+    mapping: str = ""
+    """A user namespace. A shim binds the source with that namespace's ids, and mounts an overlay as its root would."""
 
 
 def _check(result: int, target: str) -> int:
@@ -175,6 +179,14 @@ def enter_namespace_sync(fd: int) -> None:
     _check(_libc.setns(fd, CLONE_NEWNS), "mnt")
 
 
+def enter_user_namespace_sync(fd: int) -> None:
+    """setns(2) into the user namespace open at ``fd`` and be its root; the caller must be single-threaded."""
+    _check(_libc.setns(fd, CLONE_NEWUSER), "user")
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
 def clone_tree_sync(source: str, recursive: bool = True) -> int:
     """A detached copy of the mount tree at ``source`` as a descriptor (open_tree(2)), to attach elsewhere later."""
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
@@ -196,6 +208,13 @@ def make_read_only_sync(tree: int) -> None:
     flags = _AT_EMPTY_PATH | _AT_RECURSIVE
     size = ctypes.c_size_t(ctypes.sizeof(attr))
     _check(_libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", flags, ctypes.byref(attr), size), "")
+
+
+def map_ids_sync(tree: int, namespace: int) -> None:
+    """Show the files of the detached tree's top mount under the ids that a user namespace gives theirs (Linux 5.12)."""
+    attr = _MountAttr(attr_set=_MOUNT_ATTR_IDMAP, userns_fd=namespace)
+    size = ctypes.c_size_t(ctypes.sizeof(attr))
+    _check(_libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, ctypes.byref(attr), size), "")
 
 
 def attach_tree_sync(tree: int, target: str) -> None:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from engine.kernel import idmap
+
 T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000
@@ -27,21 +29,31 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(slots=True)
 class NetworkNamespace:
-    """An open namespace: its descriptor and a route-netlink socket inside it."""
+    """An open namespace: its descriptor and a route-netlink socket inside it.
+
+    ``user_fd`` is the user namespace that it belongs to, where that is not the host's.
+    """
 
     fd: int
     socket: socket.socket
+    user_fd: int = -1
 
     @property
     def path(self) -> str:
         """A path other processes of this host can open while this descriptor is open."""
         return f"/proc/{os.getpid()}/fd/{self.fd}"
 
+    @property
+    def user_path(self) -> str:
+        """The same for the user namespace; empty for the host's."""
+        return f"/proc/{os.getpid()}/fd/{self.user_fd}" if self.user_fd >= 0 else ""
+
     def close(self) -> None:
         """Let go of it; the kernel removes the namespace, and the interfaces in it, with its last user."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        for fd in (self.fd, self.user_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self.user_fd = -1
         self.socket.close()
 
 
@@ -96,11 +108,34 @@ def create_namespace_sync() -> NetworkNamespace:
 
     def run() -> NetworkNamespace:
         _call("unshare", CLONE_NEWNET)
-        # /proc/sys/net shows the namespace of the thread that opens it.
-        _write_if_there("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1")
-        return _open_here()
+        return _open_fresh()
 
     return in_thread_sync(run)
+
+
+def _open_fresh() -> NetworkNamespace:
+    # /proc/sys/net shows the namespace of the thread that opens it.
+    _write_if_there("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1")
+    return _open_here()
+
+
+def create_mapped_sync(ids: idmap.IdMap, owner_pid: int = 0) -> NetworkNamespace:
+    """The same, belonging to a new user namespace of ``ids``, or to that which ``owner_pid`` is in.
+
+    Only who is root there may mount a /sys that shows it, for one.
+    """
+    with idmap.namespaces_sync(ids, owner_pid) as pid:
+        fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            namespace = in_namespace_sync(fd, _open_fresh)
+        finally:
+            os.close(fd)
+        try:
+            namespace.user_fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            namespace.close()
+            raise
+        return namespace
 
 
 def open_namespace_sync(pid: int) -> NetworkNamespace:

@@ -17,6 +17,7 @@ import msgspec
 
 from engine.errors import Conflict, Forbidden, InvalidParameter, NotFound, SystemFailure, os_words
 from engine.kernel import namespaces, netlink
+from engine.kernel.idmap import IdMap
 from engine.kernel.namespaces import NetworkNamespace
 from engine.kernel.netlink import RouteSocket
 from engine.names import new_id, short
@@ -72,6 +73,7 @@ class SandboxKeeper:
         host_dns: namefiles.ResolvConf | None = None,
         name_server: NameServer,
         handles: NamespaceHandles,
+        ids: IdMap | None = None,
     ) -> None:
         self._store = store
         self._drivers = drivers
@@ -83,6 +85,7 @@ class SandboxKeeper:
         self._daemon_dns = host_dns or namefiles.ResolvConf()
         self._handles = handles
         self._pool = NamespacePool()
+        self._mapped_pool = NamespacePool(ids=ids)
         self._announcer = Announcer()
         self._nursery = Nursery("sandboxes")
         self._locks = KeyedLocks()
@@ -131,6 +134,8 @@ class SandboxKeeper:
         if request.joined_pid is None:
             raise Conflict(f"cannot join network of a non running container: {other_id}")
         sandbox.netns_path = f"/proc/{request.joined_pid}/ns/net"
+        if request.is_mapped:
+            sandbox.userns_path = f"/proc/{request.joined_pid}/ns/user"
         other = self._sandboxes.get(other_id)
         if other is None:
             raise Conflict(f"cannot join network of a non running container: {other_id}")
@@ -161,11 +166,14 @@ class SandboxKeeper:
 
     async def _open_own(self, sandbox: Sandbox, request: SandboxRequest, undo: contextlib.AsyncExitStack) -> None:
         try:
-            namespace = await self._pool.take()
+            if request.userns_pid:
+                namespace = await self._mapped_pool.make(request.userns_pid)
+            else:
+                namespace = await (self._mapped_pool if request.is_mapped else self._pool).take()
         except OSError as error:
             raise SystemFailure(f"cannot create a network namespace: {os_words(error)}") from error
         undo.callback(namespace.close)
-        sandbox.namespace, sandbox.netns_path = namespace, namespace.path
+        sandbox.namespace, sandbox.netns_path, sandbox.userns_path = namespace, namespace.path, namespace.user_path
         wishes = self._wishes(request)
         reserved = {wished_interface(wish) for _, wish in wishes}
         for number, (network, wish) in enumerate(wishes):
@@ -538,6 +546,7 @@ class SandboxKeeper:
         for sandbox in self._sandboxes.values():
             sandbox.let_go()
         await self._pool.aclose()
+        await self._mapped_pool.aclose()
 
 
 def _set_routes_sync(namespace: NetworkNamespace, ways: Sequence[tuple[str, str, str]]) -> None:

@@ -253,3 +253,7 @@ class SandboxRequest:
     mac_address: str = ""
     has_ipv6: bool = True
     """Whether it may have IPv6 addresses: not when its settings (sysctls) turn IPv6 off."""
+    is_mapped: bool = False
+    """Whether its users are others on the host (userns-remap)."""
+    userns_pid: int = 0
+    """Then, the process whose user namespace it joins."""

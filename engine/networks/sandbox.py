@@ -28,6 +28,8 @@ class Sandbox:
     sandbox_id: str
     mode: str
     netns_path: str | None = None
+    userns_path: str = ""
+    """The user namespace that it belongs to; empty for the host's."""
     hold_fds: tuple[int, ...] = ()
     endpoints: dict[str, EndpointState] = field(default_factory=dict)
     ports: dict[str, list[dict[str, str]] | None] = field(default_factory=dict)

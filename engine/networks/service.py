@@ -24,6 +24,8 @@ from engine.errors import Conflict, EngineError, Forbidden, InvalidParameter, No
 from engine.events import EventBus
 from engine.filters import Filters
 from engine.journal import Journal
+from engine.kernel.idmap import IdMap
+from engine.measures import Measures
 from engine.names import new_id
 from engine.networks import ipam
 from engine.networks.announcement import announcement_plan
@@ -88,8 +90,11 @@ class NetworkService:
         drivers: Mapping[str, Driver] | None = None,
         host_ports: HostPorts | None = None,
         name_server: NameServer | None = None,
+        measures: Measures | None = None,
+        ids: IdMap | None = None,
     ) -> None:
         self._config = config
+        self._measures = measures or Measures()
         self._events = events
         self._store = NetworkStore(journal)
         self._links = links or HostLinks()
@@ -114,6 +119,7 @@ class NetworkService:
             host_dns=ResolvConf(config.dns, config.dns_search, config.dns_opts),
             name_server=name_server or NameServer(config.exec_root),
             handles=self._handles,
+            ids=ids,
         )
         self._settled = False
         self._settling = asyncio.Lock()
@@ -290,7 +296,8 @@ class NetworkService:
         """
         if not self._settled:
             await self.settle()
-        sandbox = await self._keeper.open(request)
+        with self._measures.network_action("allocate"):
+            sandbox = await self._keeper.open(request)
         for endpoint in sandbox.endpoints.values():
             self._event("connect", endpoint.network_id, container=request.container_id)
         return sandbox
@@ -311,7 +318,8 @@ class NetworkService:
     async def close_sandbox(self, container_id: str) -> None:
         """The container ended: free its ports now and its addresses soon. An unknown container is fine."""
         sandbox = self._keeper.get(container_id)
-        self._keeper.close(container_id)
+        with self._measures.network_action("release"):
+            self._keeper.close(container_id)
         for endpoint in sandbox.endpoints.values() if sandbox is not None else ():
             self._event("disconnect", endpoint.network_id, container=container_id)
 
@@ -475,7 +483,8 @@ class NetworkService:
         Raises an ``EngineError``; then nothing has changed.
         """
         network = self.find(reference)
-        endpoint = await self._keeper.connect(container_id, network, wish, ports)
+        with self._measures.network_action("connect"):
+            endpoint = await self._keeper.connect(container_id, network, wish, ports)
         self._event("connect", network, container=container_id)
         return endpoint
 

@@ -39,6 +39,7 @@ class ShimSpec:
     runtime's mounts (destination, source, type) that the shim must keep out of /proc, as this runtime would not.
     `end_with_host` is the signal (0: none), and the seconds until SIGKILL, with which the shim ends the container when
     the host ends and no daemon did it.
+    `owner` is container root, whose the streams are.
     """
 
     container_id: str
@@ -58,6 +59,7 @@ class ShimSpec:
     shared_pid: bool = False
     guarded: tuple[tuple[str, str, str], ...] = ()
     end_with_host: tuple[int, int] = (signal.SIGTERM, 10)
+    owner: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -241,5 +241,6 @@ def _settings(spec: ShimSpec, cgroups: Cgroups) -> dict[str, Any]:
         "stop_signal": spec.end_with_host[0],
         "stop_seconds": spec.end_with_host[1],
         "guarded": spec.guarded,
+        "owner": spec.owner,
         "groups": cgroups.folders(spec.cgroup_path) if leaves_only_groups(spec.runtime) else [],
     }

@@ -107,6 +107,7 @@ class Execs:
         self._runtime = runtime
         self._container_id = str(settings["container_id"])
         self._spill_dir = str(settings["spill_dir"])
+        self._owner = settings["owner"]
         self._leaf_folder = str(settings["leaf_folder"])
         self._leaf_prefix = str(settings["leaf_prefix"])
         self._leaf_covered = settings["leaf_way"] == "covered"
@@ -137,6 +138,7 @@ class Execs:
             spill_dir=self._spill_dir,
             log=None,
             daemons=self._daemons,
+            owner=self._owner,
         )
         self._known[exec_id] = Exec(exec_id, self._container_id, message, stdio)
 

@@ -53,6 +53,7 @@ class Monitor:
             spill_dir=settings["spill_dir"],
             log=self._log,
             daemons=self._daemons,
+            owner=settings["owner"],
         )
         self._execs = Execs(self._loop, self._runtime, settings, self._tell, self._daemons)
         self._console: console.ConsoleSocket | None = None

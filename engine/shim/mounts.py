@@ -62,7 +62,7 @@ AT_FDCWD = -100
 _ATTRIBUTES = {1: 1, 2: 2, 4: 4, 8: 8, 1024: 0x10, 2048: 0x80}
 
 
-def _check(result: int, what: str) -> int:
+def check(result: int, what: str) -> int:
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
@@ -73,7 +73,7 @@ def mount(source: str, target: str, fstype: str, flags: int, data: str) -> None:
     """mount(2); OSError names the step."""
     kind, options = fstype.encode() or None, data.encode() or None
     result = _libc.mount(source.encode(), target.encode(), kind, ctypes.c_ulong(flags), options)
-    _check(result, f"mount {fstype or source} on {target}")
+    check(result, f"mount {fstype or source} on {target}")
 
 
 def unmount(target: str) -> None:
@@ -83,17 +83,17 @@ def unmount(target: str) -> None:
     """
     if _libc.umount2(target.encode(), 0) < 0:
         mount("none", target, "", PROPAGATION["rprivate"], "")
-        _check(_libc.umount2(target.encode(), MNT_DETACH), f"unmount {target}")
+        check(_libc.umount2(target.encode(), MNT_DETACH), f"unmount {target}")
 
 
 def own_namespace() -> None:
     """Enter a private copy of the mount namespace."""
-    _check(_libc.unshare(CLONE_NEWNS), "unshare mount namespace")
+    check(_libc.unshare(CLONE_NEWNS), "unshare mount namespace")
 
 
 def stay() -> None:
     """Leave no namespace: unshare(2) of nothing."""
-    _check(_libc.unshare(0), "unshare nothing")
+    check(_libc.unshare(0), "unshare nothing")
 
 
 def split_options(options: Sequence[str]) -> tuple[int, int, list[str]]:
@@ -134,7 +134,7 @@ def cover(path: str, by: str = "/dev/null") -> None:
 
 def uncover(path: str) -> None:
     """Take away what `cover` has put there. Detached: whoever has it open keeps it, and nothing is waited for."""
-    _check(_libc.umount2(path.encode(), MNT_DETACH), f"unmount {path}")
+    check(_libc.umount2(path.encode(), MNT_DETACH), f"unmount {path}")
 
 
 def apply(step: dict[str, Any]) -> None:
@@ -145,6 +145,9 @@ def apply(step: dict[str, Any]) -> None:
     source = below(step["source"], step["subpath"]) if step["subpath"] else step["source"]
     _make_target(step["target"], is_file=step["fstype"] == "" and os.path.isfile(source))
     contain(step["target"])
+    if step["mapping"]:
+        _apply_mapped(step)
+        return
     if step.get("cwd"):
         os.chdir(step["cwd"])
     options = [option for option in step["options"] if option != "rro"]
@@ -160,6 +163,27 @@ def apply(step: dict[str, Any]) -> None:
         mount("none", step["target"], "", propagation, "")
     if "rro" in step["options"]:
         _make_read_only(step["target"])
+
+
+def _apply_mapped(step: dict[str, Any]) -> None:
+    """In a child: what it imports is not for a shim to hold for good, nor whom it becomes for a shim to be."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            from engine.shim import idmap
+
+            idmap.perform(step)
+        except BaseException as error:
+            os.write(writer, f"{error}"[:PAGE_LIMIT].encode() or b"?")
+        finally:
+            os._exit(0)
+    os.close(writer)
+    words = os.read(reader, PAGE_LIMIT).decode(errors="replace")
+    os.close(reader)
+    os.waitpid(pid, 0)
+    if words:
+        raise OSError(words)
 
 
 def below(base: str, subpath: str) -> str:
@@ -189,12 +213,12 @@ def _make_read_only(target: str) -> None:
     """A mount and all below it, by one mount_setattr(2) (Linux 5.12)."""
     attributes = struct.pack("=QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
     call = (SYS_MOUNT_SETATTR, AT_FDCWD, target.encode(), AT_RECURSIVE, attributes, len(attributes))
-    _check(_libc.syscall(*call), f"make {target} read-only")
+    check(_libc.syscall(*call), f"make {target} read-only")
 
 
 def _mount_long_overlay(source: str, target: str, flags: int, data: Sequence[str]) -> None:
     """An overlay whose lower names do not fit one page: one fsconfig(2) per layer, the uppermost first (Linux 6.5)."""
-    context = _check(_libc.syscall(SYS_FSOPEN, b"overlay", FSOPEN_CLOEXEC), "fsopen overlay")
+    context = check(_libc.syscall(SYS_FSOPEN, b"overlay", FSOPEN_CLOEXEC), "fsopen overlay")
     try:
         _set(context, "source", source)
         for option in data:
@@ -204,12 +228,12 @@ def _mount_long_overlay(source: str, target: str, flags: int, data: Sequence[str
                     _set(context, "lowerdir+", layer)
             else:
                 _set(context, key, value if equals else None)
-        _check(_libc.syscall(SYS_FSCONFIG, context, FSCONFIG_CMD_CREATE, None, None, 0), "create overlay")
+        check(_libc.syscall(SYS_FSCONFIG, context, FSCONFIG_CMD_CREATE, None, None, 0), "create overlay")
         attributes = sum(bit for flag, bit in _ATTRIBUTES.items() if flags & flag)
-        made = _check(_libc.syscall(SYS_FSMOUNT, context, FSMOUNT_CLOEXEC, attributes), "fsmount overlay")
+        made = check(_libc.syscall(SYS_FSMOUNT, context, FSMOUNT_CLOEXEC, attributes), "fsmount overlay")
         try:
             call = (SYS_MOVE_MOUNT, made, b"", AT_FDCWD, target.encode(), MOVE_MOUNT_F_EMPTY_PATH)
-            _check(_libc.syscall(*call), f"mount overlay on {target}")
+            check(_libc.syscall(*call), f"mount overlay on {target}")
         finally:
             os.close(made)
     finally:
@@ -219,4 +243,4 @@ def _mount_long_overlay(source: str, target: str, flags: int, data: Sequence[str
 def _set(context: int, key: str, value: str | None) -> None:
     kind = FSCONFIG_SET_FLAG if value is None else FSCONFIG_SET_STRING
     encoded = None if value is None else value.encode()
-    _check(_libc.syscall(SYS_FSCONFIG, context, kind, key.encode(), encoded, 0), f"overlay option {key}={value or ''}")
+    check(_libc.syscall(SYS_FSCONFIG, context, kind, key.encode(), encoded, 0), f"overlay option {key}={value or ''}")

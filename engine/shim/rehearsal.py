@@ -151,6 +151,7 @@ def _settings(folder: str) -> dict[str, object]:
         "stop_signal": signal.SIGTERM,
         "stop_seconds": 10,
         "guarded": [("/etc/hosts", folder, "bind")],
+        "owner": (0, 0),
         "groups": [],
     }
 

@@ -11,11 +11,12 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 import struct
 import termios
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from engine.shim import console, wire
@@ -51,6 +52,7 @@ class Stdio:
         spill_dir: str,
         log: Log | None,
         daemons: Daemons,
+        owner: Sequence[int],
     ) -> None:
         self._loop = loop
         self.terminal = terminal
@@ -74,6 +76,7 @@ class Stdio:
         self._on_drained: Callable[[], None] | None = None
         if not terminal:
             self._open_pipes()
+            self._give_away(owner)
 
     @property
     def child_ends(self) -> tuple[int, int, int]:
@@ -169,6 +172,13 @@ class Stdio:
                 fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
             self._outputs[reader] = stream
             self._child_ends.append(writer)
+
+    def _give_away(self, owner: Sequence[int]) -> None:
+        """Let container root open its streams anew (/dev/stdout), as whom the host knows it."""
+        if any(owner):
+            for descriptor in self._child_ends:
+                if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+                    os.fchown(descriptor, *owner)
 
     # output
 

@@ -149,7 +149,8 @@ async def _feed(job: Job, fd: int, body: ByteSource) -> None:
 
 def view_data(view: RootView) -> dict[str, Any]:
     """A view as job arguments."""
-    common = {"read_only": view.read_only, "binds": [[b.source, b.target, b.read_only] for b in view.binds]}
+    binds = [[bind.source, bind.target, bind.read_only, bind.mapping] for bind in view.binds]
+    common = {"read_only": view.read_only, "binds": binds}
     if isinstance(view, Running):
         return {"init_pid": view.init_pid, "bare": view.bare, **common}
     return {"target": view.target, "steps": step_data(view.steps), **common}

@@ -106,11 +106,16 @@ class DiskUsage:
 
 @dataclass(frozen=True, slots=True)
 class BindMount:
-    """A folder or file of the host that a stopped container's view shows at ``target``."""
+    """A folder or file of the host that a stopped container's view shows at ``target``.
+
+    With a user namespace as ``mapping`` its files have the ids that this gives theirs; where they cannot, it is only
+    read.
+    """
 
     source: str
     target: str
     read_only: bool = False
+    mapping: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -256,7 +256,7 @@ def path_put(
 ) -> None:
     """Extract the archive (any compression) from the passed descriptor into the folder ``path``."""
     roots.enter(view)
-    binds = [[target, read_only] for _, target, read_only in view["binds"]]
+    binds = [[target, read_only] for _, target, read_only, _ in view["binds"]]
     dest = paths.extraction_point(path, view["read_only"], binds)
     ids = (owner[0], owner[1]) if owner else None
     Extractor(dest, keep_kinds=keep_kinds, owner=ids).apply(Feed(fds[0], digest=False))

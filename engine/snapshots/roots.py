@@ -65,6 +65,7 @@ def _enter_running(pid: int, own_only: bool) -> frozenset[int]:
         kernels = kernel_trees(file.read())
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    _become_its_root(pid)
     mount.enter_namespace_sync(namespace)
     os.close(namespace)
     if own_only:
@@ -77,21 +78,37 @@ def _enter_running(pid: int, own_only: bool) -> frozenset[int]:
     return kernels - {os.lstat("/").st_dev}
 
 
+def _become_its_root(pid: int) -> None:
+    """Where a process has other ids than the host's, see and make files as its root does."""
+    theirs = f"/proc/{pid}/ns/user"
+    if os.stat(theirs).st_ino != os.stat("/proc/self/ns/user").st_ino:
+        namespace = os.open(theirs, os.O_RDONLY | os.O_CLOEXEC)
+        mount.enter_user_namespace_sync(namespace)
+        os.close(namespace)
+
+
 def _enter_stopped(view: dict[str, Any], own_only: bool) -> None:
     mount.private_namespace_sync()
     binds = [] if own_only else view["binds"]
-    trees = [_cloned(source, read_only) for source, _, read_only in binds]
+    trees = [_cloned(source, read_only, mapping) for source, _, read_only, mapping in binds]
     mount_steps(view["steps"])
     confine(view["target"])
-    for (_, target, _), (tree, is_folder) in zip(binds, trees, strict=True):
+    for (_, target, _, _), (tree, is_folder) in zip(binds, trees, strict=True):
         place = os.path.realpath(target)
         if _have_place(place, is_folder):
             mount.attach_tree_sync(tree, place)
         os.close(tree)
 
 
-def _cloned(source: str, read_only: bool) -> tuple[int, bool]:
+def _cloned(source: str, read_only: bool, mapping: str) -> tuple[int, bool]:
     tree = mount.clone_tree_sync(source)
+    if mapping:
+        namespace = os.open(mapping, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            mount.map_ids_sync(tree, namespace)
+        except OSError:  # not with this file system: no file of the host's root shall be made there
+            read_only = True
+        os.close(namespace)
     if read_only:
         mount.make_read_only_sync(tree)
     return tree, stat.S_ISDIR(os.fstat(tree).st_mode)

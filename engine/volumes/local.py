@@ -26,8 +26,9 @@ _TRASH = ".trash"
 class LocalFolders:
     """The folders below ``root`` (``<data root>/volumes``)."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, is_closed: bool = False) -> None:
         self.root = root
+        self._mode = 0o700 if is_closed else 0o711
         self._quota: quota.ProjectQuota | None = None
 
     @property
@@ -43,7 +44,7 @@ class LocalFolders:
         """Make the root, and finish removals that were cut short."""
         self.root.mkdir(parents=True, exist_ok=True)
         placement.unrelated_sync(self.root)
-        self.root.chmod(0o711)
+        self.root.chmod(self._mode)
         self._quota = quota.probe_sync(self.root, quota.VOLUMES)
         for leftover in self._trash():
             self.empty_trash_sync(leftover)

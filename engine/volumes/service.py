@@ -60,8 +60,18 @@ class Pruned:
 class VolumeService:
     """All volumes of this daemon."""
 
-    def __init__(self, root: Path, store: VolumeStore, events: EventBus, nursery: Nursery, users: VolumeUsers) -> None:
-        self._folders = LocalFolders(root)
+    def __init__(
+        self,
+        root: Path,
+        store: VolumeStore,
+        events: EventBus,
+        nursery: Nursery,
+        users: VolumeUsers,
+        *,
+        is_closed: bool = False,
+    ) -> None:
+        """``is_closed``: other users of the host cannot reach what is in volumes, nor run it."""
+        self._folders = LocalFolders(root, is_closed=is_closed)
         self._store = store
         self._events = events
         self._nursery = nursery

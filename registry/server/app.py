@@ -20,6 +20,7 @@ from registry.client.hosts import HostPolicy
 from registry.client.session import Transport
 from registry.clock import SteadyClock
 from registry.config import Settings, changes, split_address, take_over
+from registry.exposition import CONTENT_TYPE
 from registry.proxy import PullThrough
 from registry.server.auth import Access, is_loopback
 from registry.server.blobs import BlobHandlers
@@ -83,7 +84,7 @@ class RegistryServer:
         self.driver = driver or (blobs.driver if blobs is not None else open_driver(settings))
         self.blobs = blobs or BlobStore(self.driver)
         self.leases = leases or Leases()
-        self.repositories = Repositories(self.blobs, self.leases)
+        self.repositories = Repositories(self.blobs, self.leases, settings.collect_grace_seconds)
         self.clock = clock = SteadyClock()
         self.uploads = Uploads(self.blobs, self.repositories, clock)
         self.pulls = PullTimes(self.driver)
@@ -248,7 +249,7 @@ class RegistryServer:
         if path == "/debug/health":
             return as_response(json_reply(503 if self.health.failing else 200, self.health.failing))
         if path == self.settings.metrics_path and self.settings.metrics:
-            return as_response(Reply(200, {"Content-Type": "text/plain; version=0.0.4"}, self.metrics.text()))
+            return as_response(Reply(200, {"Content-Type": CONTENT_TYPE}, self.metrics.text()))
         return as_response(Reply(404))
 
     async def _ready(self, request: BaseRequest) -> Reply:
@@ -307,6 +308,7 @@ class RegistryServer:
 
     def _go_by(self, settings: Settings) -> None:
         self.settings = settings
+        self.repositories.grace_seconds = settings.collect_grace_seconds
         for part in (self.dispatcher, self.access, self.rules, self.proxy):
             part.reload(settings)
         self.collector.retention = (*settings.retention, *self.proxy.retention())

@@ -56,6 +56,7 @@ class BlobHandlers:
 
     async def _serve(self, call: Call, digest: Digest, stored: Digest, size: int) -> Reply:
         headers = blob_headers(digest)
+        check_match(call.header("If-Match"), digest)
         if matches_etag(call.header("If-None-Match"), digest):
             return Reply(304, headers)
         if call.method == "HEAD":
@@ -109,6 +110,12 @@ def blob_headers(digest: Digest) -> dict[str, str]:
         "Cache-Control": "max-age=31536000",
         "Accept-Ranges": "bytes",
     }
+
+
+def check_match(header: str | None, digest: Digest) -> None:
+    """412 unless `If-Match`, where there is one, names this content; a weak mark never does (RFC 9110)."""
+    if header is not None and not any(item.strip().strip('"') in ("*", digest) for item in header.split(",")):
+        raise RegistryError(errors.PRECONDITION_FAILED, str(digest))
 
 
 def matches_etag(header: str | None, digest: Digest) -> bool:

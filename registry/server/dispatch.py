@@ -56,7 +56,12 @@ _ACTIONS = {
 }
 # Answered even while a health check fails: a page for those who look after us.
 _ALWAYS = frozenset({"/healthz", "/readyz"})
-_EXPOSED = "Docker-Content-Digest, Docker-Upload-UUID, Link, Location, OCI-Subject, Range, Warning, WWW-Authenticate"
+_PAGE_METHODS = "GET, HEAD, POST, OPTIONS"
+_ALLOWED = "Authorization, Accept, Cache-Control, Content-Range, Content-Type, If-Match, If-None-Match, If-Range, Range"
+_EXPOSED = (
+    "Accept-Ranges, Content-Range, Docker-Content-Digest, Docker-Upload-UUID, ETag, Link, Location, "
+    "OCI-Filters-Applied, OCI-Subject, OCI-Tag, Range, Warning, WWW-Authenticate"
+)
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 # Request ids tell requests of one process apart and mark the process; nothing secret hangs on them.
 _REQUESTS = secrets.token_hex(10)
@@ -130,9 +135,10 @@ class Dispatcher:
                 raise RegistryError(errors.UNAVAILABLE, dict(self._failing))
             page = self._pages.get(path)
             if page is not None:
-                return kind, await page(request)
-            route = split_path(path)
-            if route is None:
+                # A browser's preflight comes here too: whoever is to log in is sent to the token service.
+                asks_before = request.method == "OPTIONS"
+                reply = self._preflight(request, _PAGE_METHODS) if asks_before else await page(request)
+            elif (route := split_path(path)) is None:
                 reply = _not_found(path)
             else:
                 kind, repository, reference = route
@@ -225,7 +231,7 @@ class Dispatcher:
         headers = {"Allow": methods}
         if _configures(self._settings, "access-control-allow-origin") and "Origin" in request.headers:
             headers["Access-Control-Allow-Methods"] = methods
-            headers["Access-Control-Allow-Headers"] = "Authorization, Accept, Cache-Control, Content-Type, Range"
+            headers["Access-Control-Allow-Headers"] = _ALLOWED
         return Reply(200, headers)
 
     def _check_writable(self, method: str, repository: str) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import yaml
 
 from registry.config import Grant, Settings
-from registry.configfile import ConfigError, read_grant
+from registry.configfile import read_grant
+from registry.configvalues import ConfigError
 from registry.patterns import matches_any
 from registry.tasks import run_blocking
 

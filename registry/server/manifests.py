@@ -8,7 +8,7 @@ from registry.manifest import MAX_MANIFEST_BYTES, parse_manifest
 from registry.patterns import matches
 from registry.proxy import PullThrough
 from registry.reference import is_tag
-from registry.server.blobs import matches_etag, parse_digest
+from registry.server.blobs import check_match, matches_etag, parse_digest
 from registry.server.bodies import read_body
 from registry.server.notices import Notices
 from registry.server.pushrules import PushRules
@@ -17,6 +17,8 @@ from registry.server.requests import Call
 from registry.store.hot import StoredManifest
 from registry.store.repositories import Repositories
 from registry.tasks import carry_through
+
+_MOST_WARNING_BYTES = 4096
 
 
 class ManifestHandlers:
@@ -39,21 +41,24 @@ class ManifestHandlers:
         if ":" in call.reference:
             parse_digest(call.reference)
         stored = await self._find(call.repository, call.reference)
+        check_match(call.header("If-Match"), stored.digest)
         self._notices.manifest("pull", call, stored)
         headers = manifest_headers(stored)
-        self._warn(call, headers)
         if matches_etag(call.header("If-None-Match"), stored.digest):
-            return Reply(304, headers)
-        return Reply(200, headers, stored.data, len(stored.data))
+            reply = Reply(304, headers)
+        else:
+            reply = Reply(200, headers, stored.data, len(stored.data))
+        reply.warnings = self._warnings(call)
+        return reply
 
-    def _warn(self, call: Call, headers: dict[str, str]) -> None:
-        """Tell the client what the administrator, or the state of an upstream, wants it to know (OCI, "Warnings")."""
+    def _warnings(self, call: Call) -> list[str]:
+        """What the administrator, or the state of an upstream, wants the client to know: as many as OCI allows."""
         texts = [text for pattern, text in call.settings.warnings.items() if matches(pattern, call.repository)]
         if self._proxy.is_stale(call.repository, call.reference):
-            texts.append("the upstream cannot be asked; this is what it had when it was asked last")
-        if texts:
-            quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
-            headers["Warning"] = ", ".join(f'299 - "{text}"' for text in quoted)
+            texts.insert(0, "the upstream cannot be asked; this is what it had when it was asked last")
+        while sum(map(len, texts)) > _MOST_WARNING_BYTES:
+            texts.pop()
+        return texts
 
     async def _find(self, repository: str, reference: str) -> StoredManifest:
         route = self._proxy.route(repository)
@@ -90,10 +95,11 @@ class ManifestHandlers:
         headers = {"Location": call.manifest_url(str(digest)), "Docker-Content-Digest": str(digest)}
         if manifest.subject is not None:
             headers["OCI-Subject"] = manifest.subject.digest
-        self._warn(call, headers)
         if tags:
             headers["OCI-Tag"] = ", ".join(tags)
-        return Reply(201, headers)
+        reply = Reply(201, headers)
+        reply.warnings = self._warnings(call)
+        return reply
 
     async def delete(self, call: Call) -> Reply:
         """DELETE of a tag, or of a manifest with all tags that name it."""

@@ -8,21 +8,26 @@ folder changed.
 from __future__ import annotations
 
 import asyncio
+import bisect
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import msgspec
 
 from registry.digest import Digest
 from registry.errors import BlobUnknown, ManifestInvalid
-from registry.manifest import OCI_INDEX, Descriptor, parse_manifest
+from registry.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, Descriptor, parse_manifest
 from registry.server.blobs import parse_digest
 from registry.server.replies import Reply
 from registry.server.requests import Call
+from registry.server.tags import next_page, page_size
 from registry.store.repositories import Repositories
 
 _REPOSITORIES_REMEMBERED = 256
 _READ_TOGETHER = 16
+# What an index says besides its descriptors.
+_FRAME_BYTES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +86,30 @@ class ReferrerHandlers:
     async def get(self, call: Call) -> Reply:
         """GET: an image index of the referrers, empty when there are none, filtered by `artifactType`."""
         subject = parse_digest(call.reference)
+        size = page_size(call)
         found = await self._index.referrers(call.repository, subject)
         headers = {"Content-Type": OCI_INDEX}
         wanted = call.argument("artifactType")
         if wanted is not None:
             found = [descriptor for descriptor in found if descriptor.artifact_type == wanted]
             headers["OCI-Filters-Applied"] = "artifactType"
-        document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": found}
+        last = call.argument("last") or ""
+        found = found[bisect.bisect_right(found, last, key=lambda descriptor: descriptor.digest) :]
+        page = list(_fitting(found if size is None else found[:size]))
+        if page and len(page) < len(found):
+            path = f"/v2/{call.repository}/referrers/{subject}"
+            filters = {} if wanted is None else {"artifactType": wanted}
+            headers |= next_page(call, path, found[len(page) - 1].digest, size, **filters)
+        document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": page}
         return Reply(200, headers, msgspec.json.encode(document))
+
+
+def _fitting(found: list[Descriptor]) -> Iterator[msgspec.Raw]:
+    """As many as go into one manifest, for clients read no larger one; the first in any case."""
+    room = MAX_MANIFEST_BYTES - _FRAME_BYTES
+    for number, descriptor in enumerate(found):
+        encoded = msgspec.json.encode(descriptor)
+        room -= len(encoded) + 1
+        if number and room < 0:
+            return
+        yield msgspec.Raw(encoded)

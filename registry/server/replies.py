@@ -7,8 +7,11 @@ itself and sends head and body in one write. `FileReply` sends large files aroun
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
 
@@ -27,7 +30,17 @@ _FILE_CHUNK = 256 * 1024
 class Reply:
     """A complete answer. It has what aiohttp's protocol asks of a response: prepare, write_eof, keep_alive."""
 
-    __slots__ = ("after", "body", "body_length", "content_length", "headers", "keep_alive", "status", "user")
+    __slots__ = (
+        "after",
+        "body",
+        "body_length",
+        "content_length",
+        "headers",
+        "keep_alive",
+        "status",
+        "user",
+        "warnings",
+    )
 
     def __init__(
         self,
@@ -43,6 +56,8 @@ class Reply:
         self.body_length = 0
         self.keep_alive = True
         self.user = ""
+        # What the client is to know besides (OCI, "Warnings").
+        self.warnings: Sequence[str] = ()
         # Done when everything was sent, with whether the connection stays.
         self.after: Callable[[bool], None] | None = None
 
@@ -51,10 +66,15 @@ class Reply:
         self.keep_alive = self.keep_alive and request.keep_alive
         # No line break can get into a value: whatever came from a client was checked against a grammar or quoted
         # before.
-        lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items()).encode("latin-1", "replace")
+        lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
+        for text in self.warnings:
+            # A header of its own for each: clients read one warning from one header.
+            lines += f'Warning: 299 - "{_escaped(text)}"\r\n'
+        date = _date_line(int(time.time()))
         length = b"" if self.status in (204, 304) else b"Content-Length: %d\r\n" % self.content_length
         connection = b"" if self.keep_alive else b"Connection: close\r\n"
-        return b"HTTP/1.1 %b\r\n%b%b%b\r\n" % (_LINES[self.status], lines, length, connection)
+        head = lines.encode("latin-1", "replace")
+        return b"HTTP/1.1 %b\r\n%b%b%b%b\r\n" % (_LINES[self.status], head, date, length, connection)
 
     async def prepare(self, request: BaseRequest) -> None:
         """Send everything."""
@@ -74,6 +94,15 @@ class Reply:
         """Nothing is left to send."""
         if self.after is not None:
             self.after(self.keep_alive)
+
+
+@functools.lru_cache(maxsize=1)
+def _date_line(second: int) -> bytes:
+    return f"Date: {formatdate(second, usegmt=True)}\r\n".encode()
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
 class GoneReply(Reply):

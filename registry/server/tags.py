@@ -50,8 +50,8 @@ class ListHandlers:
         last = call.argument("last")
         start = bisect.bisect_right(names, last) if last else 0
         page = names[start:] if wanted is None else names[start : start + wanted]
-        more = wanted is not None and start + len(page) < len(names)
-        headers = _link(call, f"/v2/{call.repository}/tags/list", page, wanted) if more else {}
+        more = page and start + len(page) < len(names)
+        headers = next_page(call, f"/v2/{call.repository}/tags/list", page[-1], wanted) if more else {}
         return json_reply(200, {"name": call.repository, "tags": page}, headers)
 
     async def catalog(self, call: Call) -> Reply:
@@ -71,7 +71,8 @@ class ListHandlers:
             if self._access.lists(call.identity, name):
                 page.append(name)
             position += 1
-        headers = _link(call, "/v2/_catalog", page, size) if position < len(self._catalog) and page else {}
+        more = page and position < len(self._catalog)
+        headers = next_page(call, "/v2/_catalog", page[-1], size) if more else {}
         return json_reply(200, {"repositories": page}, headers)
 
     async def _refresh_catalog(self) -> None:
@@ -125,8 +126,9 @@ def page_size(call: Call) -> int | None:
     return int(text)
 
 
-def _link(call: Call, path: str, page: list[str], size: int | None) -> dict[str, str]:
-    if not page:
-        return {}
+def next_page(call: Call, path: str, last: str, size: int | None, **others: str) -> dict[str, str]:
+    """The `Link` header to what comes after `last`."""
+    query = {"last": last, **({"n": str(size)} if size is not None else {}), **others}
     prefix = call.settings.prefix.rstrip("/")
-    return {"Link": f'<{prefix}{path}?last={quote(page[-1], safe="")}&n={size}>; rel="next"'}
+    text = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())
+    return {"Link": f'<{prefix}{path}?{text}>; rel="next"'}

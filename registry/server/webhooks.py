@@ -2,6 +2,8 @@
 
 Each endpoint has a queue of its own, so a dead one delays nobody. Events are written down in batches, whether or not
 somebody takes them, before the first attempt; delivered in order; and given up after many tries or when too many wait.
+What a process leaves behind another one on the same storage delivers, at once when it was stopped, some minutes later
+when it was killed (`spool.py`). An event can arrive twice: its `id` tells.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ import asyncio
 import hashlib
 import logging
 import platform
-import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -21,7 +22,9 @@ from aiohttp import ClientError
 
 from registry.client.session import Transport
 from registry.config import Webhook
+from registry.server import spool
 from registry.server.notices import Notice
+from registry.server.spool import Spool
 from registry.store import paths
 from registry.store.driver import StorageDriver
 from registry.tasks import Background
@@ -42,18 +45,13 @@ class WebhookQueue:
 
     def __init__(self, hook: Webhook, driver: StorageDriver, transport: Transport, source: dict[str, str]) -> None:
         self.hook = hook
-        self._driver = driver
         self._transport = transport
         self._source = source
-        self._folder = paths.state(f"notices/{hashlib.sha256(hook.url.encode()).hexdigest()[:16]}")
+        self._spool = Spool(driver, paths.state(f"notices/{hashlib.sha256(hook.url.encode()).hexdigest()[:16]}"))
         self._fresh: list[dict[str, Any]] = []
-        # How many events each file holds that is not delivered yet.
-        self._files: dict[str, int] = {}
         self._wake = asyncio.Event()
         self._written = asyncio.Event()
         self._writing = asyncio.Lock()
-        # The number of the newest file: the time, but never less than the one before, whatever happens to the clock.
-        self._newest = 0
         self.delivered = self.failed = self.dropped = 0
 
     def note(self, notice: Notice) -> None:
@@ -70,16 +68,27 @@ class WebhookQueue:
     @property
     def waiting(self) -> int:
         """How many events have been neither taken nor given up."""
-        return len(self._fresh) + sum(self._files.values())
+        return len(self._fresh) + self._spool.waiting
 
     async def run(self) -> None:
         """Write down and deliver for ever."""
-        for name in await self._driver.names(self._folder):
-            self._files[name] = len(await self._read(name))
-        self._newest = max([int(name.partition(".")[0]) for name in self._files if name[:1].isdigit()], default=0)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_written())
             group.create_task(self._keep_delivered())
+            group.create_task(self._keep_held())
+
+    async def _keep_held(self) -> None:
+        """Show that we live while something waits, and look for what others left."""
+        while True:
+            try:
+                if self._spool.waiting:
+                    await self._spool.show_life()
+                if await self._spool.take_over():
+                    log.info("webhook %s: going on where another process ended", self.hook.name)
+                    self._written.set()
+            except OSError as error:
+                log.error("webhook %s: cannot look after events: %s", self.hook.name, error)
+            await asyncio.sleep(spool.ROUND_SECONDS)
 
     async def _keep_written(self) -> None:
         while True:
@@ -98,17 +107,19 @@ class WebhookQueue:
         async with self._writing:
             if self._fresh:
                 events = self._fresh[:]
-                self._newest = max(self._newest + 1, time.time_ns())
-                name = f"{self._newest:020d}.json"
-                await self._driver.write(f"{self._folder}/{name}", msgspec.json.encode(events))
+                await self._spool.write(events)
                 del self._fresh[: len(events)]
-                self._files[name] = len(events)
                 self._written.set()
+
+    async def close(self) -> None:
+        """Lose nothing, and let others deliver it. Once `run` has ended."""
+        await self.write_down()
+        await self._spool.release()
 
     async def _keep_delivered(self) -> None:
         while True:
             self._written.clear()
-            for name in sorted(self._files):
+            for name in sorted(self._spool.files):
                 try:
                     await self._deliver_file(name)
                 except OSError as error:
@@ -118,17 +129,12 @@ class WebhookQueue:
                     break
             await self._written.wait()
 
-    async def _read(self, name: str) -> list[dict[str, Any]]:
-        try:
-            return msgspec.json.decode(await self._driver.read(f"{self._folder}/{name}"), type=list[dict[str, Any]])
-        except (FileNotFoundError, msgspec.MsgspecError):
-            return []
-
     async def _deliver_file(self, name: str) -> None:
-        for event in await self._read(name):
+        for event in await self._spool.read(name):
+            if name not in self._spool.files:
+                return  # somebody else has taken it over
             await self._deliver(event)
-        await self._driver.remove(f"{self._folder}/{name}")
-        del self._files[name]
+        await self._spool.done(name)
 
     async def _deliver(self, event: dict[str, Any]) -> None:
         body = msgspec.json.encode({"events": [event]})
@@ -189,13 +195,13 @@ class Webhooks:
             if (task := self._running.pop(queue, None)) is not None:
                 task.cancel()
                 await asyncio.wait([task])
-            await queue.write_down()
+            await queue.close()
         self.start(background)
 
     async def save(self) -> None:
         """Lose nothing at shutdown."""
         for queue in self.queues:
-            await queue.write_down()
+            await queue.close()
 
 
 def event_of(notice: Notice, source: dict[str, str]) -> dict[str, Any]:

@@ -66,9 +66,7 @@ class BlobStore:
         digest = await self.digest_of(data, expected)
         path = paths.blob_data(digest)
         found = await self.driver.stat(path)
-        if found is not None and found.size == len(data):
-            await self.driver.touch(path)
-        else:
+        if found is None or found.size != len(data) or not await self.driver.touch(path):
             await self.driver.write(path, data)
         return digest
 
@@ -84,14 +82,17 @@ class BlobStore:
     async def adopt(self, path: Path, digest: Digest) -> None:
         """Take a finished, verified file of the same file system into the store: synced, then renamed."""
         await run_blocking(_sync_file_sync, path)
-        if await self.stat(digest) is not None:
-            await self.driver.touch(paths.blob_data(digest))
+        if await self.stat(digest) is not None and await self.driver.touch(paths.blob_data(digest)):
             await run_blocking(path.unlink)
             return
         publish = getattr(self.driver, "publish_sync", None)
         if publish is None:
             raise OSError("this storage driver cannot adopt local files")
         await run_blocking(publish, os.fspath(path), paths.blob_data(digest))
+
+    async def delete_old(self, digest: Digest, limit: float) -> bool:
+        """Remove the blob unless somebody has made it younger than `limit`; whether it did."""
+        return await self.driver.remove_old(paths.blob_folder(digest), "data", limit)
 
     async def delete(self, digest: Digest) -> bool:
         """Remove the blob; whether there was one. The caller has made sure that nothing needs it."""
@@ -172,8 +173,7 @@ class BlobWriter:
             await self._appender.close(sync=True)
             target = paths.blob_data(digest)
             existing = await self._driver.stat(target)
-            if existing is not None and existing.size == self._size:
-                await self._driver.touch(target)
+            if existing is not None and existing.size == self._size and await self._driver.touch(target):
                 await self._driver.remove(self._name)
             else:
                 await self._driver.publish(self._name, target)

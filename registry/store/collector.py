@@ -2,7 +2,11 @@
 
 Needed is: every manifest a repository serves with all it refers to; what the engine's images need (`extra_roots`);
 what is leased; and whatever was written, linked or touched within the grace period, which covers other processes on
-the same folder. Content is checked again immediately before it goes.
+the same folder or bucket: whoever is told there that content exists finds it made young (`Repositories.blob`).
+
+The mark looks at one repository after the other while others push. So nothing goes by what was seen then: what is to
+go is taken out of reach first, and its age looked at once more (`StorageDriver.remove_old`). A push that was told of
+it before has made it young, and it stays; one that comes later is told that it is not there.
 """
 
 from __future__ import annotations
@@ -103,7 +107,7 @@ class Collector:
         self, repository: str, marked: set[str], limit: float, untagged: bool, report: Report
     ) -> None:
         rules = [rule for rule in self.retention if matches_any(rule.repositories, repository)]
-        dropped = await self._retain(repository, rules, report) if rules else set()
+        dropped = await self._retain(repository, rules, limit, report) if rules else set()
         revisions = await self._repositories.revisions(repository)
         manifests = {digest: await self._read(digest) for digest in revisions}
         keep = set(revisions)
@@ -113,20 +117,19 @@ class Collector:
         for digest in keep:
             self._mark(digest, manifests.get(digest), needed)
         for digest in revisions:
-            if digest not in keep:
-                report.removed_manifests.append(f"{repository}@{digest}")
-                if not report.dry_run:
-                    await self._drop_revision(repository, digest)
-        for digest, linked in await self._repositories.linked_blobs(repository):
-            if digest in needed:
+            if digest in keep:
                 continue
-            if linked > limit or self._leases.protects(digest):
+            if report.dry_run or await self._drop_revision(repository, digest, limit):
+                report.removed_manifests.append(f"{repository}@{digest}")
+            else:
+                self._mark(digest, manifests.get(digest), needed)
+        for digest, linked in await self._repositories.linked_blobs(repository, needed):
+            may_go = linked <= limit and not self._leases.protects(digest)
+            if may_go and (report.dry_run or await self._drop_link(repository, digest, limit)):
+                report.removed_links += 1
+            else:
                 needed.add(digest)
                 needed.update(await self._link_target(repository, digest))
-            else:
-                report.removed_links += 1
-                if not report.dry_run:
-                    await self._driver.remove_tree(paths.layer_link(repository, digest).rpartition("/")[0])
         # registry:2 links a sha512 push under both names; the content lies under the link's target.
         for name in [name for name in needed if not name.startswith("sha256:")]:
             needed.update(await self._link_target(repository, Digest.parse(name)))
@@ -191,7 +194,7 @@ class Collector:
         except (BlobUnknown, ManifestInvalid):
             return None
 
-    async def _retain(self, repository: str, rules: list[Retention], report: Report) -> set[str]:
+    async def _retain(self, repository: str, rules: list[Retention], limit: float, report: Report) -> set[str]:
         tags = await self._repositories.tags(repository) or []
         stats = await self._driver.stat_all([paths.tag_current(repository, tag) for tag in tags])
         aged = sorted(
@@ -204,17 +207,25 @@ class Collector:
             pulled = self._pulls.last(repository, tag) if self._pulls is not None else 0.0
             if any(keeps(rule, tag, rank, now - pushed, now - pulled) for rule in rules):
                 continue
-            dropped.add(tag)
-            report.removed_tags.append(f"{repository}:{tag}")
-            if not report.dry_run:
-                await self._repositories.delete_tag(repository, tag)
+            folder = paths.tag_folder(repository, tag)
+            # Pushed meanwhile, it is younger than it was when it was looked at.
+            if report.dry_run or await self._driver.remove_old(folder, "current/link", max(pushed, limit)):
+                dropped.add(tag)
+                report.removed_tags.append(f"{repository}:{tag}")
         return dropped
 
-    async def _drop_revision(self, repository: str, digest: Digest) -> None:
+    async def _drop_revision(self, repository: str, digest: Digest, limit: float) -> bool:
+        folder, _, judge = paths.revision_link(repository, digest).rpartition("/")
+        if not await self._driver.remove_old(folder, judge, limit):
+            return False
         for tag in await self._repositories.tags(repository) or ():
             link = paths.tag_history_link(repository, tag, digest)
             await self._driver.remove_tree(link.rpartition("/")[0])
-        await self._driver.remove_tree(paths.revision_link(repository, digest).rpartition("/")[0])
+        return True
+
+    async def _drop_link(self, repository: str, digest: Digest, limit: float) -> bool:
+        folder, _, judge = paths.layer_link(repository, digest).rpartition("/")
+        return await self._driver.remove_old(folder, judge, limit)
 
     async def _sweep(self, marked: set[str], limit: float, report: Report) -> None:
         async for digest in self._blobs.digests():
@@ -230,10 +241,11 @@ class Collector:
                 if not may_go or stat is None or stat.modified > limit:
                     report.spared_blobs += 1
                     continue
+                if not report.dry_run and not await self._blobs.delete_old(digest, limit):
+                    report.spared_blobs += 1
+                    continue
                 report.removed_blobs.append(str(digest))
                 report.freed_bytes += data.size if data is not None else 0
-                if not report.dry_run:
-                    await self._blobs.delete(digest)
 
 
 def keeps(rule: Retention, tag: str, rank: int, age_seconds: float, idle_seconds: float) -> bool:
@@ -292,7 +304,7 @@ async def _verify_manifest(
         yield Damage(where, str(error))
         return
     for item in manifest.blobs():
-        if item.is_foreign or item.urls:
+        if item.urls:
             continue
         if await repositories.blob(repository, Digest.parse(item.digest)) is None:
             missing = "is missing" if item.digest not in present else "is not linked"

@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from registry.store import paths
 from registry.tasks import begin, run_blocking
 
 T = TypeVar("T")
@@ -215,8 +216,8 @@ def _open_young(target: str, descriptors: list[int]) -> int | None:
         return None
     status = os.fstat(descriptor)
     is_young = time.time() - max(status.st_mtime, status.st_ctime) < _YOUNG_SECONDS
-    if target.endswith("/data"):
-        # Links keep their age, which caches go by; a blob somebody pushed again is young for the collector.
+    if paths.is_kept_by_age(target):
+        # What somebody pushed again is young for the collector. Tags keep their age: retention goes by it.
         os.utime(descriptor)
     if not is_young:
         os.close(descriptor)

@@ -9,6 +9,7 @@ process, registry:2 included, may share the folder.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import time
@@ -174,22 +175,61 @@ class FilesystemDriver:
         return await run_blocking(self._remove_tree_sync, path)
 
     def _remove_tree_sync(self, path: str) -> bool:
+        trash = self._take_away_sync(path)
+        if trash is None:
+            return False
+        shutil.rmtree(trash, ignore_errors=True)
+        return True
+
+    def _take_away_sync(self, path: str) -> str | None:
         trash = f"{self._prefix}berth/tmp/trash-{uuid.uuid4().hex}"
         os.makedirs(f"{self._prefix}berth/tmp", exist_ok=True)
         try:
             os.rename(self._prefix + path, trash)
         except (FileNotFoundError, NotADirectoryError):
+            return None
+        return trash
+
+    async def remove_old(self, path: str, judge: str, limit: float) -> bool:
+        """Remove a folder unless the file `judge` in it (or the folder, if there is none) is younger than `limit`;
+        whether it did.
+
+        Looked at when it is out of everybody's reach: who touched it before is respected, who comes later finds
+        nothing.
+        """
+        return await run_blocking(self._remove_old_sync, path, judge, limit)
+
+    def _remove_old_sync(self, path: str, judge: str, limit: float) -> bool:
+        trash = self._take_away_sync(path)
+        if trash is None:
             return False
+        try:
+            modified = os.stat(f"{trash}/{judge}").st_mtime
+        except FileNotFoundError:
+            modified = os.stat(trash).st_mtime
+        if modified > limit:
+            # Should it be there again, somebody has just written it.
+            with contextlib.suppress(OSError):
+                os.rename(trash, self._prefix + path)
+                return False
         shutil.rmtree(trash, ignore_errors=True)
-        return True
+        return modified <= limit
 
-    async def touch(self, path: str) -> None:
-        """Make the file young again, for collectors that spare young content."""
-        await run_blocking(self._touch_sync, path)
+    async def touch(self, path: str) -> bool:
+        """Make the file young again, for collectors that spare young content; whether it is there."""
+        return await run_blocking(self._touch_sync, path)
 
-    def _touch_sync(self, path: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
+    def _touch_sync(self, path: str) -> bool:
+        try:
             os.utime(self._prefix + path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            # What we may only read is served nevertheless.
+            if error.errno not in (errno.EROFS, errno.EPERM, errno.EACCES):
+                raise
+            return os.path.exists(self._prefix + path)
+        return True
 
     async def append(self, path: str, create: bool = False) -> Appender:
         """Open a file to grow it; FileNotFoundError unless it exists or `create`."""

@@ -28,7 +28,8 @@ class StoredManifest:
 
 
 class FingerprintCache(Generic[V]):
-    """Values by path, true while the path's fingerprint stays; least recently used ones go first."""
+    """Values by path, true while the path's fingerprint stays, of which the second number is a time in nanoseconds;
+    least recently used ones go first."""
 
     def __init__(self, driver: StorageDriver, max_entries: int, max_bytes: int = 1 << 62) -> None:
         self._driver = driver
@@ -37,8 +38,8 @@ class FingerprintCache(Generic[V]):
         self._max_bytes = max_bytes
         self._bytes = 0
 
-    def get(self, path: str) -> V | None:
-        """The value, if the path is still as it was."""
+    def get(self, path: str, since: float = 0.0) -> V | None:
+        """The value, if the path is still as it was, and was not written or touched before `since`."""
         entry = self._entries.get(path)
         if entry is None:
             return None
@@ -46,7 +47,7 @@ class FingerprintCache(Generic[V]):
             self.discard(path)
             return None
         self._entries.move_to_end(path)
-        return entry[1]
+        return entry[1] if entry[0][1] * 1e-9 >= since else None
 
     def put(self, path: str, fingerprint: Fingerprint | None, value: V, weight: int = 0) -> None:
         """Keep a value that was read after `fingerprint` was taken; without fingerprint nothing is kept."""

@@ -12,5 +12,5 @@ def open_driver(settings: Settings) -> StorageDriver:
     if settings.s3 is not None:
         from registry.store.s3 import S3Driver
 
-        return S3Driver.connect(settings.s3)
+        return S3Driver.connect(settings.s3, settings.collect_grace_seconds)
     return FilesystemDriver(settings.root)

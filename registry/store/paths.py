@@ -104,6 +104,11 @@ def tag_history_link(name: str, tag: str, digest: Digest) -> str:
     return f"{REPOSITORIES}/{name}/_manifests/tags/{tag}/index/{_folded(digest)}/link"
 
 
+def is_kept_by_age(path: str) -> bool:
+    """Whether a collector goes by the age of this file: bytes, and links that are written once."""
+    return path.endswith("/data") or "/_layers/" in path or "/_manifests/revisions/" in path
+
+
 def uploads(name: str) -> str:
     """The folder of a repository's uploads in progress."""
     return f"{REPOSITORIES}/{name}/_uploads"

@@ -8,24 +8,25 @@ tag.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from registry.digest import Digest, InvalidDigest
 from registry.errors import BlobsMissing, ManifestUnknown
-from registry.manifest import Kind, Manifest, media_type_of, parse_manifest
+from registry.manifest import Manifest, media_type_of, parse_manifest
 from registry.reference import is_tag
 from registry.store import paths
 from registry.store.blobs import BlobStore
-from registry.store.hot import FingerprintCache, StoredManifest
+from registry.store.hot import Fingerprint, FingerprintCache, StoredManifest
 from registry.store.leases import Leases
 from registry.tasks import run_blocking
 
 _HOT_MANIFEST_BYTES = 16 * 1024 * 1024
 _LEASE_AFTER_ANSWER_SECONDS = 3600.0
-# Well inside the collector's grace period, so that a blob somebody was told of stays for the time the lease promises.
-_TOUCH_AFTER_SECONDS = 1200.0
+_GRACE_SECONDS = 3600.0
 _THREAD_WORTH_BYTES = 64 * 1024
 _REMEMBERED_HOMES = 10_000
 
@@ -33,9 +34,11 @@ _REMEMBERED_HOMES = 10_000
 class Repositories:
     """Links, manifests and tags by repository name. Names have been checked by the caller (`is_repository_path`)."""
 
-    def __init__(self, blobs: BlobStore, leases: Leases) -> None:
+    def __init__(self, blobs: BlobStore, leases: Leases, grace_seconds: float = _GRACE_SECONDS) -> None:
         self.blobs = blobs
         self.leases = leases
+        # How long collectors spare what is young.
+        self.grace_seconds = grace_seconds
         self._driver = blobs.driver
         self._hot_manifests: FingerprintCache[StoredManifest] = FingerprintCache(
             self._driver, 20_000, _HOT_MANIFEST_BYTES
@@ -48,11 +51,11 @@ class Repositories:
 
     def hot_blob(self, repository: str, digest: Digest) -> tuple[Digest, int] | None:
         """Like `blob`, answered from memory and two stats, or None when that does not suffice."""
-        target = self._hot_links.get(paths.layer_link(repository, digest))
+        target = self._hot_links.get(paths.layer_link(repository, digest), self._young)
         if target is None:
             return None
         mark = self._driver.fingerprint(paths.blob_data(target))
-        if mark is None or self.leases.is_condemned(target) or time.time() - mark[1] * 1e-9 > _TOUCH_AFTER_SECONDS:
+        if mark is None or self.leases.is_condemned(target) or mark[1] * 1e-9 < self._young:
             return None
         self.leases.remember(target, _LEASE_AFTER_ANSWER_SECONDS)
         return target, mark[2]
@@ -60,7 +63,8 @@ class Repositories:
     async def blob(self, repository: str, digest: Digest) -> tuple[Digest, int] | None:
         """Under which digest the repository's blob is stored, and its size; None when the repository has no such blob.
 
-        Whoever is told of a blob may refer to it without sending it, so the answer is leased for an hour.
+        Whoever is told of a blob may refer to it without sending it, so the answer is leased for an hour. A lease is
+        known to this process only; collectors in others go by the age of bytes and link, which are made young.
         """
         path = paths.layer_link(repository, digest)
         mark = self._driver.fingerprint(path)
@@ -70,15 +74,29 @@ class Repositories:
         self.leases.remember(target, _LEASE_AFTER_ANSWER_SECONDS)
         await self.leases.settled(target)
         blob_path = paths.blob_data(target)
-        stat = await self._driver.stat(blob_path)
-        if stat is None:
+        stat, linked = await asyncio.gather(self._driver.stat(blob_path), self._modified(path, mark))
+        if stat is None or not await self._renew(path, linked) or not await self._renew(blob_path, stat.modified):
             return None
-        if time.time() - stat.modified > _TOUCH_AFTER_SECONDS:
-            # A lease is known to this process only; a collector in another one goes by the blob's age.
-            await self._driver.touch(blob_path)
+        if linked < self._young:
+            mark = self._driver.fingerprint(path)
         self._hot_links.put(path, mark, target)
         self._remember_home(digest, repository)
         return target, stat.size
+
+    @property
+    def _young(self) -> float:
+        """Since when something must have been written or touched to be young for the rest of a push."""
+        return time.time() - self.grace_seconds / 3
+
+    async def _modified(self, path: str, mark: Fingerprint | None) -> float:
+        if mark is not None:
+            return mark[1] * 1e-9
+        found = await self._driver.stat(path)
+        return 0.0 if found is None else found.modified
+
+    async def _renew(self, path: str, modified: float) -> bool:
+        """Have collectors spare what somebody is told of now; whether it is there."""
+        return modified > self._young or await self._driver.touch(path)
 
     def home(self, digest: Digest) -> str | None:
         """A repository that lately had the blob. It may be gone from there by now, and not be for everybody to see."""
@@ -118,17 +136,19 @@ class Repositories:
 
     def hot_manifest(self, repository: str, reference: str) -> StoredManifest | None:
         """Like `manifest`, answered from memory and one stat, or None when that does not suffice."""
-        if ":" in reference:
-            try:
-                path = paths.revision_link(repository, Digest.parse(reference))
-            except InvalidDigest:
-                return None
-        else:
-            path = paths.tag_current(repository, reference)
-        return self._hot_manifests.get(path)
+        if ":" not in reference:
+            return self._hot_manifests.get(paths.tag_current(repository, reference))
+        try:
+            path = paths.revision_link(repository, Digest.parse(reference))
+        except InvalidDigest:
+            return None
+        return self._hot_manifests.get(path, self._young)
 
     async def manifest(self, repository: str, reference: str) -> StoredManifest:
-        """The manifest a tag or digest names; `ManifestUnknown` when there is none, `InvalidDigest` for nonsense."""
+        """The manifest a tag or digest names; `ManifestUnknown` when there is none, `InvalidDigest` for nonsense.
+
+        Whoever asks by digest may be about to name it in an index, so it is made young like a blob.
+        """
         if ":" in reference:
             path = paths.revision_link(repository, Digest.parse(reference))
         elif is_tag(reference):
@@ -137,8 +157,10 @@ class Repositories:
             raise ManifestUnknown(repository, reference)
         mark = self._driver.fingerprint(path)
         digest = await self._read_link(path)
-        if digest is None:
+        if digest is None or (":" in reference and not await self._renew(path, await self._modified(path, mark))):
             raise ManifestUnknown(repository, reference)
+        if ":" in reference:
+            mark = self._driver.fingerprint(path)
         try:
             data = await self._driver.read(paths.blob_data(digest))
         except FileNotFoundError as error:
@@ -197,16 +219,16 @@ class Repositories:
 
     async def _check_references(self, repository: str, manifest: Manifest, sparse_index: bool) -> None:
         missing: list[str] = []
-        for descriptor in manifest.blobs():
-            if descriptor.is_foreign or (descriptor.urls and descriptor is not manifest.config):
+        children = () if sparse_index else manifest.manifests
+        for descriptor in (*manifest.blobs(), *(child for child in children if not child.is_manifest)):
+            if descriptor.urls and descriptor is not manifest.config:
                 continue
             digest = descriptor.checked_digest()
             if self.hot_blob(repository, digest) is None and await self.blob(repository, digest) is None:
                 missing.append(str(digest))
-        if manifest.kind is Kind.INDEX and not sparse_index:
-            links = [paths.revision_link(repository, child.checked_digest()) for child in manifest.manifests]
-            present = await self._driver.stat_all(links)
-            missing += [c.digest for c, there in zip(manifest.manifests, present, strict=True) if there is None]
+        inner = [child for child in children if child.is_manifest]
+        present = await self._driver.stat_all([paths.revision_link(repository, c.checked_digest()) for c in inner])
+        missing += [child.digest for child, there in zip(inner, present, strict=True) if there is None]
         if missing:
             raise BlobsMissing(missing)
 
@@ -255,16 +277,15 @@ class Repositories:
         present = await self._driver.stat_all(links)
         return [digest for digest, there in zip(found, present, strict=True) if there is not None]
 
-    async def linked_blobs(self, repository: str) -> list[tuple[Digest, float]]:
-        """The blobs the repository may serve, with the time each was linked."""
+    async def linked_blobs(self, repository: str, but: Set[str] = frozenset()) -> list[tuple[Digest, float]]:
+        """The blobs the repository may serve, with the time each was linked or touched; leaving some out."""
         found: list[Digest] = []
         folder = paths.layers(repository)
         for algorithm in await self._driver.names(folder):
             for encoded in await self._driver.names(f"{folder}/{algorithm}"):
-                try:
-                    found.append(Digest.parse(f"{algorithm}:{encoded}"))
-                except InvalidDigest:
-                    continue
+                if f"{algorithm}:{encoded}" not in but:
+                    with contextlib.suppress(InvalidDigest):
+                        found.append(Digest.parse(f"{algorithm}:{encoded}"))
         present = await self._driver.stat_all([paths.layer_link(repository, digest) for digest in found])
         return [(digest, stat.modified) for digest, stat in zip(found, present, strict=True) if stat is not None]
 

@@ -9,6 +9,7 @@ a mark beside the content, which `stat` respects.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Sequence
@@ -29,20 +30,22 @@ from registry.tasks import run_blocking
 T = TypeVar("T")
 _STREAM_BYTES = 1024 * 1024
 _TOUCHED = "berth/touched/"
-# Younger content needs no mark: every grace period is longer.
+# Younger content needs no mark: by default grace periods are longer.
 _MARK_WORTH_SECONDS = 600.0
 _DELETE_TOGETHER = 500
+_ASK_TOGETHER = 16
 
 
 class S3Driver:
     """Objects of one bucket, below an optional prefix."""
 
-    def __init__(self, store: S3Store, settings: S3) -> None:
+    def __init__(self, store: S3Store, settings: S3, mark_worth_seconds: float = _MARK_WORTH_SECONDS) -> None:
         self._store = store
         self._settings = settings
+        self._mark_worth_seconds = mark_worth_seconds
 
     @classmethod
-    def connect(cls, settings: S3) -> S3Driver:
+    def connect(cls, settings: S3, grace_seconds: float = 3600.0) -> S3Driver:
         """A driver for these settings; nothing is sent yet. Without keys, AWS's usual sources of credentials are
         asked."""
         options: dict[str, Any] = {"timeout": "300 seconds"}
@@ -67,7 +70,8 @@ class S3Driver:
         if settings.access_key:
             arguments["access_key_id"] = settings.access_key
             arguments["secret_access_key"] = settings.secret_key
-        return cls(S3Store(settings.bucket, prefix=settings.root or None, **arguments), settings)
+        store = S3Store(settings.bucket, prefix=settings.root or None, **arguments)
+        return cls(store, settings, min(_MARK_WORTH_SECONDS, grace_seconds / 6))
 
     async def read(self, path: str) -> bytes:
         """The whole object."""
@@ -82,7 +86,7 @@ class S3Driver:
         """Put several, in order."""
         for path, data in files:
             if unless_same and await self._holds(path, data):
-                if path.endswith("/data"):
+                if paths.is_kept_by_age(path):
                     await self.touch(path)
                 continue
             await self.write(path, data)
@@ -109,7 +113,7 @@ class S3Driver:
         except FileNotFoundError:
             return await self._stat_parts(path)
         modified = meta["last_modified"].timestamp()
-        if path.startswith(paths.BLOBS) and time.time() - modified > _MARK_WORTH_SECONDS:
+        if paths.is_kept_by_age(path) and time.time() - modified > self._mark_worth_seconds:
             modified = max(modified, await self._touched(path))
         return FileStat(meta["size"], modified)
 
@@ -133,8 +137,14 @@ class S3Driver:
         return float(meta["last_modified"].timestamp())
 
     async def stat_all(self, paths: Sequence[str]) -> list[FileStat | None]:
-        """The same for several."""
-        return [await self.stat(path) for path in paths]
+        """The same for several, some at a time."""
+        gate = asyncio.Semaphore(_ASK_TOGETHER)
+
+        async def ask(path: str) -> FileStat | None:
+            async with gate:
+                return await self.stat(path)
+
+        return await asyncio.gather(*map(ask, paths))
 
     async def names(self, path: str) -> list[str]:
         """The sorted names directly below a key prefix."""
@@ -191,17 +201,30 @@ class S3Driver:
         return True
 
     async def remove_tree(self, path: str) -> bool:
-        """Delete everything below a prefix; whether there was anything."""
+        """Delete everything below a prefix, with the marks beside it; whether there was anything."""
         doomed: list[str] = []
-        async for batch in _all(obstore.list(self._store, path + "/", chunk_size=1000)):
-            doomed += [meta["path"] for meta in batch]
+        for prefix in (path + "/", f"{_TOUCHED}{path}/"):
+            async for batch in _all(obstore.list(self._store, prefix, chunk_size=1000)):
+                doomed += [meta["path"] for meta in batch]
         for start in range(0, len(doomed), _DELETE_TOGETHER):
             await _ask(obstore.delete_async(self._store, doomed[start : start + _DELETE_TOGETHER]))
         return bool(doomed)
 
-    async def touch(self, path: str) -> None:
-        """Leave a mark that makes the content young again."""
+    async def remove_old(self, path: str, judge: str, limit: float) -> bool:
+        """Remove a folder unless the file `judge` in it is younger than `limit`; whether it did. What is touched in
+        between the look and the removal, some thousandths of a second, goes nevertheless: a store has no locks."""
+        found = await self.stat(f"{path}/{judge}")
+        return (found is None or found.modified <= limit) and await self.remove_tree(path)
+
+    async def touch(self, path: str) -> bool:
+        """Leave a mark that makes the content young again; whether the content is there."""
         await _ask(obstore.put_async(self._store, _TOUCHED + path, b"1"))
+        try:
+            await _ask(obstore.head_async(self._store, path))
+        except FileNotFoundError:
+            await _ask(obstore.delete_async(self._store, _TOUCHED + path))
+            return False
+        return True
 
     async def append(self, path: str, create: bool = False) -> PartAppender:
         """Go on with a growing file; FileNotFoundError unless it exists or `create`."""

@@ -107,9 +107,8 @@ class Uploads:
                     raise DigestMismatch(expected, actual)
                 target = paths.blob_data(expected)
                 existing = await self._driver.stat(target)
-                if existing is not None and existing.size == upload.offset:
+                if existing is not None and existing.size == upload.offset and await self._driver.touch(target):
                     await upload.close(sync=False)
-                    await self._driver.touch(target)
                 elif upload.offset == 0:
                     await self._driver.write(target, b"")
                 else:

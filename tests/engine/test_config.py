@@ -180,7 +180,7 @@ def test_what_cannot_work_is_refused(tmp_path: Path, document: dict[str, Any], w
 
 
 @pytest.mark.parametrize("as_flag", [True, False])
-@pytest.mark.parametrize("key", ["userns-remap", "rootless", "authorization-plugins"])
+@pytest.mark.parametrize("key", ["selinux-enabled", "rootless", "authorization-plugins"])
 def test_what_would_change_what_containers_may_do_is_refused(tmp_path: Path, key: str, as_flag: bool) -> None:
     file = written(tmp_path, {} if as_flag else {key: "default"})
     with pytest.raises(ConfigError, match=f"^{key} cannot be 'default': .* not offered$"):
@@ -189,7 +189,7 @@ def test_what_would_change_what_containers_may_do_is_refused(tmp_path: Path, key
 
 def test_keys_without_effect_are_taken_and_remembered(tmp_path: Path) -> None:
     document = {"containerd": "/run/c.sock", "selinux-enabled": False, "userns-remap": "", "oom-score-adjust": -500}
-    assert loaded(tmp_path, document, metrics_addr="x").ignored == ("containerd", "metrics-addr", "oom-score-adjust")
+    assert loaded(tmp_path, document, log_format="x").ignored == ("containerd", "log-format", "oom-score-adjust")
     assert loaded(tmp_path, {"userland-proxy": True}).ignored == ("userland-proxy",)
     assert loaded(tmp_path, {"userland-proxy": False}).ignored == ()
     with pytest.raises(ConfigError, match="don't match any configuration option: ignored"):

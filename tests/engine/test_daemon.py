@@ -8,7 +8,7 @@ import pytest
 
 from engine.config import LOG_LEVELS, Config
 from engine.daemon import registry_settings
-from registry.configfile import ConfigError
+from registry.configvalues import ConfigError
 
 
 def test_the_registry_lies_below_the_data_root_and_hears_of_daemon_json(tmp_path: Path) -> None:

@@ -5,14 +5,8 @@ from pathlib import Path
 import pytest
 
 from registry.config import Settings, split_address
-from registry.configfile import (
-    ConfigError,
-    embedded_settings,
-    load_settings,
-    openssl_cipher,
-    parse_duration,
-    parse_size,
-)
+from registry.configfile import embedded_settings, load_settings
+from registry.configvalues import ConfigError, openssl_cipher
 
 BASE = Settings(root=Path("/base"), own_tls_folder=Path("/base/tls"), htpasswd=Path("/base/users"))
 
@@ -104,6 +98,29 @@ def test_the_environment_overrides_and_is_yaml(tmp_path: Path) -> None:
     assert settings.headers == {"x-foo": "a"} and settings.webhooks[0].url == "http://hook/0"
 
 
+@pytest.mark.parametrize(
+    ("value", "folder"),
+    [("true", "/data/berth/tls"), ("on", "/data/berth/tls"), ("false", None), ("", None), ("/tls", "/tls")],
+)
+def test_tls_of_our_own_is_had_by_a_word(tmp_path: Path, value: str, folder: str | None) -> None:
+    file = tmp_path / "config.yml"
+    file.write_text(BARE)
+    settings = load_settings(file, {"REGISTRY_BERTH_TLS": value}, BASE)
+    assert settings.own_tls_folder == (Path(folder) if folder else None)
+
+
+def test_tls_of_our_own_lies_below_the_root_without_a_file_too() -> None:
+    assert load_settings(None, {"REGISTRY_BERTH_TLS": "true"}, BASE).own_tls_folder == Path("/base/berth/tls")
+    with pytest.raises(ConfigError, match="the folder where they lie"):
+        load_settings(None, {"REGISTRY_BERTH_TLS": "1"}, BASE)
+
+
+def test_a_variable_can_say_a_text_that_looks_like_a_flag() -> None:
+    with pytest.raises(ConfigError, match="in a variable they belong to the value"):
+        load_settings(None, {"REGISTRY_HTTP_HOST": "no"}, BASE)
+    assert load_settings(None, {"REGISTRY_HTTP_HOST": '"no"'}, BASE).host == "no"
+
+
 def test_naming_a_kind_alone_replaces_the_section(tmp_path: Path) -> None:
     settings = load(
         tmp_path,
@@ -133,7 +150,7 @@ def test_unknown_variables_are_passed_over_with_a_warning(caplog: pytest.LogCapt
         ("version: 0.1\nstorage: {filesystem: {}, delete: {enabled: maybe}}", "storage.delete.enabled"),
         ("version: 0.1\nstorage: {filesystem: {}}\nhttp: {addr: nowhere}", "http.addr"),
         ("version: 0.1\nstorage: {filesystem: {}}\nhttp: {tls: {certificate: /c}}", "http.tls"),
-        ("version: 0.1\nstorage: {filesystem: {}}\nberth: {tls: true}", "berth.tls: must be text"),
+        ("version: 0.1\nstorage: {filesystem: {}}\nberth: {tls: 1}", "berth.tls: must be true"),
         ("version: 0.1\nstorage: {filesystem: {}}\nproxy: {remoteurl: 'https://x', password: on}", "proxy.password"),
         ("version: 0.1\nstorage: {filesystem: {}}\nauth: {htpasswd: {realm: x}}", "auth.htpasswd.path"),
         ("version: 0.1\nstorage: {filesystem: {}}\nauth: {token: {realm: x}}", "auth.token.service"),
@@ -163,22 +180,6 @@ def test_mistakes_are_errors_that_name_the_key(tmp_path: Path, text: str, key: s
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, text)
     assert key in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("10s", 10.0), ("1h30m", 5400.0), ("300ms", 0.3), ("2d", 172800.0), ("0", 0.0), (5, 5e-9)]
-)
-def test_durations_are_gos(text: object, seconds: float) -> None:
-    assert parse_duration(text) == pytest.approx(seconds)
-
-
-def test_wrong_durations_and_sizes_are_refused() -> None:
-    for text in ("", "h", "10", "1x", "-1s"):
-        with pytest.raises(ConfigError):
-            parse_duration(text)
-    assert (parse_size("500MB"), parse_size(7), parse_size("1 KiB")) == (500 * 1024**2, 7, 1024)
-    with pytest.raises(ConfigError):
-        parse_size("1.5G")
 
 
 def test_addresses() -> None:

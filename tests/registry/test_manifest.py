@@ -10,6 +10,7 @@ from registry.manifest import (
     DOCKER_MANIFEST,
     DOCKER_SCHEMA1_SIGNED,
     OCI_INDEX,
+    OCI_LAYER_FOREIGN_PREFIX,
     OCI_MANIFEST,
     Descriptor,
     ImageManifest,
@@ -99,9 +100,17 @@ def test_artifacts_say_what_they_are() -> None:
     assert manifest.subject is not None and manifest.subject.digest == B
 
 
-def test_foreign_layers_are_known_by_type() -> None:
-    assert Descriptor(media_type=DOCKER_LAYER_FOREIGN, digest=B).is_foreign
-    assert not Descriptor(media_type=LAYER["mediaType"], digest=B).is_foreign  # type: ignore[arg-type]
+def test_foreign_layers_are_known_by_type_and_say_where_they_are() -> None:
+    for media_type in (DOCKER_LAYER_FOREIGN, OCI_LAYER_FOREIGN_PREFIX + "+gzip"):
+        assert Descriptor(media_type=media_type, digest=B, urls=["https://x/l"]).is_foreign
+        assert not Descriptor(media_type=media_type, digest=B).is_foreign
+        assert not Descriptor(media_type=media_type, digest=B, urls=[]).is_foreign
+    assert not Descriptor(media_type=str(LAYER["mediaType"]), digest=B, urls=["https://x/l"]).is_foreign
+
+
+def test_what_an_index_lists_need_not_be_manifests() -> None:
+    assert Descriptor(media_type=OCI_INDEX, digest=B).is_manifest and Descriptor(digest=B).is_manifest
+    assert not Descriptor(media_type=str(LAYER["mediaType"]), digest=B).is_manifest
 
 
 def test_what_we_write_is_what_we_read() -> None:

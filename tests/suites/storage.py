@@ -94,7 +94,23 @@ class StorageSuite:
     async def test_touch_makes_content_no_older(self, driver: StorageDriver) -> None:
         await driver.write(f"{BLOBS}/z/data", b"1")
         before = await driver.stat(f"{BLOBS}/z/data")
-        await driver.touch(f"{BLOBS}/z/data")
+        assert await driver.touch(f"{BLOBS}/z/data")
         after = await driver.stat(f"{BLOBS}/z/data")
         assert before is not None and after is not None and after.modified >= before.modified
-        await driver.touch(f"{BLOBS}/missing/data")
+        assert not await driver.touch(f"{BLOBS}/missing/data")
+
+    @pytest.mark.parametrize(
+        ("folder", "judge"),
+        [(f"{BLOBS}/a", "data"), (f"{REPOSITORIES}/r/_layers/sha256/a", "link")],
+    )
+    async def test_old_is_what_was_not_touched_since(self, driver: StorageDriver, folder: str, judge: str) -> None:
+        path = f"{folder}/{judge}"
+        await driver.write(path, b"1")
+        found = await driver.stat(path)
+        assert found is not None
+        assert not await driver.remove_old(folder, judge, found.modified - 3600)
+        assert await driver.read(path) == b"1"
+        assert await driver.remove_old(folder, judge, found.modified + 3600)
+        assert await driver.stat(path) is None
+        assert not await driver.remove_old(folder, judge, found.modified + 3600)
+        assert not await driver.touch(path)

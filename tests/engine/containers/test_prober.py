@@ -17,6 +17,7 @@ from engine.containers.live import Live
 from engine.containers.model import Container, Status, exited, paused, started
 from engine.containers.prober import Prober
 from engine.containers.settings import ContainerConfig, ExecSettings, HealthConfig, HostConfig
+from engine.measures import Measures
 from engine.runtime.oci import RuntimeFailure
 from engine.runtime.shims import ExecSpec, Shim, ShimLost
 from engine.shim.wire import header
@@ -34,6 +35,7 @@ class Records:
         self.events: list[str] = []
         self.saved = asyncio.Event()
         self.store = self
+        self.measures = Measures()
 
     def get(self, container_id: str) -> Container | None:
         return self.container

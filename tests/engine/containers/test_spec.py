@@ -12,6 +12,7 @@ from engine.containers.security import ALL_CAPABILITIES, DEFAULT_CAPABILITIES
 from engine.containers.settings import ContainerConfig, HostConfig, ThrottleDevice, Ulimit
 from engine.containers.spec import SpecInput, build_spec, capability_sets, uses_init
 from engine.containers.users import ResolvedUser
+from engine.kernel.idmap import IdMap, IdRange
 
 FACTS = HostFacts(capabilities=frozenset(ALL_CAPABILITIES))
 
@@ -148,3 +149,13 @@ def test_the_hosts_own_cgroup2_is_not_mounted_anew(version: int, mode: str, kind
     facts = HostFacts(capabilities=frozenset(ALL_CAPABILITIES), cgroup_version=version)
     made = spec(host=HostConfig(cgroupns_mode=mode), facts=facts)
     assert [m["type"] for m in made["mounts"] if m["destination"] == "/sys/fs/cgroup"] == [kind]
+
+
+def test_users_that_are_others_on_the_host() -> None:
+    ids = IdMap((IdRange(0, 100000, 65536),), (IdRange(0, 200000, 1000), IdRange(1000, 300000, 10)))
+    made = spec(ids=ids, userns="/proc/1/fd/9")["linux"]
+    assert {"type": "user", "path": "/proc/1/fd/9"} in made["namespaces"]
+    assert made["uidMappings"] == [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    assert made["gidMappings"][1] == {"containerID": 1000, "hostID": 300000, "size": 10}
+    assert made["sysctl"]["net.ipv4.ping_group_range"] == "0 1009"
+    assert "uidMappings" not in spec()["linux"]

@@ -68,6 +68,7 @@ def test_a_terminal_that_comes_with_the_runtimes_end_is_heard(tmp_path: Path, mo
         "container_id": "c",
         "spill_dir": str(tmp_path),
         "leaf_folder": "",
+        "owner": [0, 0],
         "leaf_prefix": "",
         "leaf_way": "",
     }

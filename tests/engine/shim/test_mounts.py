@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.shim import mounts
 from engine.shim.mounts import below, split_options
 
 
@@ -23,3 +24,9 @@ def test_a_subpath_stays_below_its_source(tmp_path: Path) -> None:
             below(base, path)
     with pytest.raises(OSError, match="cannot access path .*/none: lstat"):
         below(base, "none")
+
+
+def test_what_a_child_cannot_mount_is_told(tmp_path: Path) -> None:
+    step = {"source": "/x", "target": str(tmp_path), "fstype": "", "mapping": f"{tmp_path}/none"}
+    with pytest.raises(OSError, match="No such file or directory: .*/none"):
+        mounts._apply_mapped(step)

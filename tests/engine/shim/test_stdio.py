@@ -25,7 +25,7 @@ class Process:
     def __init__(self, tmp_path: Path, **options: Any) -> None:
         self.loop = Loop(lambda _pid, _status: None)
         self.log_path = tmp_path / "log"
-        settings = {"terminal": False, "open_stdin": False, "stdin_once": False, **options}
+        settings = {"terminal": False, "open_stdin": False, "stdin_once": False, "owner": (0, 0), **options}
         self.log = JsonFile(str(self.log_path), attributes={})
         self.daemons = {socket.socket(socket.AF_UNIX)}
         self.stdio = Stdio(

@@ -1,4 +1,6 @@
 from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from registry.errors import (
 from registry.server.dispatch import split_path, translate
 from registry.store.uploads import UploadBusy, UploadUnknown
 
-from .conftest import Client, Start
+from .conftest import ANN, Client, Start
 
 D = "sha256:" + "a" * 64
 
@@ -170,6 +172,42 @@ async def test_browsers_may_read_what_an_answer_says(start: Start) -> None:
     assert answer.headers.getall("Access-Control-Expose-Headers") == ["Link"]
     plain = await start()
     assert "Access-Control-Expose-Headers" not in (await plain.call("GET", "/v2/", headers=origin)).headers
+
+
+async def test_a_browser_can_log_in(start: Start, users: Path) -> None:
+    origin = {"Origin": "https://ui.example"}
+    client = await start(htpasswd=users, tokens=True, headers={"Access-Control-Allow-Origin": "https://ui.example"})
+    refused = await client.call("GET", "/v2/a/tags/list", headers=origin)
+    realm = refused.headers["WWW-Authenticate"].partition('realm="')[2].partition('"')[0]
+    asked = await client.call("OPTIONS", realm, headers=origin)
+    assert asked.status == 200 and "Authorization" in asked.headers["Access-Control-Allow-Headers"]
+    answer = await client.call("GET", realm, headers=origin, auth=ANN)
+    assert answer.json["token"] and answer.headers["Access-Control-Allow-Origin"] == "https://ui.example"
+
+
+async def test_a_browser_may_send_conditions_and_see_etags(start: Start) -> None:
+    client = await start(headers={"Access-Control-Allow-Origin": "*"})
+    origin = {"Origin": "https://ui.example"}
+    asked = await client.call("OPTIONS", "/v2/a/manifests/x", headers=origin)
+    assert {"If-None-Match", "Range"} <= set(asked.headers["Access-Control-Allow-Headers"].split(", "))
+    answer = await client.call("GET", "/v2/", headers=origin)
+    exposed = answer.headers["Access-Control-Expose-Headers"].split(", ")
+    assert {"ETag", "Content-Range", "OCI-Filters-Applied"} <= set(exposed)
+
+
+async def test_answers_say_when_they_were_made(client: Client) -> None:
+    digest = await client.push_image("a", "v1", b"layer")
+    same = {"If-None-Match": f'"{digest}"'}
+    answers = [
+        await client.call("GET", "/v2/a/manifests/v1"),
+        await client.call("GET", "/v2/a/manifests/v1", headers=same),
+        await client.call("GET", f"/v2/a/blobs/{Digest.of(b'layer')}"),
+        await client.call("GET", "/v2/a/manifests/none"),
+    ]
+    assert [answer.status for answer in answers] == [200, 304, 200, 404]
+    for answer in answers:
+        made = parsedate_to_datetime(answer.headers["Date"])
+        assert abs((datetime.now(UTC) - made).total_seconds()) < 60
 
 
 async def test_what_is_no_route_has_the_headers_of_every_answer(start: Start) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from registry.digest import Digest
-from registry.manifest import DOCKER_SCHEMA1_SIGNED, OCI_INDEX, OCI_MANIFEST
+from registry.manifest import DOCKER_SCHEMA1_SIGNED, MAX_MANIFEST_BYTES, OCI_INDEX, OCI_MANIFEST
 
 from .conftest import Answer, Client, Start
 
@@ -118,23 +118,23 @@ async def test_addresses_in_layers_follow_policy(start: Start) -> None:
         assert (await put(client, "/v2/a/manifests/x", document)).status == status
 
 
+def artifact(kind: str, subject: Digest, **annotations: str) -> dict[str, Any]:
+    """Its config is `{}`."""
+    return {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": kind,
+        "config": {"digest": str(Digest.of(b"{}")), "size": 2, "mediaType": "application/vnd.oci.empty.v1+json"},
+        "layers": [],
+        "subject": {"digest": str(subject), "size": 1, "mediaType": OCI_MANIFEST},
+        "annotations": {"kind": kind, **annotations},
+    }
+
+
 async def test_referrers(client: Client) -> None:
     subject = await client.push_image("a", "v1")
-    config = await client.push_blob("a", b"{}")
-
-    def artifact(kind: str) -> dict[str, Any]:
-        return {
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "artifactType": kind,
-            "config": {"digest": str(config), "size": 2, "mediaType": "application/vnd.oci.empty.v1+json"},
-            "layers": [],
-            "subject": {"digest": str(subject), "size": 1, "mediaType": OCI_MANIFEST},
-            "annotations": {"kind": kind},
-        }
-
     for kind in ("a/sbom", "a/sig"):
-        answer = await put(client, f"/v2/a/manifests/{kind[2:]}", artifact(kind))
+        answer = await put(client, f"/v2/a/manifests/{kind[2:]}", artifact(kind, subject))
         assert answer.headers["OCI-Subject"] == subject
     answer = await client.call("GET", f"/v2/a/referrers/{subject}")
     assert answer.headers["Content-Type"] == OCI_INDEX
@@ -148,13 +148,77 @@ async def test_referrers(client: Client) -> None:
     assert (await client.call("GET", "/v2/a/referrers/nonsense")).code == "DIGEST_INVALID"
 
 
+async def follow(client: Client, path: str) -> list[Any]:
+    """Every page of a list of referrers."""
+    pages = []
+    while path:
+        answer = await client.call("GET", path)
+        pages.append(answer)
+        link = answer.headers.get("Link", "")
+        assert not link or link.endswith('>; rel="next"')
+        path = link.partition(">")[0].removeprefix("<")
+    return pages
+
+
+async def test_pages_of_referrers(client: Client) -> None:
+    subject = await client.push_image("a", "v1")
+    for number in range(5):
+        await put(client, f"/v2/a/manifests/r{number}", artifact("a/sig+x" if number else "a/other", subject))
+        await put(client, f"/v2/a/manifests/s{number}", artifact("a/sig+x", subject, number=str(number)))
+    url = f"/v2/a/referrers/{subject}"
+    every = [item["digest"] for item in (await client.call("GET", url)).json["manifests"]]
+    for size in (1, 3, 7, 100):
+        pages = await follow(client, f"{url}?n={size}")
+        assert [item["digest"] for page in pages for item in page.json["manifests"]] == every
+        assert len(pages) == -(-len(every) // size)
+    pages = await follow(client, f"{url}?artifactType=a%2Fsig%2Bx&n=2")
+    assert all(page.headers["OCI-Filters-Applied"] == "artifactType" for page in pages)
+    assert sum(len(page.json["manifests"]) for page in pages) == len(every) - 1
+    assert [page.json["manifests"] for page in await follow(client, f"{url}?n=0")] == [[]]
+    assert (await client.call("GET", f"{url}?n=x")).code == "PAGINATION_NUMBER_INVALID"
+
+
+async def test_referrers_come_in_pages_that_clients_read(client: Client) -> None:
+    subject = await client.push_image("a", "v1")
+    for number in range(5):
+        answer = await put(client, f"/v2/a/manifests/r{number}", artifact("a/b", subject, text=str(number) * 1_000_000))
+        assert answer.status == 201
+    pages = await follow(client, f"/v2/a/referrers/{subject}")
+    assert [len(page.json["manifests"]) for page in pages] == [4, 1]
+    assert all(len(page.body) <= MAX_MANIFEST_BYTES for page in pages)
+
+
 async def test_warnings_reach_the_clients_of_the_repositories_they_are_for(start: Start) -> None:
     client = await start(warnings={"old/**": 'moved to "new"', "old/app": "until June"})
     await client.push_image("old/app", "v1")
     await client.push_image("new/app", "v1")
     answer = await client.call("HEAD", "/v2/old/app/manifests/v1")
-    assert answer.headers["Warning"] == '299 - "moved to \\"new\\"", 299 - "until June"'
+    # One header each: oras and regctl read no second warning from one.
+    assert answer.headers.getall("Warning") == ['299 - "moved to \\"new\\""', '299 - "until June"']
     assert "Warning" not in (await client.call("GET", "/v2/new/app/manifests/v1")).headers
+
+
+async def test_warnings_are_no_longer_than_oci_allows(start: Start) -> None:
+    client = await start(warnings={"*" * number: "w" * 200 for number in range(1, 30)})
+    await client.push_image("app", "v1")
+    headers = (await client.call("GET", "/v2/app/manifests/v1")).headers
+    assert len(headers.getall("Warning")) == 4096 // 200
+
+
+async def test_a_condition_that_does_not_hold_is_refused(client: Client) -> None:
+    digest = await client.push_image("a", "v1", b"layer")
+    layer, other = Digest.of(b"layer"), Digest.of(b"other")
+    for path, it in (("manifests/v1", digest), (f"manifests/{digest}", digest), (f"blobs/{layer}", layer)):
+        for method in ("GET", "HEAD"):
+            for value, status in (
+                (f'"{it}"', 200),
+                ("*", 200),
+                (f'"{other}", "{it}"', 200),
+                (f'"{other}"', 412),
+                (f'W/"{it}"', 412),
+            ):
+                answer = await client.call(method, f"/v2/a/{path}", headers={"If-Match": value})
+                assert answer.status == status, (method, path, value)
 
 
 async def test_embedded_data_must_be_what_its_descriptor_says(client: Client) -> None:

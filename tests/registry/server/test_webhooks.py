@@ -1,5 +1,6 @@
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,9 +11,16 @@ from aiohttp import web
 
 from registry.config import Webhook
 from registry.digest import Digest
-from registry.server import webhooks
+from registry.server import spool, webhooks
+from registry.server.spool import Spool
 
 from .conftest import Start
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No wait for replicas that might claim the same."""
+    monkeypatch.setattr(spool, "SETTLE_SECONDS", 0.0)
 
 
 class Listener:
@@ -122,7 +130,7 @@ async def test_events_stay_in_order_when_the_clock_is_set_back(start: Start, mon
     client = await start(webhooks=(Webhook("h", url, backoff_seconds=0.01, threshold=1000),))
     queue = client.server.webhooks.queues[0]
     for number, moment in enumerate((2_000, 1_000, 1_000)):
-        monkeypatch.setattr(webhooks.time, "time_ns", lambda moment=moment: moment)
+        monkeypatch.setattr(spool.time, "time_ns", lambda moment=moment: moment)
         await client.push_blob(f"r{number}", b"x")
         await queue.write_down()
     async with listening(listener, port):
@@ -182,7 +190,7 @@ async def test_what_happens_while_an_endpoint_is_away_is_written_down_at_once_an
         await client.push_blob("b", b"y")
         while queue._fresh:
             await asyncio.sleep(0.01)
-    assert len(await client.server.driver.names(queue._folder)) == 2, "a killed server would have lost one"
+    assert queue._spool.waiting == 2, "a killed server would have lost one"
     assert b"registry_notifications_pending_total 2" in client.server.metrics.text()
     async with listening(listener, port):
         await listener.until(2)
@@ -214,7 +222,7 @@ async def test_a_full_disk_does_not_end_the_queue(start: Start, monkeypatch: pyt
     listener = Listener()
     async with listening(listener) as url:
         client = await start(webhooks=(Webhook("h", url, backoff_seconds=0.01),))
-        driver, failures = client.server.webhooks.queues[0]._driver, [OSError(28, "no space left"), OSError(5, "bad")]
+        driver, failures = client.server.driver, [OSError(28, "no space left"), OSError(5, "bad")]
         write = driver.write
 
         async def fail(path: str, data: bytes) -> None:
@@ -226,3 +234,40 @@ async def test_a_full_disk_does_not_end_the_queue(start: Start, monkeypatch: pyt
         await client.push_blob("a", b"x")
         await listener.until(1)
     assert not failures
+
+
+async def test_a_replica_that_starts_leaves_alone_what_a_living_one_will_deliver(start: Start) -> None:
+    listener = Listener()
+    async with listening(listener) as url:
+        port = int(url.split(":")[2].split("/")[0])
+    hook = Webhook("h", url, backoff_seconds=0.05, threshold=1000)
+    one = await start(webhooks=(hook,))
+    await one.push_blob("a", b"x")
+    await one.server.webhooks.queues[0].write_down()
+    two = await start(webhooks=(hook,))
+    await two.push_blob("b", b"y")
+    async with listening(listener, port):
+        await listener.until(2)
+        await asyncio.sleep(0.2)
+    assert sorted(event["target"]["repository"] for event in listener.events) == ["a", "b"]
+
+
+async def test_a_replica_delivers_what_a_killed_one_wrote_down(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "ROUND_SECONDS", 0.05)
+    listener = Listener()
+    async with listening(listener) as url:
+        client = await start(webhooks=(Webhook("h", url, backoff_seconds=0.01),))
+        folder = client.server.webhooks.queues[0]._spool._folder
+        killed = Spool(client.server.driver, folder)
+        await killed.write([{"id": "1"}, {"id": "2"}])
+        await asyncio.sleep(0.2)
+        assert not listener.events, "it may live"
+        for name in await client.server.driver.names(folder):
+            place = client.server.driver.local_path(f"{folder}/{name}")
+            assert place is not None
+            os.utime(place, (1000, 1000))
+        await listener.until(2)
+        assert [event["id"] for event in listener.events] == ["1", "2"]
+        async with asyncio.timeout(10):
+            while await client.server.driver.names(folder) != ["now"]:
+                await asyncio.sleep(0.01)

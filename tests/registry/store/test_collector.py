@@ -1,5 +1,6 @@
 import os
 import time
+from collections.abc import Awaitable
 
 import pytest
 
@@ -12,6 +13,7 @@ from registry.store import paths
 from registry.store.collector import Collector, keeps, verify
 from registry.store.leases import Leases
 from registry.store.pulls import PullTimes
+from registry.store.repositories import Repositories
 from registry.store.uploads import Uploads
 
 from .conftest import Store, open_store
@@ -203,3 +205,116 @@ async def test_a_blob_that_another_process_is_about_to_place_is_spared(store: St
     (folder / "data").unlink()
     age_everything(store)
     assert (await collector.collect()).removed_blobs == [str(digest)] and not folder.exists()
+
+
+async def test_what_another_process_told_of_during_the_mark_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Links and manifests that nothing needs are old when the collector looks, and young when it comes to take them."""
+    child = await store.image("r", "child", b"needed")
+    blob = await store.blob("r", b"of an image that went")
+    await store.repositories.delete_tag("r", "child")
+    age_everything(store)
+    server = open_store(store.root)
+    fresh, collector = reopened(store)
+    linked = fresh.repositories.linked_blobs
+
+    async def told_meanwhile(*arguments: object) -> list[tuple[Digest, float]]:
+        found = await linked(*arguments)  # type: ignore[arg-type]
+        assert await server.repositories.blob("r", blob) == (blob, 21)
+        return found
+
+    monkeypatch.setattr(fresh.repositories, "linked_blobs", told_meanwhile)
+    monkeypatch.setattr(fresh.repositories, "revisions", lambda name: told_of_child(name))
+
+    async def told_of_child(name: str) -> list[Digest]:
+        found = await server.repositories.revisions(name)
+        original = collector._tagged
+
+        async def tagged(*arguments: object) -> set[Digest]:
+            keep = await original(*arguments)  # type: ignore[arg-type]
+            assert child not in keep and (await server.repositories.manifest("r", str(child))).digest == child
+            return keep
+
+        monkeypatch.setattr(collector, "_tagged", tagged)
+        return found
+
+    report = await collector.collect(untagged=True)
+    assert (report.removed_manifests, report.removed_links, report.removed_blobs) == ([], 0, [])
+    index = Index(media_type=OCI_INDEX, manifests=[Descriptor(digest=str(child), size=1)])
+    await server.repositories.put_manifest("r", "multi", encode(index), sparse_index=False)
+    assert [damage async for damage in verify(store.blobs, store.repositories)] == []
+
+
+async def test_what_somebody_is_told_of_is_young_for_collectors_elsewhere(store: Store) -> None:
+    digest = await store.image("r", "v1")
+    layer = Digest.of(b"layer")
+    await store.repositories.mount("r", "other", layer)
+    data = paths.blob_data(layer)
+    server = open_store(store.root).repositories
+
+    async def young_after(answer: Awaitable[object]) -> set[str]:
+        age_everything(store)
+        assert await answer
+        files = [path for path in store.root.rglob("*") if path.is_file() and path.stat().st_mtime > 1000]
+        return {str(path.relative_to(store.root)) for path in files}
+
+    for _ in range(2):  # the second answer comes from memory, as far as there is one
+        assert await young_after(server.blob("r", layer)) >= {data, paths.layer_link("r", layer)}
+        assert paths.revision_link("r", digest) in await young_after(server.manifest("r", str(digest)))
+        assert await young_after(server.mount("r", "other", layer)) >= {data, paths.layer_link("other", layer)}
+    assert await server.blob("r", layer) and await server.manifest("r", str(digest))
+    assert server.hot_blob("r", layer) is not None and server.hot_manifest("r", str(digest)) is not None
+    age_everything(store)
+    assert server.hot_blob("r", layer) is None and server.hot_manifest("r", str(digest)) is None
+    assert not any("current" in path for path in await young_after(server.manifest("r", "v1")))
+
+
+async def test_a_manifest_pushed_again_is_young(store: Store) -> None:
+    digest = await store.image("r", "v1")
+    await store.repositories.delete_tag("r", "v1")
+    age_everything(store)
+    server = open_store(store.root)
+    await server.repositories.put_manifest("r", str(digest), await store.blobs.read(digest))
+    _, collector = reopened(store)
+    assert (await collector.collect(untagged=True)).removed_manifests == []
+
+
+async def test_a_tag_pushed_after_it_was_found_to_be_old_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    await store.image("r", "v1", b"one")
+    age_everything(store)
+    fresh, _ = reopened(store)
+    collector = Collector(fresh.blobs, fresh.repositories, fresh.leases, retention=[Retention(("**",))])
+    stat_all = fresh.blobs.driver.stat_all
+
+    async def push_after(places: list[str]) -> object:
+        found = await stat_all(places)
+        if places == [paths.tag_current("r", "v1")]:
+            await store.image("r", "v1", b"two")
+        return found
+
+    monkeypatch.setattr(fresh.blobs.driver, "stat_all", push_after)
+    assert (await collector.collect()).removed_tags == []
+    assert await store.repositories.tags("r") == ["v1"]
+
+
+async def test_half_a_tag_goes_when_it_is_old(store: Store) -> None:
+    await store.image("r", "v1")
+    folder = store.root / paths.tag_folder("r", "v1")
+    (folder / "current" / "link").unlink()
+    collector = Collector(store.blobs, store.repositories, Leases(), retention=[Retention(("**",))])
+    assert (await collector.collect()).removed_tags == [], "its push may go on"
+    os.utime(folder, (1000, 1000))
+    assert (await collector.collect()).removed_tags == ["r:v1"] and not folder.exists()
+
+
+async def test_a_short_grace_period_is_kept_to(store: Store) -> None:
+    """What is told of must be young for as long as the collectors go by."""
+    blob = await store.blob("r", b"x")
+    server = Repositories(open_store(store.root).blobs, Leases(), grace_seconds=30)
+    paths_of = [store.blobs.local_path(blob), store.root / paths.layer_link("r", blob)]
+    for _ in range(2):
+        for path in paths_of:
+            os.utime(path, (time.time() - 20, time.time() - 20))
+        assert (server.hot_blob("r", blob) or await server.blob("r", blob)) == (blob, 1)
+        assert all(time.time() - path.stat().st_mtime < 10 for path in paths_of)

@@ -1,4 +1,6 @@
 import asyncio
+import errno
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -55,3 +57,32 @@ async def test_a_second_process_cannot_append_to_the_same_upload(tmp_path: Path)
     await appender.close()
     second = await driver.append("u/data")
     await second.close()
+
+
+async def test_what_is_written_while_its_old_folder_is_out_of_reach_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = FilesystemDriver(tmp_path)
+    await driver.write("b/data", b"old")
+    take_away = driver._take_away_sync
+
+    def taken(path: str) -> str | None:
+        trash = take_away(path)
+        (tmp_path / "b").mkdir()
+        (tmp_path / "b" / "data").write_bytes(b"new")
+        return trash
+
+    monkeypatch.setattr(driver, "_take_away_sync", taken)
+    assert not await driver.remove_old("b", "data", 0.0)
+    assert await driver.read("b/data") == b"new" and await driver.names("berth/tmp") == []
+
+
+async def test_what_may_only_be_read_counts_as_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = FilesystemDriver(tmp_path)
+    await driver.write("b/data", b"x")
+
+    def refuse(path: str) -> None:
+        raise PermissionError(errno.EPERM, "not the owner", path)
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert await driver.touch("b/data") and not await driver.touch("none/data")

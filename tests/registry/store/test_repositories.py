@@ -5,7 +5,16 @@ import pytest
 
 from registry.digest import Digest, InvalidDigest
 from registry.errors import BlobsMissing, DigestMismatch, ManifestInvalid, ManifestUnknown
-from registry.manifest import OCI_INDEX, OCI_MANIFEST, Descriptor, ImageManifest, Index, encode
+from registry.manifest import (
+    DOCKER_LAYER_FOREIGN,
+    OCI_INDEX,
+    OCI_LAYER_GZIP,
+    OCI_MANIFEST,
+    Descriptor,
+    ImageManifest,
+    Index,
+    encode,
+)
 
 from .conftest import Store, open_store
 
@@ -71,6 +80,28 @@ async def test_a_sparse_index_is_a_matter_of_policy(store: Store) -> None:
     assert await store.repositories.put_manifest("r", "v1", document)
     with pytest.raises(BlobsMissing):
         await store.repositories.put_manifest("r", "v2", document, sparse_index=False)
+
+
+async def test_an_index_of_layers_is_not_sparse(store: Store) -> None:
+    """BuildKit's caches are such; registry:2 takes them."""
+    layer = await store.blob("r", b"layer")
+    entries = [Descriptor(media_type=OCI_LAYER_GZIP, digest=str(layer), size=5)]
+    document = Index(media_type=OCI_INDEX, manifests=entries)
+    assert await store.repositories.put_manifest("r", "v1", encode(document), sparse_index=False)
+    entries.append(Descriptor(media_type=OCI_LAYER_GZIP, digest=str(Digest.of(b"x")), size=1))
+    with pytest.raises(BlobsMissing) as caught:
+        await store.repositories.put_manifest("r", "v2", encode(document), sparse_index=False)
+    assert caught.value.digests == [str(Digest.of(b"x"))]
+
+
+async def test_a_foreign_layer_may_be_missing_where_it_says_what_to_ask_instead(store: Store) -> None:
+    config = await store.blob("r", b"{}")
+    layer = Descriptor(media_type=DOCKER_LAYER_FOREIGN, digest=str(Digest.of(b"f")), size=1, urls=["https://x/f"])
+    document = ImageManifest(config=Descriptor(digest=str(config), size=2), layers=[layer])
+    assert await store.repositories.put_manifest("r", "v1", encode(document))
+    layer.urls = None
+    with pytest.raises(BlobsMissing):
+        await store.repositories.put_manifest("r", "v2", encode(document))
 
 
 async def test_bytes_must_match_their_digest(store: Store) -> None:
