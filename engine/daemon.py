@@ -376,6 +376,8 @@ class Daemon:
         config = self.config
         driver = next((o.partition("=")[2] for o in config.exec_opts if o.startswith("native.cgroupdriver=")), None)
         cgroups = await run_blocking(Cgroups.detect_sync, driver)
+        if missing := await run_blocking(cgroups.make_room_sync):
+            log.warning("containers cannot be limited by %s: this container does not have it to give", missing)
         facts = await run_blocking(partial(probe_host_sync, cgroups.driver, will_forward=config.ip_forward))
         facts = replace(facts, ids=await run_blocking(idmap_of_sync, config.userns_remap))
         runtimes = await _probe_runtimes(config, cgroups)

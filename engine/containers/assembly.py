@@ -24,6 +24,7 @@ from engine.clock import rfc3339
 from engine.config import Config
 from engine.containers import cdi, rundir
 from engine.containers.accounts import Accounts
+from engine.containers.grace import end_with_host
 from engine.containers.host import DeviceNode, HostFacts
 from engine.containers.hostprobe import all_devices_sync, cdi_catalog_sync, device_nodes_sync
 from engine.containers.joined import Joined, Users
@@ -236,6 +237,7 @@ class Assembly:
                 program=spec["process"]["args"][0],
                 shared_pid=container.host_config.pid_mode != "",
                 guarded=guarded,
+                end_with_host=end_with_host(container.config),
                 owner=root,
             )
         )

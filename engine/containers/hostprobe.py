@@ -48,8 +48,9 @@ _V2_CONTROLS = {
     "cpu": frozenset({"cpu_shares", "cpu_cfs"}),
     "cpuset": frozenset({"cpuset"}),
     "pids": frozenset({"pids"}),
-    "io": frozenset({"blkio_weight", "blkio_weight_device", "blkio_throttle"}),
+    "io": frozenset({"blkio_weight", "blkio_throttle"}),
 }
+_V2_WEIGHT_DEVICE = "*/io.bfq.weight"  # of one scheduler; without that, runc says nothing and crun fails
 
 
 def probe_host_sync(cgroup_driver: str = "cgroupfs", *, will_forward: bool = False) -> HostFacts:
@@ -177,6 +178,8 @@ def _cgroups() -> tuple[int, frozenset[str], str, str]:
     found: set[str] = set()
     for controller in controllers:
         found |= _V2_CONTROLS.get(controller, frozenset())
+    if any(Path(v2).glob(_V2_WEIGHT_DEVICE)):
+        found.add("blkio_weight_device")
     return 2, frozenset(found), _read(f"{v2}/cpuset.cpus.effective"), _read(f"{v2}/cpuset.mems.effective")
 
 

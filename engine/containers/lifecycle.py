@@ -14,7 +14,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 
 from engine.clock import now_ns
-from engine.containers import model
+from engine.containers import grace, model
 from engine.containers.assembly import Assembly
 from engine.containers.health import with_fresh_health
 from engine.containers.journalist import Journalist
@@ -36,11 +36,7 @@ from engine.tasks import KeyedLocks
 
 log = logging.getLogger(__name__)
 
-DEFAULT_STOP_SECONDS = 10
 KILL_PATIENCE_SECONDS = 10.0
-UNSENT_SECONDS = 2
-"""How long a stop waits before it kills where there is no such signal as was asked for."""
-HOST_GRACE_SECONDS = 60  # systemd itself ends a service that takes longer than 90 to stop
 START_TIMEOUT_SECONDS = 120.0
 
 
@@ -123,8 +119,8 @@ class Lifecycle:
     async def stop(self, container_id: str, *, seconds: int | None = None, signal_name: str = "") -> None:
         """Ask the process to end, then kill it. Raises ``NotModified`` when nothing runs."""
         container = self._records.store.require(container_id)
-        number = parse_signal(signal_name or container.config.stop_signal or "SIGTERM")
-        grace = seconds if seconds is not None else _stop_seconds(container)
+        number = parse_signal(signal_name) if signal_name else grace.stop_signal(container.config)
+        patience = seconds if seconds is not None else grace.stop_seconds(container.config)
         async with self._locks(container_id):
             container = self._records.store.require(container_id)
             live = self._live[container_id]
@@ -136,7 +132,7 @@ class Lifecycle:
             if not container.is_running:
                 raise NotModified()
             await self._records.save(model.replace_state(container, manually_stopped=True))
-        await self._end(container, live, number, grace)
+        await self._end(container, live, number, patience)
         self._records.event(container, "stop")
 
     async def _give_up_restart(self, container: Container, live: Live) -> None:
@@ -166,21 +162,19 @@ class Lifecycle:
             _cancel_restart(live)
             if not container.is_running:
                 return
-        grace = _stop_seconds(container)
-        number = parse_signal(container.config.stop_signal or "SIGTERM")
-        await self._end(container, live, number, min(grace, HOST_GRACE_SECONDS) if grace >= 0 else HOST_GRACE_SECONDS)
+        await self._end(container, live, grace.stop_signal(container.config), grace.host_seconds(container.config))
         await self._await_settled(container_id)
 
-    async def _end(self, container: Container, live: Live, number: int, grace: int) -> None:
-        """Signal, wait for the grace period (negative: for ever), kill, wait again."""
+    async def _end(self, container: Container, live: Live, number: int, patience: int) -> None:
+        """Signal, wait for so many seconds (negative: for ever), kill, wait again."""
         if can_be_sent(number):
             await self._signal(container, live, number)
             self._records.event(container, "kill", {"signal": str(number)})
         else:
-            grace = UNSENT_SECONDS if grace >= 0 else grace
+            patience = grace.UNSENT_SECONDS if patience >= 0 else patience
         if container.state.status is Status.PAUSED:
             await self._thaw(container)
-        if not await live.ended_within(None if grace < 0 else float(grace)):
+        if not await live.ended_within(None if patience < 0 else float(patience)):
             await self._signal(container, live, signal.SIGKILL)
             self._records.event(container, "kill", {"signal": str(int(signal.SIGKILL))})
             if not await live.ended_within(KILL_PATIENCE_SECONDS):
@@ -304,11 +298,6 @@ def _is_final(container: Container, number: int) -> bool:
     """Whether a signal sent by hand ends the restarts: its stop signal and KILL do, and any where it has none."""
     stop_signal = container.config.stop_signal
     return not stop_signal or number in (signal.SIGKILL, parse_signal(stop_signal))
-
-
-def _stop_seconds(container: Container) -> int:
-    wanted = container.config.stop_timeout
-    return DEFAULT_STOP_SECONDS if wanted is None else wanted
 
 
 def _cancel_restart(live: Live) -> None:

@@ -70,8 +70,10 @@ def _check_memory_extras(limits: Resources, facts: HostFacts, findings: Findings
         raise ValueError("Minimum memory reservation allowed is 6MB")
     elif limits.memory > 0 and limits.memory < reservation:
         raise ValueError("Minimum memory limit can not be less than memory reservation limit, see usage")
-    if limits.oom_kill_disable and "oom_kill_disable" not in facts.supports:
-        findings.discard("Your kernel does not support OomKillDisable. OomKillDisable discarded.", "oom_kill_disable")
+    if limits.oom_kill_disable is not None and "oom_kill_disable" not in facts.supports:
+        findings.discarded.append("oom_kill_disable")  # not even "no" stays on record
+        if limits.oom_kill_disable:
+            findings.warnings.append("Your kernel does not support OomKillDisable. OomKillDisable discarded.")
     elif limits.oom_kill_disable and limits.memory == 0:
         findings.warnings.append(
             "OOM killer is disabled for the container, but no memory limit is set, "

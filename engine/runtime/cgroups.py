@@ -36,6 +36,8 @@ V1_CONTROLLERS = frozenset(
 )
 DEFAULT_PARENT = "/docker"
 DEFAULT_SLICE = "system.slice"
+OWN_GROUP = "init"  # as docker's own image of an engine calls it
+MOVES = 5  # processes may be started while others are moved
 KILL_SECONDS = 5.0
 FREEZE_SECONDS = 5.0
 
@@ -142,6 +144,30 @@ class Cgroups:
         if place:
             with contextlib.suppress(OSError), open(place, "w", encoding="ascii") as file:
                 file.write(str(os.getpid()))
+
+    def make_room_sync(self) -> list[str]:
+        """Let groups below v2's root have controllers where that root is a container's, ours; those that they lack.
+
+        A group with processes of its own passes no controllers on (but for the hierarchy's real root, which has no
+        type), so the processes of the container that this engine runs in are moved into a group beside its containers.
+        """
+        root = self.unified
+        if self.version != 2 or self.driver == "systemd" or not os.path.exists(f"{root}/cgroup.type"):
+            return []
+        missing = self._not_passed_on(root)
+        for _ in range(MOVES if missing else 0):
+            _move_all(root, f"{root}/{OWN_GROUP}")
+            for controller in missing:
+                with contextlib.suppress(OSError):
+                    _write(f"{root}/cgroup.subtree_control", f"+{controller}")
+            missing = self._not_passed_on(root)
+            if not missing:
+                break
+        return missing
+
+    def _not_passed_on(self, root: str) -> list[str]:
+        with open(f"{root}/cgroup.subtree_control", encoding="ascii") as file:
+            return sorted(self.controllers.difference(file.read().split()))
 
     def _own_procs_file(self) -> str:
         mounts = {**self.v1, "": self.unified}
@@ -264,6 +290,17 @@ def _below(root: str) -> Iterator[str]:
     """`root` and every folder below it, parents first; nothing when it does not exist."""
     for folder, _folders, _files in os.walk(root):
         yield folder
+
+
+def _move_all(source: str, target: str) -> None:
+    """As far as the kernel lets it: what ends meanwhile, or is in another's pid namespace, stays out of it."""
+    with contextlib.suppress(OSError):
+        os.makedirs(target, exist_ok=True)
+        with open(f"{source}/cgroup.procs", encoding="ascii") as lines:
+            pids = lines.read().split()
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                _write(f"{target}/cgroup.procs", pid)
 
 
 def _write(path: str, word: str) -> None:

@@ -1,5 +1,6 @@
 """What the shims' callers hand in and get back: specifications, records, events. Pure."""
 
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ class ShimSpec:
     `hold_fds` stay open in the shim until the container's end is discarded. `shared_pid` says that the container has no
     pid namespace of its own, so that its other processes must be killed when its first one has ended. `guarded` are the
     runtime's mounts (destination, source, type) that the shim must keep out of /proc, as this runtime would not.
+    `end_with_host` is the signal (0: none), and the seconds until SIGKILL, with which the shim ends the container when
+    the host ends and no daemon did it.
     `owner` is container root, whose the streams are.
     """
 
@@ -55,6 +58,7 @@ class ShimSpec:
     program: str = ""
     shared_pid: bool = False
     guarded: tuple[tuple[str, str, str], ...] = ()
+    end_with_host: tuple[int, int] = (signal.SIGTERM, 10)
     owner: tuple[int, int] = (0, 0)
 
 

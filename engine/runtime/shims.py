@@ -60,6 +60,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 SPAWN_SECONDS = 10.0  # mounts may touch slow disks; nothing else of a spawn takes longer than a millisecond
+ZYGOTE_SECONDS = 60.0  # it has to be loaded and to rehearse, perhaps while a whole machine boots
 LEAVE_SECONDS = 2.0
 HELLO_SECONDS = 30.0  # a shim answers in a millisecond, but a machine may be busy with other things
 _CREDENTIALS = struct.Struct("3i")
@@ -164,10 +165,10 @@ class Shims:
                     sock = await run_blocking(self._start_zygote_sync, path)
                 channel = Channel(sock, lambda _event: None, lambda: log.warning("the zygote has ended"))
                 try:
-                    async with asyncio.timeout(SPAWN_SECONDS):
+                    async with asyncio.timeout(ZYGOTE_SECONDS):
                         await channel.ask("hello")
                 except TimeoutError as error:
-                    raise TimeoutError(f"the zygote does not answer within {SPAWN_SECONDS} seconds") from error
+                    raise TimeoutError(f"the zygote does not answer within {ZYGOTE_SECONDS} seconds") from error
                 self._zygote = channel
             return self._zygote
 
@@ -237,6 +238,8 @@ def _settings(spec: ShimSpec, cgroups: Cgroups) -> dict[str, Any]:
         "leaf_prefix": leaf_prefix,
         "leaf_way": leaf_way.value,
         "shared_pid": spec.shared_pid,
+        "stop_signal": spec.end_with_host[0],
+        "stop_seconds": spec.end_with_host[1],
         "guarded": spec.guarded,
         "owner": spec.owner,
         "groups": cgroups.folders(spec.cgroup_path) if leaves_only_groups(spec.runtime) else [],

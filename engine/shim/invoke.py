@@ -13,6 +13,8 @@ from typing import Any
 
 from engine.shim import wire
 
+# What becomes of systemd when nothing is left to do for the host but to end all processes.
+_END_OF_HOST = b"systemd-shutdow\n"  # the kernel keeps fifteen bytes of a name
 # What the zygote, or Python by itself, ignores must not stay ignored in a container.
 DEFAULTS = (
     signal.SIGPIPE,
@@ -122,6 +124,13 @@ def read_whole(path: str) -> bytes:
         return b"".join(parts)
     finally:
         os.close(descriptor)
+
+
+def host_ends() -> bool:
+    """Whether systemd has stopped all units and now ends what still runs; other hosts do not wait for that."""
+    with contextlib.suppress(OSError):
+        return read_whole("/proc/1/comm") == _END_OF_HOST
+    return False
 
 
 def read_pid(path: str) -> int:

@@ -42,35 +42,41 @@ class Timer:
         self.call = None
 
 
-def wake_on_children() -> None:
-    """Install the handler without which SIGCHLD would wake nobody; a fork inherits it."""
-    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+def wake_on(number: int) -> None:
+    """Install the handler without which this signal would wake nobody; a fork inherits it."""
+    signal.signal(number, lambda _number, _frame: None)
 
 
 class Loop:
     """Watches descriptors, timers and children until `stop`."""
 
-    def __init__(self, on_child: Callable[[int, int], None], on_ending: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self,
+        on_child: Callable[[int, int], None],
+        on_ending: Callable[[int], None] | None = None,
+        on_term: Callable[[], None] | None = None,
+    ) -> None:
         """`on_child(pid, status)` is called for every reaped child, with the wait status; `on_ending(pid)` before that,
-        while /proc still tells of it."""
+        while /proc still tells of it; `on_term()` for SIGTERM."""
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._timers: list[Timer] = []
         self._on_child = on_child
         self._on_ending = on_ending
+        self._on_term = on_term
         self._running = False
         self._faults: dict[int, int] = {}
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.busy = False  # set by who moved much data: memory goes back to the kernel at the next pause
         self.rest = False  # set by who would be woken again at once for little: what comes meanwhile is taken together
 
-    def catch_children(self) -> None:
-        """Be woken by SIGCHLD, for which `wake_on_children` has installed a handler.
+    def catch_signals(self) -> None:
+        """Be woken by SIGCHLD and SIGTERM, as far as `wake_on` has installed their handlers.
 
         One loop per process, after the fork.
         """
         signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
-        self.watch(self._wake_reader, READ, self._reap)
+        self.watch(self._wake_reader, READ, self._signalled)
 
     def watch(self, descriptor: int, events: int, handler: Callable[[int], None]) -> None:
         """Call handler(events) while any of `events` (or a hang-up) holds. Replaces an earlier watch."""
@@ -96,7 +102,7 @@ class Loop:
 
     def run(self) -> None:
         self._running = True
-        self._reap(READ)  # a child may have ended before SIGCHLD was ours
+        self._reap()  # a child may have ended before SIGCHLD was ours
         while self._running:
             if self.rest:
                 self.rest = False
@@ -137,12 +143,18 @@ class Loop:
             if timer.call is not None:
                 self._survive(timer.call)
 
-    def _reap(self, _events: int) -> None:
+    def _signalled(self, _events: int) -> None:
+        with_term = False
         try:
-            while os.read(self._wake_reader, 4096):
-                pass
+            while numbers := os.read(self._wake_reader, 4096):
+                with_term = with_term or signal.SIGTERM in numbers
         except BlockingIOError:
             pass
+        self._reap()
+        if with_term and self._on_term is not None:
+            self._survive(self._on_term)
+
+    def _reap(self) -> None:
         while True:
             try:
                 ending = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)

@@ -16,12 +16,13 @@ from typing import Any
 from engine.shim import console, invoke, mounts, oom, procguard, remains, wire
 from engine.shim.execs import Execs
 from engine.shim.log import open_log
-from engine.shim.loop import READ, Loop, Timer
+from engine.shim.loop import READ, Loop, Timer, wake_on
 from engine.shim.stdio import Stdio
 
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
-# After discard, clients may still be reading what the container wrote; one that reads nothing for this long is cut off.
+# After discard, clients may still be reading what the container wrote; one that reads nothing for this long from then
+# on is cut off.
 LINGER_SECONDS = 60.0
 # How long the start of a container that is no longer wanted may still take before the runtime is killed in it.
 UNWANTED_START_SECONDS = 5.0
@@ -40,7 +41,7 @@ class Monitor:
         self._settings = settings
         self._container_id = str(settings["container_id"])
         self._held = held
-        self._loop = Loop(self._reaped, self._ending)
+        self._loop = Loop(self._reaped, self._ending, self._told_to_end)
         self._connections: list[socket.socket] = []
         self._runtime = invoke.Runtime(settings["runtime"])
         self._log = open_log(settings["log"], self._log_trouble)
@@ -63,6 +64,7 @@ class Monitor:
         self._mounted: list[str] = []
         self._oom: oom.Watch | None = None
         self._discards: list[Answer] = []  # who wants the end of it all
+        self._host_ends = False
         self._socket_inode = 0
         self._alone: Timer | None = None
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
@@ -85,7 +87,7 @@ class Monitor:
         self._socket_inode = os.stat(wire.SOCKET_FILE).st_ino
         self._listener.listen(8)
         self._loop.watch(self._listener.fileno(), READ, self._accept)
-        self._loop.catch_children()
+        self._loop.catch_signals()
 
     def serve(self, first: socket.socket) -> None:
         self._adopt(first)
@@ -295,6 +297,7 @@ class Monitor:
             self._stdio.finish()
             answer(wire.failure(error if isinstance(error, OSError) else OSError(str(error))))
             self._end_if_unwanted()
+            self._leave_if_host_ends()
             return
         self._phase = "running"
         self._started_at = time.time_ns()
@@ -306,6 +309,7 @@ class Monitor:
         elif self._settings["oom_file"]:
             self._oom = oom.Watch(self._loop, self._settings["oom_file"], lambda: self._tell({"event": "oom"}))
         self._end_if_unwanted()
+        self._end_with_host()
 
     def _ending(self, pid: int) -> None:
         self._execs.ending(pid)
@@ -350,11 +354,37 @@ class Monitor:
             self._tell({"event": "exit", "record": self._record})
             self._stdio.finish()
             self._end_if_unwanted()
+            self._leave_if_host_ends()
 
         self._stdio.drain(drained)
 
     def _log_trouble(self, error: OSError) -> None:
         self._tell({"event": "log_trouble", "error": str(error)})
+
+    # the end of the host
+
+    def _told_to_end(self) -> None:
+        """SIGTERM: heeded only when the host ends and no daemon has ended the container before."""
+        if not self._host_ends and invoke.host_ends():
+            self._host_ends = True
+            self._end_with_host()
+            self._leave_if_host_ends()
+
+    def _end_with_host(self) -> None:
+        if self._host_ends and self._phase == "running" and self._init_pid is not None:
+            self._signal_init(self._settings["stop_signal"])
+            self._loop.after(self._settings["stop_seconds"], partial(self._signal_init, signal.SIGKILL))
+
+    def _signal_init(self, number: int) -> None:
+        if self._phase == "running" and self._init_pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._init_pid, number)
+
+    def _leave_if_host_ends(self) -> None:
+        """Nothing is put away: the boot does that, and no systemd is left that a runtime could ask for it."""
+        if self._host_ends and self._phase in ("ready", "failed", "exited"):
+            self._log.close()
+            self._loop.stop()
 
     # the end
 
@@ -417,16 +447,16 @@ class Monitor:
         self._phase = "gone"
         for answer in self._discards:
             answer({"trouble": trouble})
-        self._linger()
+        self._linger(time.monotonic())
 
-    def _linger(self) -> None:
+    def _linger(self, since: float) -> None:
         waiting = [self._stdio, *self._execs.lingering()]
         attachments = [attachment for stdio in waiting for attachment in stdio.attachments]
         for attachment in attachments:
-            if time.monotonic() - attachment.progress > LINGER_SECONDS:
+            if time.monotonic() - max(attachment.progress, since) > LINGER_SECONDS:
                 attachment.drop()
         if attachments or self._log.lingering:
-            self._loop.after(0.2, self._linger)
+            self._loop.after(0.2, partial(self._linger, since))
         else:
             self._loop.stop()
 
@@ -436,6 +466,7 @@ def run_shim(run_dir: str, control: int, held: list[int]) -> None:
     os.setsid()
     _prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     _prctl(PR_SET_NAME, b"berth-shim", 0, 0, 0)
+    wake_on(signal.SIGTERM)
     first = socket.socket(fileno=control)
     try:
         monitor = Monitor(invoke.load_settings(run_dir), held)

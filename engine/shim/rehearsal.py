@@ -148,6 +148,8 @@ def _settings(folder: str) -> dict[str, object]:
         "leaf_prefix": "",
         "leaf_way": "",
         "shared_pid": False,
+        "stop_signal": signal.SIGTERM,
+        "stop_seconds": 10,
         "guarded": [("/etc/hosts", folder, "bind")],
         "owner": (0, 0),
         "groups": [],
@@ -159,9 +161,11 @@ def _live(folder: str) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     daemon = os.fork()
     if not daemon:
-        theirs.close()
-        _play_daemon(ours)
-        os._exit(0)
+        try:
+            theirs.close()
+            _play_daemon(ours)
+        finally:  # whatever happens: it would return as a second zygote, on the first one's sockets
+            os._exit(0)
     ours.close()
     monitor = Monitor(invoke.load_settings(folder), [])
     try:

@@ -123,7 +123,8 @@ class Stdio:
         )
         self.attachments.append(attachment)
         takes_input = stdin and self._open_stdin
-        attachment.begin(self._typed if takes_input else None, self._typed_out, self._gone)
+        typed_out = partial(self._typed_out, self._daemons())
+        attachment.begin(self._typed if takes_input else None, typed_out, self._gone)
         if takes_input and self._input_size > INPUT_LIMIT:
             attachment.pause_input(True)
         if self._finished:
@@ -269,13 +270,16 @@ class Stdio:
             self._input_size += len(data)
             self._pump_input()
 
-    def _typed_out(self, attachment: Attachment, hung_up: bool) -> None:
-        """A client's input has ended: the process's too, where that was asked for."""
+    def _typed_out(self, daemons: frozenset[socket.socket], attachment: Attachment, hung_up: bool) -> None:
+        """A client's input has ended: the process's too, where that was asked for.
+
+        `daemons` are those that it can have come from: the next daemon may be here before the death of one is noticed.
+        """
         if not attachment.close_input:
             return
         if hung_up:
             # A client that left, or the daemon that died? Of the latter nothing in the container may notice.
-            self._loop.after(HANG_UP_SECONDS, partial(self._end_input_if_alive, self._daemons()))
+            self._loop.after(HANG_UP_SECONDS, partial(self._end_input_if_alive, daemons))
         else:
             self._end_input()
 

@@ -38,6 +38,8 @@ What is promised after a crash
     * A shim ends only after `discard`, which ends the container first if it runs or is being started; until then an
       ended container's shim waits beside its record. A shim that no daemon talks to ends by itself if it was never told
       to run anything, or if its socket has gone from the run folder: nobody could find it again.
+    * The host goes down without a daemon that would end the container: the shim does, when systemd has stopped all
+      units and asks all processes to end (a SIGTERM at any other time is not heeded), and then ends itself.
     * The log holds everything the process wrote before its exit is told or recorded.
     * A shim is killed: the daemon sees its connection end and the zygote's `shim_died`; the container's processes can
       be found through their cgroup. Mounts live in the shim's and the container's mount namespaces only and go with

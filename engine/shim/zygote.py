@@ -14,7 +14,7 @@ import traceback
 from functools import partial
 
 from engine.shim import rehearsal, wire
-from engine.shim.loop import READ, Loop, wake_on_children
+from engine.shim.loop import READ, Loop, wake_on
 from engine.shim.monitor import run_shim
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -40,7 +40,7 @@ class Zygote:
         self._adopt(first)
 
     def run(self) -> None:
-        self._loop.catch_children()
+        self._loop.catch_signals()
         self._loop.run()
         self._listener.close()
 
@@ -133,7 +133,7 @@ def main(path: str, descriptor: int) -> None:
     """Serve on `path`; `descriptor` is the first daemon's connection."""
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    wake_on_children()
+    wake_on(signal.SIGCHLD)
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     libc.prctl(PR_SET_NAME, b"berth-zygote", 0, 0, 0)

@@ -156,7 +156,8 @@ async def bench(layer: Path, request: pytest.FixtureRequest) -> AsyncIterator[Be
     trouble = "is not installed" if runtime is None else await trouble_running(runtime)
     if runtime is None or trouble:
         pytest.skip(f"{request.param} {trouble}")
-    cgroups = await run_blocking(Cgroups.detect_sync)
+    # Whatever the host: what a daemon makes of systemd's scopes is tests/system/test_systemd.py's to see.
+    cgroups = await run_blocking(Cgroups.detect_sync, "cgroupfs")
     made: list[tuple[str, Path, str]] = []
     yield Bench(root, shims, nursery, runtime, cgroups, made)
     for container_id, run_dir, cgroup in made:
@@ -571,6 +572,52 @@ asyncio.run(main())
     assert unframe(await read_all(sock))[1].endswith(b"go\n")
     assert (await shim.wait_exit()).exit_code == 5
     assert [entry["log"] for entry in entries(spec.run_dir / "log.json")][199_998:] == ["199999\n", "200000\n", "go\n"]
+
+
+async def test_the_end_of_the_host_ends_a_container_without_a_daemon_in_its_own_way(bench: Bench) -> None:
+    """What process 1 is called then makes the difference: a SIGTERM at any other time is not heeded."""
+    script = "trap 'echo asked; exit 6' INT; trap '' TERM; echo ready; while :; do sleep 0.01; done"
+    asked = await bench.spec("sh", "-c", script, end_with_host=(signal.SIGINT, 60))
+    deaf = await bench.spec("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.01; done", end_with_host=(0, 1))
+    specs = (asked, deaf)
+    (asked.run_dir / "specs.pickle").write_bytes(pickle.dumps(specs))
+    program = f"""
+import asyncio, os, pathlib, pickle, signal
+from engine.runtime.shims import Shims
+from engine.tasks import Nursery
+def call_me(name):
+    pathlib.Path("/proc/self/comm").write_text(name)
+async def main():
+    call_me("init")
+    shims = Shims(pathlib.Path({str(bench.root / "ending")!r}), Nursery("n"))
+    await shims.start()
+    running = []
+    for spec in pickle.loads(pathlib.Path({str(asked.run_dir / "specs.pickle")!r}).read_bytes()):
+        shim = await shims.spawn(spec)
+        await shim.run()
+        running.append(shim)
+        while not pathlib.Path(spec.log.path).read_bytes():
+            await asyncio.sleep(0.01)
+    for shim in running:
+        os.kill(shim.pid, signal.SIGTERM)
+    await asyncio.sleep(1)
+    print(sum(shim.exit_record is None for shim in running), flush=True)
+    await shims.aclose()
+    call_me("systemd-shutdown")
+    for shim in running:
+        os.kill(shim.pid, signal.SIGTERM)
+    while any(pathlib.Path(f"/proc/{{shim.pid}}/ns").exists() for shim in running):
+        await asyncio.sleep(0.01)
+asyncio.run(main())
+"""
+    command = ("unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", program)
+    host = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(60):
+        output, _ = await host.communicate()
+    assert (host.returncode, output) == (0, b"2\n")
+    records = [await read_exit_record(spec.run_dir) for spec in specs]
+    assert [record and record.exit_code for record in records] == [6, 137]
+    assert [entry["log"] for entry in entries(asked.run_dir / "log.json")] == ["ready\n", "asked\n"]
 
 
 async def test_an_exec_with_a_terminal(bench: Bench) -> None:

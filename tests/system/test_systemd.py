@@ -41,7 +41,8 @@ def _scope(docker: Docker, name: str) -> Path:
 
 
 def _limits(scope: Path) -> dict[str, str]:
-    names = ("memory.max", "memory.low", "memory.swap.max", "cpu.max", "cpu.weight", "pids.max", "cpuset.cpus")
+    names = ["memory.max", "memory.low", "memory.swap.max", "cpu.max", "cpu.weight", "pids.max"]
+    names += ["cpuset.cpus", "cpuset.mems"]
     return {name: (scope / name).read_text().strip() for name in names if (scope / name).exists()}
 
 
@@ -53,8 +54,10 @@ def test_limits_outlive_a_reload_of_systemds_units(docker: Docker, busybox: str,
     """It writes all that it knows of a unit, and "none" for what it was not told."""
     limits = ["--memory=64m", "--memory-swap=96m", "--memory-reservation=16m", "--cpus=0.5", "--pids-limit=20"]
     limits += ["--cpu-shares=300"]
+    processors: list[str] = []
     if "cpuset" in Cgroups.detect_sync().controllers:
         limits.append("--cpuset-cpus=0")
+        processors = [f"--cpuset-cpus={max(os.sched_getaffinity(0))}", "--cpuset-mems=0"]
     try:
         docker("run", "-d", "--name", "kept", "--runtime", runtime, *limits, busybox, "sleep", "1000", check=True)
         scope = _scope(docker, "kept")
@@ -63,7 +66,10 @@ def test_limits_outlive_a_reload_of_systemds_units(docker: Docker, busybox: str,
         _reload()
         assert _limits(scope) == before
         docker("update", "--memory=80m", "--memory-swap=160m", "--cpus=0.75", "--pids-limit=-1", "kept", check=True)
+        if processors:
+            docker("update", *processors, "kept", check=True)
         changed = _limits(scope)
+        assert not processors or f"--cpuset-cpus={changed['cpuset.cpus']}" == processors[0]
         names = ("memory.max", "memory.swap.max", "cpu.max", "pids.max")
         assert [changed[name] for name in names] == [str(80 << 20), str(80 << 20), "75000 100000", "max"]
         _reload()

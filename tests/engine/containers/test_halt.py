@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from engine.containers import lifecycle
+from engine.containers import grace, lifecycle
 from engine.containers.halt import Halt
 from engine.containers.model import Container, Status
 from engine.containers.settings import RestartPolicy
@@ -67,7 +67,7 @@ async def test_who_does_not_listen_is_killed(bench: Bench) -> None:
 async def test_who_has_all_the_time_in_the_world_does_not_have_it_now(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lifecycle, "HOST_GRACE_SECONDS", 0)
+    monkeypatch.setattr(grace, "HOST_GRACE_SECONDS", 0)
     _, shim = await watched(bench, 2, config={"stop_timeout": -1})
     shim.ends_by = {9}
     await halt(bench).with_host()

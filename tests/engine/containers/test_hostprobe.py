@@ -58,6 +58,20 @@ def test_cgroup_version_two_is_read_from_its_controllers(monkeypatch: pytest.Mon
     assert facts.supports == {"cpuset", "cpu_shares", "cpu_cfs", "memory", "swap", "reservation"}
 
 
+def test_cgroup_version_two_weighs_devices_where_the_scheduler_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {
+        "/proc/self/mountinfo": f"35 1 0:30 / {tmp_path} rw - cgroup2 cgroup2 rw",
+        f"{tmp_path}/cgroup.controllers": "io",
+    }
+    monkeypatch.setattr(hostprobe, "_read", lambda path: texts.get(path, ""))
+    assert probe_host_sync().supports == {"blkio_weight", "blkio_throttle"}
+    (tmp_path / "system.slice").mkdir()
+    (tmp_path / "system.slice" / "io.bfq.weight").touch()
+    assert probe_host_sync().supports == {"blkio_weight", "blkio_weight_device", "blkio_throttle"}
+
+
 def test_device_specifications_are_read_as_json_with_tabs_and_as_yaml(tmp_path: Path) -> None:
     (tmp_path / "tabs.json").write_text('{\n\t"kind": "a.com/gpu",\n\t"devices": [\n\t\t{"name": "0"}\n\t]\n}')
     (tmp_path / "words.yaml").write_text("kind: b.com/gpu\ndevices: [{name: one}]\n")

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from engine.containers import grace
 from engine.containers import lifecycle as module
 from engine.containers.lifecycle import Lifecycle
 from engine.containers.live import Exit, PendingAttach, StreamChoice
@@ -214,7 +215,7 @@ async def test_the_signal_is_the_one_asked_for_or_the_containers(bench: Bench, t
 async def test_what_has_a_stop_signal_that_does_not_exist_is_killed_soon(
     bench: Bench, shim: FakeShim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "UNSENT_SECONDS", 0)
+    monkeypatch.setattr(grace, "UNSENT_SECONDS", 0)
     shim.ends_by = {9}
     await bench.lifecycle.stop(RUNNING.id, seconds=99, signal_name="77")
     assert shim.signals == [signal.SIGKILL]

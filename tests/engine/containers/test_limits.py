@@ -108,6 +108,12 @@ def test_no_swap_accounting() -> None:
     assert findings.discarded == ["memory_swap"]
 
 
+def test_a_kernel_without_it_keeps_no_word_of_the_oom_killer() -> None:
+    findings = check(Resources(oom_kill_disable=False), UNABLE)
+    assert (findings.discarded, findings.warnings) == (["oom_kill_disable"], [])
+    assert check(Resources(oom_kill_disable=False)).discarded == []
+
+
 def test_warnings_without_consequence() -> None:
     assert "no memory limit is set" in check(Resources(oom_kill_disable=True)).warnings[0]
     assert check(Resources(cpu_percent=1)).discarded == ["cpu_percent"]

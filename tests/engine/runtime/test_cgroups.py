@@ -1,9 +1,12 @@
 """Hierarchies wherever they are mounted, groups of either version, on folders that look like a kernel's."""
 
+import errno
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from engine.runtime import cgroups
 from engine.runtime.cgroups import Cgroups, parse_mountinfo, resolve
 from engine.runtime.cgroupstats import BlkioEntry
 
@@ -131,3 +134,63 @@ def test_freezing_writes_v2s_file_and_waits_for_the_event(tmp_path: Path) -> Non
     folder = fill(tmp_path / "docker/c", cgroup__freeze="0", cgroup__events="populated 1\nfrozen 1\n")
     Cgroups({}, str(tmp_path)).freeze_sync("/docker/c")
     assert (folder / "cgroup.freeze").read_text() == "1"
+
+
+def played_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, arriving: int = 0) -> Cgroups:
+    """v2's root as a container sees it. `arriving` processes come in while others are moved out; 66 does not move."""
+    root = tmp_path / "root"
+    fill(root, cgroup__type="domain\n", cgroup__procs="7\n8\n", cgroup__subtree_control="cpu\n")
+    late = iter(range(100, 100 + arriving))
+
+    def write(path: str, word: str) -> None:
+        file = Path(path)
+        inside = (root / "cgroup.procs").read_text().split()
+        if file.name == "cgroup.procs":
+            if word == "66":
+                raise OSError(errno.EPERM, "not mine to move")
+            inside.remove(word)
+            left = [*inside, *(str(pid) for pid in [next(late, None)] if pid)]
+            (root / "cgroup.procs").write_text("\n".join(left))
+            with file.open("a") as target:
+                target.write(f"{word}\n")
+        elif inside:
+            raise OSError(errno.EBUSY, "processes of its own")
+        else:
+            with file.open("a") as target:
+                target.write(f" {word[1:]}")
+
+    monkeypatch.setattr(cgroups, "_write", write)
+    return Cgroups({}, str(root), controllers=frozenset(("cpu", "memory", "pids")))
+
+
+@pytest.mark.parametrize("arriving", [0, 2])
+def test_a_containers_own_processes_make_room_for_groups_with_controllers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arriving: int
+) -> None:
+    assert played_root(tmp_path, monkeypatch, arriving=arriving).make_room_sync() == []
+    root = tmp_path / "root"
+    assert (root / "cgroup.subtree_control").read_text().split() == ["cpu", "memory", "pids"]
+    moved = (root / "init" / "cgroup.procs").read_text().split()
+    assert moved == ["7", "8", *(str(100 + number) for number in range(arriving))]
+
+
+def test_what_cannot_be_moved_leaves_groups_without_controllers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups, root = played_root(tmp_path, monkeypatch), tmp_path / "root"
+    (root / "cgroup.procs").write_text("66\n")
+    assert groups.make_room_sync() == ["memory", "pids"]
+
+
+def test_no_room_is_made_where_there_is_room_or_another_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups, root = played_root(tmp_path, monkeypatch), tmp_path / "root"
+    assert replace(groups, driver="systemd").make_room_sync() == []
+    assert Cgroups({"memory": "/m"}, str(root), controllers=groups.controllers).make_room_sync() == []
+    (root / "cgroup.type").unlink()  # the real root
+    assert groups.make_room_sync() == []
+    (root / "cgroup.type").touch()
+    (root / "cgroup.subtree_control").write_text("cpu memory pids\n")
+    assert groups.make_room_sync() == []
+    assert not (root / "init").exists()

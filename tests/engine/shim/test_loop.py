@@ -1,10 +1,11 @@
 """Timers in order, children reaped, handlers forgotten inside a batch."""
 
 import os
+import signal
 
 import pytest
 
-from engine.shim.loop import MOST_FAULTS, READ, Loop, wake_on_children
+from engine.shim.loop import MOST_FAULTS, READ, Loop, wake_on
 
 
 def test_timers_fire_in_order_and_not_when_cancelled() -> None:
@@ -76,11 +77,37 @@ def test_children_are_reaped_with_their_status() -> None:
                 loop.stop()
 
             loop = Loop(on_child)
-            wake_on_children()
-            loop.catch_children()
+            wake_on(signal.SIGCHLD)
+            loop.catch_signals()
             child = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 7"], {})
             loop.run()
             code = 0 if reaped == [(child, 7)] else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(observer, 0)[1]) == 0
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_request_to_end_is_told_apart_from_children() -> None:
+    observer = os.fork()
+    if observer == 0:
+        code = 1
+        try:
+            told: list[int] = []
+
+            def on_term() -> None:
+                told.append(1)
+                loop.stop()
+
+            loop = Loop(lambda _pid, _status: None, on_term=on_term)
+            wake_on(signal.SIGCHLD)
+            wake_on(signal.SIGTERM)
+            loop.catch_signals()
+            loop.after(0, lambda: os.kill(os.getpid(), signal.SIGCHLD))
+            loop.after(0.01, lambda: os.kill(os.getpid(), signal.SIGTERM))
+            loop.after(20, loop.stop)
+            loop.run()
+            code = 0 if told == [1] else 2
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(observer, 0)[1]) == 0

@@ -10,13 +10,13 @@ from pathlib import Path
 from tests.support.source_tree import PROJECT
 
 SCRIPT = """
-import ctypes, gc, json, os, sys, types
+import ctypes, gc, json, os, signal, sys, types
 from engine.shim import monitor, rehearsal
-from engine.shim.loop import wake_on_children
+from engine.shim.loop import wake_on
 folder = sys.argv[1]
 functions = [f for f in gc.get_objects() if isinstance(f, types.FunctionType)]
 at_first = [id(f.__code__) for f in functions]
-wake_on_children()
+wake_on(signal.SIGCHLD)
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 before = os.getcwd(), sorted(os.listdir("/proc/self/fd")), os.readlink("/proc/self/ns/mnt")
 rehearsal.rehearse(folder)
@@ -54,11 +54,36 @@ def test_it_does_not_fail_where_it_cannot_be_done(tmp_path: Path) -> None:
     assert "NotADirectoryError" in done.stderr
 
 
-STUCK = """
-import ctypes, os, sys
+ALONE = """
+import ctypes, os, signal, sys
 from engine.shim import rehearsal
-from engine.shim.loop import wake_on_children
-wake_on_children()
+from engine.shim.loop import wake_on
+wake_on(signal.SIGCHLD)
+rehearsal.LONGEST_SECONDS = 1
+def play(sock):
+    raise BrokenPipeError("the other has given up")
+rehearsal._play_daemon = play
+rehearsal.rehearse(sys.argv[1])
+os.write(1, b"back\\n")
+try:
+    while True:
+        os.waitpid(-1, 0)
+except ChildProcessError:
+    pass
+"""
+
+
+def test_only_one_process_comes_back_from_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ALONE, str(tmp_path / "rehearsal")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, cwd=PROJECT, check=True)
+    assert done.stdout == "back\n"
+
+
+STUCK = """
+import ctypes, os, signal, sys
+from engine.shim import rehearsal
+from engine.shim.loop import wake_on
+wake_on(signal.SIGCHLD)
 rehearsal.LONGEST_SECONDS = 1
 rehearsal._RUNTIME = rehearsal._RUNTIME.replace("sleep 20 & echo $!", "echo $PPID")  # a pid that no child has
 run = {"id": 2, "op": "run"}

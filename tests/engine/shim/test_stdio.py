@@ -157,6 +157,30 @@ def test_a_closed_input_swallows_what_is_typed(tmp_path: Path) -> None:
     process.close()
 
 
+def test_the_next_daemon_does_not_answer_for_the_clients_of_one_whose_death_is_noticed_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HANG_UP_SECONDS", 0.01)
+    process = Process(tmp_path, open_stdin=True)
+    (first,) = process.daemons
+    sock = client(process, stdin=True, close_input=True)
+    process.daemons.add(socket.socket(socket.AF_UNIX))
+    sock.close()
+
+    def noticed() -> None:
+        process.daemons.remove(first)
+        first.close()
+
+    process.loop.after(0.005, noticed)
+    process.loop.after(0.05, process.loop.stop)
+    process.loop.run()
+    os.set_blocking(process.stdin, False)
+    with pytest.raises(BlockingIOError):
+        os.read(process.stdin, 10)
+    process.end()
+    process.close()
+
+
 @pytest.mark.parametrize("daemon_lives", [True, False])
 def test_a_client_that_leaves_ends_the_input_but_a_daemon_that_dies_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, daemon_lives: bool
