@@ -24,7 +24,8 @@ from engine.shim.attachment import Attachment
 from engine.shim.log import Log
 from engine.shim.loop import HANGUP, READ, WRITE, Loop
 
-PIPE_SIZE = 256 * 1024
+# Twice what a quick writer has for us after a rest: it need not wait for our next look.
+PIPE_SIZE = 512 * 1024
 READ_SIZE = 256 * 1024
 # Pieces smaller than this that come faster than one in FLOW_SECONDS are left to gather.
 FLOW_SIZE = 64 * 1024
