@@ -152,6 +152,7 @@ class Execs:
         arguments = ["exec", "--detach", "--process", os.path.abspath(f"exec-{exec_id}.json")]
         arguments += ["--pid-file", os.path.abspath(pid_file)]
         arguments += self._leaf(known)
+        self._watch_endings()
         listener = None
         if known.stdio.terminal:
             take = partial(known.stdio.set_master, size=known.console_size)
@@ -204,6 +205,7 @@ class Execs:
                 mounts.cover(procs, f"{known.leaf}/cgroup.procs")
             except OSError:
                 known.remove_leaf()  # it runs in the container's group
+                self._watch_endings()
             else:
                 return partial(mounts.uncover, procs)
         return lambda: None
@@ -214,12 +216,16 @@ class Execs:
         if self._turns:
             self._turns[0]()
 
-    def ending(self, pid: int) -> None:
-        """A child is about to be reaped, perhaps one whose pid a runtime is still to tell."""
+    def _watch_endings(self) -> None:
+        """Whose pid a runtime is still to tell can end before: then its session is asked for before it is reaped."""
         if any(known.is_starting and not known.leaf for known in self._known.values()):
-            self._sessions[pid] = _stat(pid)[1]
-        elif self._sessions:
+            self._loop.on_ending = self._ending
+        else:
+            self._loop.on_ending = None
             self._sessions.clear()
+
+    def _ending(self, pid: int) -> None:
+        self._sessions[pid] = _stat(pid)[1]
 
     def reaped(self, pid: int, code: int) -> bool:
         """Whether the ended child was an exec'ed process."""
@@ -263,6 +269,7 @@ class Execs:
         if not known.leaf:
             with contextlib.suppress(OSError):
                 known.session = self._sessions.get(known.pid) or _stat(known.pid)[1]
+        self._watch_endings()
         if listener is not None:
             listener.close()
         known.stdio.close_child_ends()
@@ -277,6 +284,7 @@ class Execs:
             listener.close()
         known.exit_code = 126
         known.remove_leaf()
+        self._watch_endings()
         known.stdio.close()
         known.stdio.finish()
 

@@ -50,24 +50,19 @@ def wake_on(number: int) -> None:
 class Loop:
     """Watches descriptors, timers and children until `stop`."""
 
-    def __init__(
-        self,
-        on_child: Callable[[int, int], None],
-        on_ending: Callable[[int], None] | None = None,
-        on_term: Callable[[], None] | None = None,
-    ) -> None:
-        """`on_child(pid, status)` is called for every reaped child, with the wait status; `on_ending(pid)` before that,
-        while /proc still tells of it; `on_term()` for SIGTERM."""
+    def __init__(self, on_child: Callable[[int, int], None], on_term: Callable[[], None] | None = None) -> None:
+        """`on_child(pid, status)` is called for every reaped child, with the wait status; `on_term()` for SIGTERM."""
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._timers: list[Timer] = []
         self._on_child = on_child
-        self._on_ending = on_ending
         self._on_term = on_term
         self._running = False
         self._faults: dict[int, int] = {}
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.busy = False  # set by who moved much data: memory goes back to the kernel at the next pause
+        # Called for each child before it is reaped, while /proc still tells of it; for as long as somebody wants that.
+        self.on_ending: Callable[[int], None] | None = None
         self.rest = False  # set by who would be woken again at once for little: what comes meanwhile is taken together
 
     def catch_signals(self) -> None:
@@ -157,15 +152,21 @@ class Loop:
     def _reap(self) -> None:
         while True:
             try:
-                ending = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                which = -1 if self.on_ending is None else self._look(self.on_ending)
+                pid, status = os.waitpid(which, os.WNOHANG)
             except ChildProcessError:
                 return
-            if ending is None:
+            if pid == 0:
                 return
-            if self._on_ending is not None:
-                self._survive(partial(self._on_ending, ending.si_pid))
-            pid, status = os.waitpid(ending.si_pid, 0)
             self._survive(partial(self._on_child, pid, status))
+
+    def _look(self, on_ending: Callable[[int], None]) -> int:
+        """The child that is to be reaped next, -1 when none has ended."""
+        ending = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ending is None:
+            return -1
+        self._survive(partial(on_ending, ending.si_pid))
+        return ending.si_pid
 
     def _survive(self, call: Callable[[], None]) -> bool:
         """Call, and whether that went well: a fault in one conversation must not cost a container its parent."""

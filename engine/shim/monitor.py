@@ -16,7 +16,7 @@ from typing import Any
 from engine.shim import console, invoke, mounts, oom, procguard, remains, wire
 from engine.shim.execs import Execs
 from engine.shim.log import open_log
-from engine.shim.loop import READ, Loop, Timer, wake_on
+from engine.shim.loop import READ, Loop, Timer
 from engine.shim.stdio import Stdio
 
 PR_SET_NAME = 15
@@ -41,7 +41,7 @@ class Monitor:
         self._settings = settings
         self._container_id = str(settings["container_id"])
         self._held = held
-        self._loop = Loop(self._reaped, self._ending, self._told_to_end)
+        self._loop = Loop(self._reaped, self._told_to_end)
         self._connections: list[socket.socket] = []
         self._runtime = invoke.Runtime(settings["runtime"])
         self._log = open_log(settings["log"], self._log_trouble)
@@ -311,9 +311,6 @@ class Monitor:
         self._end_if_unwanted()
         self._end_with_host()
 
-    def _ending(self, pid: int) -> None:
-        self._execs.ending(pid)
-
     def _reaped(self, pid: int, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)
         code = 128 - code if code < 0 else code
@@ -466,7 +463,6 @@ def run_shim(run_dir: str, control: int, held: list[int]) -> None:
     os.setsid()
     _prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     _prctl(PR_SET_NAME, b"berth-shim", 0, 0, 0)
-    wake_on(signal.SIGTERM)
     first = socket.socket(fileno=control)
     try:
         monitor = Monitor(invoke.load_settings(run_dir), held)

@@ -19,7 +19,7 @@ from engine.shim.monitor import run_shim
 
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NAME = 15
-IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGQUIT)
+IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGQUIT)
 
 
 class Zygote:
@@ -134,6 +134,7 @@ def main(path: str, descriptor: int) -> None:
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     wake_on(signal.SIGCHLD)
+    wake_on(signal.SIGTERM)  # for the shims; made there it would cost each some pages
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     libc.prctl(PR_SET_NAME, b"berth-zygote", 0, 0, 0)
