@@ -11,6 +11,7 @@ import re
 from typing import Protocol
 
 _ENCODED_LENGTH = {"sha256": 64, "sha512": 128}
+_USUAL = re.compile(r"sha256:[0-9a-f]{64}")
 _GRAMMAR = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
 _HEX = re.compile(r"[0-9a-f]+")
 
@@ -37,6 +38,8 @@ class Digest(str):
         """The digest written in `text`; `InvalidDigest` otherwise."""
         if isinstance(text, Digest):
             return text
+        if _USUAL.fullmatch(text):
+            return cls(text)
         if not _GRAMMAR.fullmatch(text):
             raise InvalidDigest(f"invalid checksum digest format: {text[:200]!r}")
         algorithm, _, encoded = text.partition(":")

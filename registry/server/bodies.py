@@ -63,6 +63,12 @@ async def read_body(request: BaseRequest, limit: int) -> bytes:
     too_large = RegistryError(errors.MANIFEST_TOO_LARGE, message=f"the manifest is larger than {limit} bytes")
     if request.content_length is not None and request.content_length > limit:
         raise too_large
+    if request.content.is_eof() and request.content.exception() is None:
+        # It came with the head of the request, as most do: there is nothing to wait for.
+        whole = request.content.read_nowait()
+        if len(whole) > limit:
+            raise too_large
+        return whole
     pieces: list[bytes] = []
     size = 0
     body = Body(request)

@@ -227,8 +227,9 @@ class Repositories:
             if self.hot_blob(repository, digest) is None and await self.blob(repository, digest) is None:
                 missing.append(str(digest))
         inner = [child for child in children if child.is_manifest]
-        present = await self._driver.stat_all([paths.revision_link(repository, c.checked_digest()) for c in inner])
-        missing += [child.digest for child, there in zip(inner, present, strict=True) if there is None]
+        if inner:
+            present = await self._driver.stat_all([paths.revision_link(repository, c.checked_digest()) for c in inner])
+            missing += [child.digest for child, there in zip(inner, present, strict=True) if there is None]
         if missing:
             raise BlobsMissing(missing)
 
