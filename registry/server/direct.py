@@ -28,7 +28,8 @@ from registry.tasks import begin_blocking, begin_carrying
 
 T = TypeVar("T")
 _WORTH_BYTES = 1024 * 1024
-# Each of a body's two buffers: enough to be worth a visit to a thread, little enough for fifty bodies at once.
+# Each of a body's two buffers: enough to be worth a visit to a thread, little enough for fifty bodies at once. Of a
+# crowd each has one, of both their sizes.
 _LEAST_BYTES = 256 * 1024
 _MOST_BYTES = 2 * 1024 * 1024
 # What all buffers above the least take together: clients who fill theirs and fall silent cannot have more.
@@ -184,7 +185,9 @@ class DirectBody:
                 await asyncio.sleep(0)
         self._is_whole = self._request.content.is_eof()
         size = min(max(self._left // 16, _LEAST_BYTES), _MOST_BYTES) // _PAGE * _PAGE
-        if buffers > 1 and size > _LEAST_BYTES and DirectBody.shared + 2 * size <= _SHARED_BYTES:
+        if buffers == 1:
+            size = 2 * _LEAST_BYTES
+        elif size > _LEAST_BYTES and DirectBody.shared + 2 * size <= _SHARED_BYTES:
             self._share = 2 * size
             DirectBody.shared += self._share
         else:
