@@ -15,7 +15,7 @@ from engine.api.stats import process_list
 from engine.api.streams import Takeover, json_response, no_content
 from engine.containers.exec import Exec
 from engine.containers.live import StreamChoice
-from engine.containers.processes import processes_table
+from engine.containers.processes import check_arguments, processes_table
 from engine.containers.service import ContainerService
 from engine.containers.settings import ExecSettings
 from engine.errors import EngineError
@@ -115,8 +115,10 @@ class ExecRoutes:
 
     async def top(self, request: web.Request) -> web.StreamResponse:
         """What runs of it and of what it left behind, as ``docker top`` shows a container's processes."""
+        arguments = query_str(request, "ps_args")
+        check_arguments(arguments)
         pids = await self._execs.pids(request.match_info["id"])
-        return process_list(await processes_table(pids, query_str(request, "ps_args")))
+        return process_list(await processes_table(pids, arguments))
 
 
 def exec_view(instance: Exec) -> dict[str, object]:

@@ -218,9 +218,7 @@ class Execs:
             raise _not_running(exec_id)
         try:
             await shim.kill_exec(exec_id, number, everything=everything)
-        except LookupError as error:
-            raise _not_running(exec_id) from error
-        except ProcessLookupError as error:
+        except (LookupError, ProcessLookupError) as error:
             raise _not_running(exec_id) from error
 
     async def pids(self, exec_id: str) -> list[int]:

@@ -54,11 +54,9 @@ class Processes:
 
 
 async def processes_table(pids: Collection[int], arguments: str = "") -> ProcessTable:
-    """``ps`` with ``arguments``, split at spaces, about some processes. Raises ``SystemFailure``."""
-    arguments = arguments or DEFAULT_ARGUMENTS
-    check_arguments(arguments)
+    """``ps`` with ``arguments`` that were checked, split at spaces, about some processes. Raises ``SystemFailure``."""
     try:
-        output = await _ps(arguments.split(" "), pids)
+        output = await _ps((arguments or DEFAULT_ARGUMENTS).split(" "), pids)
         return parse(output, frozenset(pids))
     except FileNotFoundError as error:
         raise SystemFailure('ps: exec: "ps": executable file not found in $PATH') from error

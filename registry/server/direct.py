@@ -184,14 +184,11 @@ class DirectBody:
                 # Emptying the protocol's buffer makes the cipher hand out what it holds, a round later.
                 await asyncio.sleep(0)
         self._is_whole = self._request.content.is_eof()
-        size = min(max(self._left // 16, _LEAST_BYTES), _MOST_BYTES) // _PAGE * _PAGE
-        if buffers == 1:
-            size = 2 * _LEAST_BYTES
-        elif size > _LEAST_BYTES and DirectBody.shared + 2 * size <= _SHARED_BYTES:
-            self._share = 2 * size
+        size = 2 * _LEAST_BYTES // buffers
+        wish = min(max(self._left // 16, _LEAST_BYTES), _MOST_BYTES) // _PAGE * _PAGE
+        if buffers > 1 and wish > size and DirectBody.shared + buffers * wish <= _SHARED_BYTES:
+            size, self._share = wish, buffers * wish
             DirectBody.shared += self._share
-        else:
-            size = _LEAST_BYTES
         self._buffers = [memoryview(mmap.mmap(-1, size)) for _ in range(buffers)]
 
     def _receive_sync(self, view: memoryview) -> int:

@@ -157,9 +157,11 @@ class Repositories:
             raise ManifestUnknown(repository, reference)
         mark = self._driver.fingerprint(path)
         digest = await self._read_link(path)
-        if digest is None or (":" in reference and not await self._renew(path, await self._modified(path, mark))):
+        if digest is None:
             raise ManifestUnknown(repository, reference)
         if ":" in reference:
+            if not await self._renew(path, await self._modified(path, mark)):
+                raise ManifestUnknown(repository, reference)
             mark = self._driver.fingerprint(path)
         try:
             data = await self._driver.read(paths.blob_data(digest))

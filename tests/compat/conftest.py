@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.daemons import Berth, Dockerd
+from tests.support.daemons import Berth, Dockerd, running
 
 
 @pytest.fixture(scope="session")
@@ -15,14 +15,8 @@ def berth() -> Iterator[Berth]:
     """A running berth with the image busybox."""
     if shutil.which("docker") is None:
         pytest.skip("needs the docker command line")
-    daemon = Berth()
-    try:
-        daemon.start()
-        daemon.make_busybox()
+    with running(Berth()) as daemon:
         yield daemon
-    finally:
-        daemon.stop()
-        daemon.remove()
 
 
 @pytest.fixture(scope="session")
@@ -30,11 +24,5 @@ def dockerd() -> Iterator[Dockerd]:
     """A running dockerd with the image busybox."""
     if shutil.which("dockerd") is None:
         pytest.skip("needs dockerd (docker.io) to compare with")
-    daemon = Dockerd(relays=False)
-    try:
-        daemon.start()
-        daemon.make_busybox()
+    with running(Dockerd(relays=False)) as daemon:
         yield daemon
-    finally:
-        daemon.stop()
-        daemon.remove()

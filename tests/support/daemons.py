@@ -15,9 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from tests.support.source_tree import PROJECT
 
@@ -157,6 +157,21 @@ class Engine:
         """Import the static busybox as an image."""
         archive = subprocess.run([str(PROJECT / "deploy" / "busybox-rootfs")], capture_output=True, check=True).stdout
         self.docker("import", *BUSYBOX_CHANGES, "-", name, check=True, stdin=archive)
+
+
+E = TypeVar("E", bound=Engine)
+
+
+@contextlib.contextmanager
+def running(engine: E) -> Iterator[E]:
+    """The engine, started, with the image busybox; in the end it is stopped and removed."""
+    try:
+        engine.start()
+        engine.make_busybox()
+        yield engine
+    finally:
+        engine.stop()
+        engine.remove()
 
 
 class Berth(Engine):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.daemons import Berth, free_port
+from tests.support.daemons import Berth, free_port, running
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
@@ -28,14 +28,8 @@ class MeasuredBerth(Berth):
 
 @pytest.fixture(scope="module")
 def berth() -> Iterator[MeasuredBerth]:
-    daemon = MeasuredBerth(free_port())
-    try:
-        daemon.start()
-        daemon.make_busybox()
+    with running(MeasuredBerth(free_port())) as daemon:
         yield daemon
-    finally:
-        daemon.stop()
-        daemon.remove()
 
 
 def test_actions_states_events_and_health_checks_are_counted(berth: MeasuredBerth) -> None:

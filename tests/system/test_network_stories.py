@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.daemons import Berth, free_port
+from tests.support.daemons import Berth, free_port, running
 
 pytestmark = pytest.mark.system
 
@@ -253,16 +253,11 @@ def test_no_warning_of_forwarding_that_is_on(berth: Berth) -> None:
 def test_a_daemon_without_a_bridge_and_with_a_gateway_of_its_own() -> None:
     berth = Berth(options=("--host-gateway-ip", "192.0.2.77", "--userland-proxy=false"), registry=False)
     berth.bridge, berth.bip = "none", ""
-    try:
-        berth.start()
-        berth.make_busybox()
+    with running(berth):
         links = berth.docker("run", "--rm", "busybox", "ip", "-o", "link", check=True).stdout
         assert len(links.splitlines()) == 1
         command = ("run", "--rm", "--add-host", "here:host-gateway", "busybox", "grep", "here", "/etc/hosts")
         assert berth.docker(*command, check=True).stdout.split() == ["192.0.2.77", "here"]
-    finally:
-        berth.stop()
-        berth.remove()
 
 
 def test_ports_are_published_by_the_first_network_that_can(berth: Berth) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemons import Berth
+from tests.support.daemons import Berth, running
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
@@ -35,17 +35,11 @@ class SharedBerth(Berth):
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[SharedBerth]:
-    berth = SharedBerth(registry=False)
-    try:
-        berth.start()
-        berth.make_busybox()
+    with running(SharedBerth(registry=False)) as berth:
         (berth.root / "tree" / "below").mkdir(parents=True)
         berth.on_host("mount", "-t", "tmpfs", "tmpfs", str(berth.root / "tree" / "below"))
         berth.on_host("touch", str(berth.root / "tree" / "below" / "file"))
         yield berth
-    finally:
-        berth.stop()
-        berth.remove()
 
 
 @pytest.mark.parametrize("runtime", ["crun", "runc"])

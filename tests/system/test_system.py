@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.certificates import Authority, Pair
-from tests.support.daemons import Berth, free_port
+from tests.support.daemons import Berth, free_port, running
 from tests.support.listening import Listener
 
 pytestmark = pytest.mark.system
@@ -94,15 +94,10 @@ def test_a_seccomp_profile_of_the_daemons_own() -> None:
     denied = {"names": ["chmod", "fchmodat", "fchmodat2"], "action": "SCMP_ACT_ERRNO"}
     profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [denied]}))
     berth.options = ("--seccomp-profile", str(profile))
-    try:
-        berth.start()
-        berth.make_busybox()
+    with running(berth):
         assert f"name=seccomp,profile={profile}" in berth.docker("info", "-f", "{{.SecurityOptions}}").stdout
         done = berth.docker("run", "--rm", "busybox", "chmod", "777", ".")
         assert (done.returncode, "Operation not permitted" in done.stderr) == (1, True), done.stderr
-    finally:
-        berth.stop()
-        berth.remove()
 
 
 def test_over_tls_a_client_that_has_said_everything_hears_everything(tmp_path: Path) -> None:
@@ -114,10 +109,7 @@ def test_over_tls_a_client_that_has_said_everything_hears_everything(tmp_path: P
         return ("--tlsverify", *(word for name, path in files.items() for word in (name, str(path))))
 
     host = ("-H", f"tcp://127.0.0.1:{port}")
-    berth = Berth(options=(*host, *flags(server)), registry=False)
-    try:
-        berth.start()
-        berth.make_busybox()
+    with running(Berth(options=(*host, *flags(server)), registry=False)):
         for stdin, told in ((None, "out\n"), ("in\n", "in\nout\n")):
             words = ["-i"] if stdin else []
             command = ["run", "--rm", *words, "busybox", "sh", "-c", "cat; sleep 0.2; echo out"]
@@ -125,25 +117,16 @@ def test_over_tls_a_client_that_has_said_everything_hears_everything(tmp_path: P
                 ["docker", *host, *flags(client), *command], input=stdin, capture_output=True, text=True, timeout=30
             )
             assert (done.stdout, done.returncode) == (told, 0), done.stderr
-    finally:
-        berth.stop()
-        berth.remove()
 
 
 def test_the_port_of_the_daemon_is_not_published() -> None:
     port = free_port()
-    berth = Berth(options=("-H", f"127.0.0.1:{port}"), registry=False)
-    try:
-        berth.start()
-        berth.make_busybox()
+    with running(Berth(options=("-H", f"127.0.0.1:{port}"), registry=False)) as berth:
         done = berth.docker("run", "--rm", "-p", f"{port}:80", "busybox", "true")
         assert done.returncode == 125
         assert f"Bind for 0.0.0.0:{port} failed: port is already allocated" in done.stderr
         (warning,) = json.loads(berth.docker("info", "-f", "{{json .Warnings}}").stdout)[:1]
         assert f"API is accessible on http://127.0.0.1:{port} without encryption." in warning
-    finally:
-        berth.stop()
-        berth.remove()
 
 
 def test_pulls_pushes_and_logins_go_through_the_proxy(berth: Berth, busybox: str, proxy: Proxy) -> None:
@@ -185,15 +168,9 @@ def test_devices_that_cdi_describes_are_shown_and_given(berth: Berth, busybox: s
         ((), [{"Source": "cdi", "ID": "vendor.com/net=one"}], 0, "yes"),
         (("--feature", "cdi=false"), [], 125, 'could not select device driver "cdi" with capabilities: []'),
     ):
-        other = Berth(options=("--cdi-spec-dir", str(folder), *options), registry=False)
-        try:
-            other.start()
-            other.make_busybox()
+        with running(Berth(options=("--cdi-spec-dir", str(folder), *options), registry=False)) as other:
             info = json.loads(other.docker("info", "-f", "{{json .}}").stdout)
             assert (info.get("DiscoveredDevices", []), bool(info["CDISpecDirs"])) == (shown, bool(shown))
             assert any(f"{folder}/bad.json" in warning for warning in info["Warnings"] or ()) is bool(shown)
             done = other.docker("run", "--rm", *ask)
             assert (done.returncode, words in done.stdout + done.stderr) == (code, True), done.stderr
-        finally:
-            other.stop()
-            other.remove()

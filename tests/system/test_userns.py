@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemons import Berth, free_port
+from tests.support.daemons import Berth, free_port, running
 from tests.support.leaks import leftovers
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
@@ -289,17 +289,11 @@ def test_the_setting_may_change_under_containers(berth: RemappedBerth, own_file:
 
 
 def test_copies_of_images_have_their_owners_too() -> None:
-    daemon = RemappedBerth(options=(*REMAP, "--storage-driver=vfs"), registry=False)
-    try:
-        daemon.start()
-        daemon.make_busybox()
+    with running(RemappedBerth(options=(*REMAP, "--storage-driver=vfs"), registry=False)) as daemon:
         script = "touch /f; chown 5:6 /f; stat -c %u:%g / /bin /f; cat /proc/self/uid_map"
         assert daemon.run("busybox", "sh", "-c", script) == f"0:0 0:0 5:6 {ALONE}"
         mount = "--mount=type=image,source=busybox,target=/i"
         assert daemon.run(mount, "busybox", "stat", "-c", "%u:%g", "/i") == "0:0"
-    finally:
-        daemon.stop()
-        daemon.remove()
 
 
 def test_a_file_system_that_maps_no_ids_ends_the_start() -> None:

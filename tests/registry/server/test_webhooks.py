@@ -13,6 +13,7 @@ from registry.config import Webhook
 from registry.digest import Digest
 from registry.server import spool, webhooks
 from registry.server.spool import Spool
+from tests.support.daemons import free_port
 
 from .conftest import Start
 
@@ -49,6 +50,10 @@ class Listener:
                 await self.arrived.wait()
 
 
+def address(port: int) -> str:
+    return f"http://127.0.0.1:{port}/hook"
+
+
 @asynccontextmanager
 async def listening(listener: Listener, port: int = 0) -> AsyncIterator[str]:
     server = web.Server(listener.take)
@@ -57,7 +62,7 @@ async def listening(listener: Listener, port: int = 0) -> AsyncIterator[str]:
     site = web.TCPSite(runner, "127.0.0.1", port)
     await site.start()
     try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+        yield address(runner.addresses[0][1])
     finally:
         await runner.cleanup()
 
@@ -83,9 +88,8 @@ async def test_events_look_like_registry2s_and_are_tried_again(start: Start) -> 
 
 
 async def test_events_wait_on_disk_for_a_listener_that_is_away(start: Start) -> None:
-    listener = Listener()
-    async with listening(listener) as url:
-        port = int(url.split(":")[2].split("/")[0])
+    listener, port = Listener(), free_port()
+    url = address(port)
     hook = Webhook("h", url, backoff_seconds=0.01, threshold=1000)
     client = await start(webhooks=(hook,))
     await client.push_blob("a", b"x")
@@ -124,9 +128,8 @@ async def test_every_kind_of_event_is_registry2s(start: Start) -> None:
 
 
 async def test_events_stay_in_order_when_the_clock_is_set_back(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    listener = Listener()
-    async with listening(listener) as url:
-        port = int(url.split(":")[2].split("/")[0])
+    listener, port = Listener(), free_port()
+    url = address(port)
     client = await start(webhooks=(Webhook("h", url, backoff_seconds=0.01, threshold=1000),))
     queue = client.server.webhooks.queues[0]
     for number, moment in enumerate((2_000, 1_000, 1_000)):
@@ -178,9 +181,8 @@ async def test_a_reload_brings_and_takes_endpoints(start: Start) -> None:
 async def test_what_happens_while_an_endpoint_is_away_is_written_down_at_once_and_delivered_without_more(
     start: Start,
 ) -> None:
-    listener = Listener()
-    async with listening(listener) as url:
-        port = int(url.split(":")[2].split("/")[0])
+    listener, port = Listener(), free_port()
+    url = address(port)
     client = await start(webhooks=(Webhook("h", url, backoff_seconds=2.0, threshold=1),))
     queue = client.server.webhooks.queues[0]
     await client.push_blob("a", b"x")
@@ -199,9 +201,8 @@ async def test_what_happens_while_an_endpoint_is_away_is_written_down_at_once_an
 
 async def test_the_queue_on_disk_is_bounded(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhooks, "_MAX_WAITING", 3)
-    listener = Listener()
-    async with listening(listener) as url:
-        port = int(url.split(":")[2].split("/")[0])
+    listener, port = Listener(), free_port()
+    url = address(port)
     hook = Webhook("h", url, backoff_seconds=60, threshold=1)
     client = await start(webhooks=(hook,))
     queue = client.server.webhooks.queues[0]
@@ -237,9 +238,8 @@ async def test_a_full_disk_does_not_end_the_queue(start: Start, monkeypatch: pyt
 
 
 async def test_a_replica_that_starts_leaves_alone_what_a_living_one_will_deliver(start: Start) -> None:
-    listener = Listener()
-    async with listening(listener) as url:
-        port = int(url.split(":")[2].split("/")[0])
+    listener, port = Listener(), free_port()
+    url = address(port)
     hook = Webhook("h", url, backoff_seconds=0.05, threshold=1000)
     one = await start(webhooks=(hook,))
     await one.push_blob("a", b"x")
