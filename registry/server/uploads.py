@@ -123,7 +123,7 @@ class UploadHandlers:
             try:
                 await self._rules.check_quota(call.repository, upload.offset, expected)
             except RegistryError:
-                await upload.close(sync=False)
+                await upload.close()
                 await self._uploads.forget(call.repository, upload.upload_id)
                 raise
             # A client that leaves now must not tear the commit in two.
@@ -163,7 +163,7 @@ class UploadHandlers:
                 await self._overlap(direct or Body(call.request), upload)
         except OSError as error:
             if error.errno in _FULL:
-                await upload.close(sync=False)
+                await upload.close()
                 await self._uploads.forget(call.repository, upload.upload_id)
                 raise RegistryError(errors.STORAGE_FULL) from error
             raise

@@ -81,14 +81,13 @@ class BlobStore:
 
     async def adopt(self, path: Path, digest: Digest) -> None:
         """Take a finished, verified file of the same file system into the store: synced, then renamed."""
-        await run_blocking(_sync_file_sync, path)
         if await self.stat(digest) is not None and await self.driver.touch(paths.blob_data(digest)):
             await run_blocking(path.unlink)
             return
-        publish = getattr(self.driver, "publish_sync", None)
-        if publish is None:
+        adopt = getattr(self.driver, "adopt", None)
+        if adopt is None:
             raise OSError("this storage driver cannot adopt local files")
-        await run_blocking(publish, os.fspath(path), paths.blob_data(digest))
+        await adopt(os.fspath(path), paths.blob_data(digest))
 
     async def delete_old(self, digest: Digest, limit: float) -> bool:
         """Remove the blob unless somebody has made it younger than `limit`; whether it did."""
@@ -170,7 +169,7 @@ class BlobWriter:
             digest = Digest.of_hasher(self._hasher, self._algorithm)
             if expected is not None and expected != digest:
                 raise DigestMismatch(expected, digest)
-            await self._appender.close(sync=True)
+            await self._appender.close()
             target = paths.blob_data(digest)
             existing = await self._driver.stat(target)
             if existing is not None and existing.size == self._size and await self._driver.touch(target):
@@ -187,7 +186,7 @@ class BlobWriter:
         """Forget everything. Harmless after `commit`."""
         if self._open:
             self._open = False
-            await self._appender.close(sync=False)
+            await self._appender.close()
             await self._driver.remove(self._name)
 
     async def __aenter__(self) -> BlobWriter:
@@ -195,11 +194,3 @@ class BlobWriter:
 
     async def __aexit__(self, *_: object) -> None:
         await self.abort()
-
-
-def _sync_file_sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

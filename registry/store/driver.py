@@ -1,10 +1,10 @@
 """The storage protocol: what the store asks of a place that keeps bytes under slash-separated paths.
 
 Promises every driver keeps: a file written by `write` or moved by `publish` is visible whole or not at all and
-survives a crash once the call returned; a missing path raises FileNotFoundError from readers and is
-`False`/`None`/empty elsewhere; what `touch` found there no `remove_old` takes that goes by an earlier time; paths are
-relative, already checked, and never escape the root. `write_new` alone is not durable: it is for files whose loss in a
-crash is harmless.
+survives a crash once the call returned, the bytes that were appended to it included; a missing path raises
+FileNotFoundError from readers and is `False`/`None`/empty elsewhere; what `touch` found there no `remove_old` takes
+that goes by an earlier time; paths are relative, already checked, and never escape the root. `write_new` alone is not
+durable: it is for files whose loss in a crash is harmless.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class FileStat:
 
 
 class Appender(Protocol):
-    """One growing file. Only one task uses it; `close` keeps what was written, durably when `sync` is set.
+    """One growing file. Only one task uses it; `close` keeps what was written, though a crash may still take it.
 
     `write_sync` does what `write` does, for a thread that its task waits for; None where only the loop can write.
     """
@@ -38,11 +38,12 @@ class Appender(Protocol):
     @property
     def write_sync(self) -> Callable[[Sequence[bytes | memoryview], Hasher | None], None] | None: ...
     async def write(self, chunks: Sequence[bytes | memoryview], hasher: Hasher | None = None) -> None: ...
-    async def close(self, sync: bool = True) -> None: ...
+    async def close(self) -> None: ...
 
 
 class StorageDriver(Protocol):
-    """See the module's promises. `fingerprint` and `local_path` answer None where the driver has no such thing."""
+    """See the module's promises. `fingerprint` and `local_path` answer None where the driver has no such thing;
+    `publish` writes the files of `then` afterwards, in one visit to the disk where that can be had."""
 
     async def read(self, path: str) -> bytes: ...
     async def write(self, path: str, data: bytes) -> None: ...
@@ -59,7 +60,7 @@ class StorageDriver(Protocol):
     async def remove_old(self, path: str, judge: str, limit: float) -> bool: ...
     async def touch(self, path: str) -> bool: ...
     async def append(self, path: str, create: bool = False) -> Appender: ...
-    async def publish(self, source: str, target: str) -> None: ...
+    async def publish(self, source: str, target: str, then: Sequence[tuple[str, bytes]] = ()) -> None: ...
     async def presign(self, path: str, seconds: int) -> str | None: ...
     def local_path(self, path: str) -> Path | None: ...
     def fingerprint(self, path: str) -> tuple[int, ...] | None: ...

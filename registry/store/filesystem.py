@@ -1,7 +1,7 @@
 # The hot paths here build strings, not Path objects: a Path costs more than the system call it is for.
 """The file system driver. Files appear by rename after fsync; folders of a renamed file are synced too.
 
-`fingerprint` is the one call that touches the disk on the loop: a single `stat` of a path that was used moments ago,
+`fingerprint` touches the disk on the loop, as `publish` does: a single `stat` of a path that was used moments ago,
 which the kernel answers from its dentry cache in about a microsecond. It lets hot answers be cached although another
 process, registry:2 included, may share the folder.
 """
@@ -18,13 +18,15 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from registry.digest import Hasher
-from registry.store.commits import GroupCommit, sync_folder_sync
+from registry.store.commits import GroupCommit
 from registry.store.driver import STREAM_CHUNK, Appender, FileStat
 from registry.store.growing import GrowingFile
+from registry.store.placing import sync_file_sync
 from registry.tasks import acquire, open_to_read, run_blocking
 
 WALK_SECONDS = 0.001
 PAUSE_SECONDS = 0.0005
+LONG_SYNC_BYTES = 32 * 1024 * 1024
 
 
 class FilesystemDriver:
@@ -55,12 +57,15 @@ class FilesystemDriver:
 
     async def write(self, path: str, data: bytes) -> None:
         """Replace the file atomically and durably."""
-        await self._commits.write([(self._prefix + path, data)])
+        await self.write_all([(path, data)])
 
     async def write_all(self, files: Sequence[tuple[str, bytes]], unless_same: bool = False) -> None:
         """Write several files in this order, each atomically. `unless_same` leaves equal files alone (mtime
         included)."""
-        await self._commits.write([(self._prefix + path, data) for path, data in files], unless_same)
+        await self._commits.write(self._absolute(files), unless_same)
+
+    def _absolute(self, files: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+        return [(self._prefix + path, data) for path, data in files]
 
     async def write_new(self, path: str, data: bytes) -> None:
         """Write a file that nobody else knows of yet, in a folder of its own; a crash may lose it."""
@@ -235,17 +240,16 @@ class FilesystemDriver:
         """Open a file to grow it; FileNotFoundError unless it exists or `create`."""
         return await acquire(GrowingFile.open_sync, self._prefix + path, create, release=GrowingFile.drop_sync)
 
-    async def publish(self, source: str, target: str) -> None:
-        """Rename a finished, synced file into place."""
-        await run_blocking(self.publish_sync, self._prefix + source, target)
+    async def publish(self, source: str, target: str, then: Sequence[tuple[str, bytes]] = ()) -> None:
+        """Sync a finished file and rename it into place; then write small ones."""
+        await self.adopt(self._prefix + source, target, then)
 
-    def publish_sync(self, source: str, target: str) -> None:
-        """Rename `source` (absolute) to `target` (relative) and sync the folder."""
-        destination = self._prefix + target
-        folder = os.path.dirname(destination)
-        os.makedirs(folder, exist_ok=True)
-        os.rename(source, destination)
-        sync_folder_sync(folder)
+    async def adopt(self, source: str, target: str, then: Sequence[tuple[str, bytes]] = ()) -> None:
+        """The same for a file of the same file system that lies anywhere; `source` is absolute."""
+        if os.stat(source).st_size >= LONG_SYNC_BYTES:
+            # Others' small files, made durable in one go with it, need not wait for all that.
+            await run_blocking(sync_file_sync, source)
+        await self._commits.write(self._absolute(then), moves=[(source, self._prefix + target)])
 
     async def presign(self, path: str, seconds: int) -> str | None:
         """Files have no address of their own."""

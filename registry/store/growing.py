@@ -138,15 +138,15 @@ class GrowingFile:
                 self._direct = False
                 _set_direct(self._descriptor, False)
 
-    async def close(self, sync: bool = True) -> None:
-        """Close after the write in progress; with `sync` the bytes are on disk afterwards."""
+    async def close(self) -> None:
+        """Close after the write in progress."""
         if self._running is not None:
             await asyncio.wait([self._running])
             self._running = None
         if self._descriptor >= 0:
-            await run_blocking(self._close_sync, sync)
+            await run_blocking(self._close_sync)
 
-    def _close_sync(self, sync: bool) -> None:
+    def _close_sync(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         try:
             if self._tail:
@@ -156,8 +156,6 @@ class GrowingFile:
                     count = os.write(descriptor, tail)
                     self._written += count
                     tail = tail[count:]
-            if sync:
-                os.fdatasync(descriptor)
         finally:
             os.close(descriptor)
 

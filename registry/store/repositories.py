@@ -114,6 +114,13 @@ class Repositories:
         await self._driver.write_all([(paths.layer_link(repository, digest), digest.encode())])
         self._remember_home(digest, repository)
 
+    async def publish_blob(self, repository: str, digest: Digest, source: str) -> None:
+        """The same for bytes that are still under another name, which becomes the blob's."""
+        self.leases.remember(digest, _LEASE_AFTER_ANSWER_SECONDS)
+        link = (paths.layer_link(repository, digest), digest.encode())
+        await self._driver.publish(source, paths.blob_data(digest), [link])
+        self._remember_home(digest, repository)
+
     async def unlink_blob(self, repository: str, digest: Digest) -> bool:
         """Stop serving a blob; whether it was served. Its bytes stay for the collector."""
         path = paths.layer_link(repository, digest)

@@ -234,7 +234,7 @@ class S3Driver:
         size = parts[-1][0] + parts[-1][1] if parts else 0
         return PartAppender(self._store, path, size, self._settings.chunk_bytes)
 
-    async def publish(self, source: str, target: str) -> None:
+    async def publish(self, source: str, target: str, then: Sequence[tuple[str, bytes]] = ()) -> None:
         """Make the parts of a growing file one object, which appears whole, then drop the parts."""
         parts = await self._parts(source)
 
@@ -257,6 +257,7 @@ class S3Driver:
             )
         else:
             await self.write(target, b"")
+        await self.write_all(then)
         await _ask(obstore.delete_async(self._store, [_part(source, start) for start, _, _ in parts]))
 
     async def presign(self, path: str, seconds: int) -> str | None:
@@ -332,7 +333,7 @@ class PartAppender:
         self._stored += len(data)
         self._pending, self._pending_bytes = [], 0
 
-    async def close(self, sync: bool = True) -> None:
+    async def close(self) -> None:
         """Put what is left."""
         await self._put()
 

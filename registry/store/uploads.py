@@ -93,34 +93,34 @@ class Uploads:
             try:
                 yield upload
             finally:
-                await upload.close(sync=False)
+                await upload.close()
 
     async def commit(self, upload: Upload, expected: Digest) -> Digest:
         """Make the upload's bytes a blob of its repository. On `DigestMismatch` the upload is gone."""
-        data_path = paths.upload_data(upload.repository, upload.upload_id)
         leases = self._repositories.leases
         async with leases.hold(expected):
             await leases.settled(expected)
-            try:
-                actual = await self._digest(upload, expected)
-                if actual != expected:
-                    raise DigestMismatch(expected, actual)
-                target = paths.blob_data(expected)
-                existing = await self._driver.stat(target)
-                if existing is not None and existing.size == upload.offset and await self._driver.touch(target):
-                    await upload.close(sync=False)
-                elif upload.offset == 0:
-                    await self._driver.write(target, b"")
-                else:
-                    await upload.close(sync=True)
-                    await self._driver.publish(data_path, target)
-            except DigestMismatch:
-                await upload.close(sync=False)
+            await upload.close()
+            actual = await self._digest(upload, expected)
+            if actual != expected:
                 await self.forget(upload.repository, upload.upload_id)
-                raise
-            await self._repositories.link_blob(upload.repository, expected)
+                raise DigestMismatch(expected, actual)
+            await self._place(upload, expected)
         await self.forget(upload.repository, upload.upload_id)
         return expected
+
+    async def _place(self, upload: Upload, digest: Digest) -> None:
+        """Bytes and link together: nobody needs the one without the other."""
+        target = paths.blob_data(digest)
+        existing = await self._driver.stat(target)
+        if existing is not None and existing.size == upload.offset and await self._driver.touch(target):
+            await self._repositories.link_blob(upload.repository, digest)
+        elif upload.offset == 0:
+            await self._driver.write(target, b"")
+            await self._repositories.link_blob(upload.repository, digest)
+        else:
+            data_path = paths.upload_data(upload.repository, upload.upload_id)
+            await self._repositories.publish_blob(upload.repository, digest, data_path)
 
     async def _digest(self, upload: Upload, expected: Digest) -> Digest:
         session = upload.session
@@ -128,7 +128,6 @@ class Uploads:
             return Digest.of_hasher(session.hasher, session.algorithm)
         if upload.offset == 0:
             return EMPTY_SHA256 if expected.algorithm == "sha256" else Digest.of(b"", expected.algorithm)
-        await upload.close(sync=False)
         hasher = new_hasher(expected.algorithm)
         data_path = paths.upload_data(upload.repository, upload.upload_id)
         await self._driver.hash_into(data_path, hasher)
@@ -242,8 +241,8 @@ class Upload:
         if hasher is not None:
             session.offset = self.offset
 
-    async def close(self, sync: bool) -> None:
+    async def close(self) -> None:
         """Let go of the file."""
         appender, self._appender = self._appender, None
         if appender is not None:
-            await appender.close(sync)
+            await appender.close()

@@ -7,14 +7,14 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from registry.digest import Digest
-from registry.store import commits
-from registry.store.commits import Files, GroupCommit, place_files_sync
+from registry.store import placing
+from registry.store.commits import GroupCommit
+from registry.store.placing import Files, Outcome, place_sync
 
 from .conftest import Store
 
@@ -28,24 +28,7 @@ def everything(root: Path) -> set[str]:
 
 def write_files_sync(files: Files) -> None:
     """One batch, nothing before it."""
-    place_files_sync(files, [], set(), {})
-
-
-@pytest.fixture
-def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was synced so far, by name: files under their temporary one."""
-    names: list[str] = []
-
-    def note(sync: Callable[[int], None]) -> Callable[[int], None]:
-        def instead(descriptor: int) -> None:
-            sync(descriptor)
-            names.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")).partition(".")[0])
-
-        return instead
-
-    monkeypatch.setattr(os, "fdatasync", note(os.fdatasync))
-    monkeypatch.setattr(os, "fsync", note(os.fsync))
-    return names
+    place_sync(files, [], [], Outcome())
 
 
 async def test_a_pushed_manifests_fixed_links_are_one_file_and_its_tag_is_another(store: Store) -> None:
@@ -94,7 +77,7 @@ def test_a_batch_that_fails_leaves_no_unfinished_file(tmp_path: Path, monkeypatc
 async def test_names_are_safe_when_the_writer_is_told(
     tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch, has_one_journal: bool
 ) -> None:
-    monkeypatch.setattr(commits, "_has_one_journal", lambda device: has_one_journal)
+    monkeypatch.setattr(placing, "_has_one_journal", lambda device: has_one_journal)
     await GroupCommit().write([(f"{tmp_path}/a/one", b"1"), (f"{tmp_path}/b/two", b"2")])
     assert synced == ["one", "two", *([] if has_one_journal else ["a"]), "b"]
     assert everything(tmp_path) == {"a/one", "b/two"}
@@ -103,7 +86,7 @@ async def test_names_are_safe_when_the_writer_is_told(
 async def test_the_files_of_the_next_batch_commit_the_names_of_the_one_before(
     tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commits, "_has_one_journal", lambda device: True)
+    monkeypatch.setattr(placing, "_has_one_journal", lambda device: True)
     commit = GroupCommit(lanes=1)
     rename = os.rename
     begun, go_on = threading.Event(), threading.Event()
@@ -129,7 +112,7 @@ async def test_the_files_of_the_next_batch_commit_the_names_of_the_one_before(
 async def test_a_batch_that_fails_does_not_take_the_one_before_along(
     tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commits, "_has_one_journal", lambda device: True)
+    monkeypatch.setattr(placing, "_has_one_journal", lambda device: True)
     (tmp_path / "file").write_bytes(b"")
     commit = GroupCommit(lanes=1)
     good = asyncio.ensure_future(commit.write([(f"{tmp_path}/a/one", b"1")]))
@@ -163,7 +146,7 @@ async def test_equal_files_are_left_alone_and_synced_while_they_are_young(
     assert synced == ["link", "a"]
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     synced.clear()
-    monkeypatch.setattr(commits, "_YOUNG_SECONDS", 0.0)
+    monkeypatch.setattr(placing, "_YOUNG_SECONDS", 0.0)
     await commit.write([(str(path), LINK)], unless_same=True)
     assert synced == []
 
@@ -186,3 +169,60 @@ async def test_folders_that_somebody_removed_are_made_again(tmp_path: Path) -> N
         await commit.write([(f"{tmp_path}/a/b/c/d/e/f/g/h/one", b"1"), (f"{tmp_path}/a/b/two", b"2")])
         assert everything(tmp_path) == {"a/b/c/d/e/f/g/h/one", "a/b/two"}
         shutil.rmtree(tmp_path / "a")
+
+
+async def test_a_finished_file_is_safe_before_it_gets_its_name(
+    tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.rename
+
+    def note(source: str, target: str) -> None:
+        synced.append(f"{os.path.basename(target)} appears")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", note)
+    monkeypatch.setattr(placing, "_has_one_journal", lambda device: True)
+    (tmp_path / "upload").write_bytes(b"large")
+    moves = [(f"{tmp_path}/upload", f"{tmp_path}/blobs/data")]
+    await GroupCommit().write([(f"{tmp_path}/a/link", b"1")], moves=moves)
+    assert synced == ["upload", "link", "data appears", "link appears", "a"]
+    assert everything(tmp_path) == {"blobs/data", "a/link"}
+
+
+async def test_what_was_moved_in_a_batch_that_failed_is_moved(
+    tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placing, "_has_one_journal", lambda device: True)
+    (tmp_path / "upload").write_bytes(b"large")
+    (tmp_path / "bad").mkdir()
+    commit = GroupCommit(lanes=1)
+    first = asyncio.ensure_future(commit.write([(f"{tmp_path}/a/one", b"1")]))
+    await asyncio.sleep(0)  # the others gather while it is written
+    results = await asyncio.gather(
+        commit.write([(f"{tmp_path}/a/two", b"2")], moves=[(f"{tmp_path}/upload", f"{tmp_path}/blobs/data")]),
+        commit.write([(f"{tmp_path}/bad", b"3")]),  # a folder: renaming fails, after everything else
+        return_exceptions=True,
+    )
+    await first
+    assert results[0] is None and isinstance(results[1], IsADirectoryError)
+    with pytest.raises(FileNotFoundError):
+        await commit.write([], moves=[(f"{tmp_path}/upload", f"{tmp_path}/blobs/absent")])
+    assert everything(tmp_path) == {"a/one", "a/two", "blobs/data"}
+
+
+async def test_the_last_change_is_what_is_synced(
+    tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placing, "_has_one_journal", lambda device: True)
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z" / "link").write_bytes(LINK)
+    await GroupCommit().write(
+        [
+            (f"{tmp_path}/a/one", b"1"),
+            (f"{tmp_path}/b/two", b"2"),
+            (f"{tmp_path}/a/three", b"3"),
+            (f"{tmp_path}/z/link", LINK),
+        ],
+        unless_same=True,
+    )
+    assert synced == ["link", "one", "two", "three", "a"]

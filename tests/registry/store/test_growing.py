@@ -49,5 +49,5 @@ async def test_a_full_disk_is_an_error_and_closing_still_works(tmp_path: Path, m
     monkeypatch.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
     with pytest.raises(OSError, match="No space"):
         await file.write([b"x" * 200_000])
-    await file.close(sync=False)
+    await file.close()
     assert file.size == 0

@@ -4,6 +4,7 @@ import pytest
 
 from registry.digest import Digest
 from registry.errors import DigestMismatch
+from registry.store import filesystem, placing
 from registry.store.uploads import UploadBusy, UploadUnknown
 
 from .conftest import Store, open_store
@@ -81,3 +82,35 @@ async def test_old_uploads_are_purged_and_those_without_start_left(store: Store)
     assert await store.uploads.purge(3600, dry_run=True) == [f"r/{old}"]
     assert await store.uploads.purge(3600) == [f"r/{old}"]
     assert sorted(path.name for path in folder.iterdir()) == sorted([young, odd])
+
+
+@pytest.mark.parametrize("size", [3000, 300_000])
+async def test_a_blob_is_safe_when_its_push_is_answered(
+    store: Store, synced: list[str], monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(placing, "_has_one_journal", lambda device: True)
+    data = os.urandom(size)
+    digest = Digest.of(data)
+    upload_id = await store.uploads.start("a")
+    async with store.uploads.appending("a", upload_id) as upload:
+        await upload.write([data])
+    async with store.uploads.appending("a", upload_id) as upload:
+        await store.uploads.commit(upload, digest)
+    assert synced == ["data", "link", digest.encoded]
+    synced.clear()
+    async with await store.blobs.writer() as writer:
+        await writer.write(data[1:])
+        other = await writer.commit()
+    assert len(synced) == 2 and synced[1] == other.encoded
+
+
+async def test_a_sync_that_takes_long_is_not_waited_for_by_others(
+    store: Store, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filesystem, "LONG_SYNC_BYTES", 3)
+    async with await store.blobs.writer() as writer:
+        await writer.write(b"long")
+        synced.append("apart")
+        digest = await writer.commit()
+    name = synced[1]
+    assert synced[:3] == ["apart", name, name] and await store.blobs.stat(digest) == 4
