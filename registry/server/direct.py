@@ -24,6 +24,7 @@ from aiohttp.web_request import BaseRequest
 from registry.server.bodies import BODY_PAUSE_SECONDS, BODY_STALL_SECONDS, send_continue
 from registry.server.secure import OpenObject
 from registry.server.sockets import readable
+from registry.store.uploads import Sink
 from registry.tasks import begin_blocking, begin_carrying
 
 T = TypeVar("T")
@@ -116,8 +117,9 @@ class DirectBody:
         self._left -= filled
         return [view[:filled]]
 
-    async def pour(self, sink: Callable[[memoryview], None]) -> None:
-        """Hand the rest of the body to `sink`, which the threads that receive it call; whole pages, but for the end.
+    async def pour(self, sink: Sink) -> None:
+        """Hand the rest of the body to `sink`, which the threads that receive it call; whole pages, but for the end,
+        of which it is told.
 
         For a crowd: what `next` overlaps in three visits to threads takes one, and half the memory, and bodies overlap
         each other. ConnectionResetError when the body broke off, after what had arrived was handed on.
@@ -135,12 +137,12 @@ class DirectBody:
                 try:
                     await self._more(min(len(buffer) - kept, self._left), patient=not kept)
                 except _Pause:
-                    await self._lend(begin_carrying(sink, buffer[:kept]))
+                    await self._lend(begin_carrying(sink, buffer[:kept], False))
                     kept = 0
                 except OSError as error:
                     self._broken = error  # it was silent for too long
 
-    def _pour_sync(self, buffer: memoryview, kept: int, sink: Callable[[memoryview], None]) -> int:
+    def _pour_sync(self, buffer: memoryview, kept: int, sink: Sink) -> int:
         """One visit: as much as is there. `kept` bytes are in `buffer` already; how many are afterwards."""
         end = max(self._left - _VISIT_BYTES, 0)
         while self._left > end:
@@ -150,13 +152,13 @@ class DirectBody:
                     count = self._receive_sync(buffer[kept : kept + wanted])
             except OSError as error:
                 self._broken = error
-                sink(buffer[:kept])
+                sink(buffer[:kept], False)
                 return 0
             self._left -= count
             filled = kept + count
             whole = filled - filled % _PAGE if self._left else filled
             if whole:
-                sink(buffer[:whole])
+                sink(buffer[:whole], not self._left)
                 buffer[: filled - whole] = buffer[whole:filled]
             kept = filled - whole
             if count < wanted:

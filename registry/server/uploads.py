@@ -103,7 +103,7 @@ class UploadHandlers:
         content_type = call.header("Content-Type")
         if content_type and content_type.partition(";")[0].strip() != "application/octet-stream":
             raise RegistryError(errors.BLOB_UPLOAD_INVALID, f"bad Content-Type {content_type[:100]}")
-        async with self._uploads.appending(call.repository, call.reference) as upload:
+        async with self._uploads.held(call.repository, call.reference) as upload:
             self._check_position(call, upload)
             await self._receive(call, upload)
             return self._progress(call, 202, call.reference, upload.offset)
@@ -116,8 +116,9 @@ class UploadHandlers:
         return await self._finish(call, parse_digest(text))
 
     async def _finish(self, call: Call, expected: Digest) -> Reply:
-        async with self._uploads.appending(call.repository, call.reference) as upload:
-            if call.content_length != 0:
+        has_body = call.content_length != 0
+        async with self._uploads.held(call.repository, call.reference, to_append=has_body) as upload:
+            if has_body:
                 self._check_position(call, upload)
                 await self._receive(call, upload)
             try:
@@ -156,7 +157,7 @@ class UploadHandlers:
         self._receiving += 1
         direct = call.direct = DirectBody.of(call.request)
         try:
-            sink = await upload.sink() if direct is not None and self._receiving > _CROWD else None
+            sink = upload.sink if direct is not None and self._receiving > _CROWD else None
             if direct is not None and sink is not None:
                 await direct.pour(sink)
             else:

@@ -59,7 +59,7 @@ class BlobStore:
     async def writer(self, algorithm: str = "sha256") -> BlobWriter:
         """A new blob in the making. Use `commit` or `abort`, or `async with`, which aborts what was not committed."""
         name = paths.temporary(uuid.uuid4().hex)
-        return BlobWriter(self.driver, name, await self.driver.append(name, create=True), algorithm)
+        return BlobWriter(self.driver, name, await self.driver.append(name), algorithm)
 
     async def put(self, data: bytes, expected: Digest | None = None) -> Digest:
         """Store bytes that are already in memory; `DigestMismatch` when they are not what was expected."""
@@ -81,9 +81,6 @@ class BlobStore:
 
     async def adopt(self, path: Path, digest: Digest) -> None:
         """Take a finished, verified file of the same file system into the store: synced, then renamed."""
-        if await self.stat(digest) is not None and await self.driver.touch(paths.blob_data(digest)):
-            await run_blocking(path.unlink)
-            return
         adopt = getattr(self.driver, "adopt", None)
         if adopt is None:
             raise OSError("this storage driver cannot adopt local files")
@@ -170,12 +167,7 @@ class BlobWriter:
             if expected is not None and expected != digest:
                 raise DigestMismatch(expected, digest)
             await self._appender.close()
-            target = paths.blob_data(digest)
-            existing = await self._driver.stat(target)
-            if existing is not None and existing.size == self._size and await self._driver.touch(target):
-                await self._driver.remove(self._name)
-            else:
-                await self._driver.publish(self._name, target)
+            await self._driver.publish(self._name, paths.blob_data(digest))
             self._open = False
         except BaseException:
             await self.abort()

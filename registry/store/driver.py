@@ -9,7 +9,7 @@ durable: it is for files whose loss in a crash is harmless.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -27,23 +27,34 @@ class FileStat:
     modified: float
 
 
+class ThreadAppender(Protocol):
+    """What an `Appender` can do in a thread that its task waits for."""
+
+    def write_sync(self, chunks: Sequence[bytes | memoryview], hasher: Hasher | None) -> None: ...
+    def close_sync(self) -> None: ...
+
+
 class Appender(Protocol):
     """One growing file. Only one task uses it; `close` keeps what was written, though a crash may still take it.
 
-    `write_sync` does what `write` does, for a thread that its task waits for; None where only the loop can write.
+    `threaded` is None where only the loop can write.
     """
 
     @property
     def size(self) -> int: ...
     @property
-    def write_sync(self) -> Callable[[Sequence[bytes | memoryview], Hasher | None], None] | None: ...
+    def threaded(self) -> ThreadAppender | None: ...
     async def write(self, chunks: Sequence[bytes | memoryview], hasher: Hasher | None = None) -> None: ...
     async def close(self) -> None: ...
 
 
 class StorageDriver(Protocol):
-    """See the module's promises. `fingerprint` and `local_path` answer None where the driver has no such thing;
-    `publish` writes the files of `then` afterwards, in one visit to the disk where that can be had."""
+    """See the module's promises. `fingerprint` and `local_path` answer None where the driver has no such thing.
+
+    `append` makes what is not there, unless the file `beside` is missing (FileNotFoundError). `publish` takes the place
+    of what is there, makes it young, and writes the files of `then` afterwards, in one visit to the disk where that can
+    be had.
+    """
 
     async def read(self, path: str) -> bytes: ...
     async def write(self, path: str, data: bytes) -> None: ...
@@ -59,7 +70,7 @@ class StorageDriver(Protocol):
     async def remove_tree(self, path: str) -> bool: ...
     async def remove_old(self, path: str, judge: str, limit: float) -> bool: ...
     async def touch(self, path: str) -> bool: ...
-    async def append(self, path: str, create: bool = False) -> Appender: ...
+    async def append(self, path: str, beside: str = "") -> Appender: ...
     async def publish(self, source: str, target: str, then: Sequence[tuple[str, bytes]] = ()) -> None: ...
     async def presign(self, path: str, seconds: int) -> str | None: ...
     def local_path(self, path: str) -> Path | None: ...

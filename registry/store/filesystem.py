@@ -236,9 +236,10 @@ class FilesystemDriver:
             return os.path.exists(self._prefix + path)
         return True
 
-    async def append(self, path: str, create: bool = False) -> Appender:
-        """Open a file to grow it; FileNotFoundError unless it exists or `create`."""
-        return await acquire(GrowingFile.open_sync, self._prefix + path, create, release=GrowingFile.drop_sync)
+    async def append(self, path: str, beside: str = "") -> Appender:
+        """Open a file to grow it, made if need be; FileNotFoundError when `beside` is missing."""
+        absolute = self._prefix + beside if beside else ""
+        return await acquire(GrowingFile.open_sync, self._prefix + path, absolute, release=GrowingFile.drop_sync)
 
     async def publish(self, source: str, target: str, then: Sequence[tuple[str, bytes]] = ()) -> None:
         """Sync a finished file and rename it into place; then write small ones."""

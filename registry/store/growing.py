@@ -40,14 +40,14 @@ class GrowingFile:
         self._running: asyncio.Future[Any] | None = None
 
     @classmethod
-    def open_sync(cls, path: str, create: bool) -> GrowingFile:
-        """Open to append; FileNotFoundError unless it exists or `create`; BlockingIOError while another process has
-        it."""
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
-        if create:
+    def open_sync(cls, path: str, beside: str = "") -> GrowingFile:
+        """Open to append, made if need be; FileNotFoundError when `beside` is missing; BlockingIOError while another
+        process has it."""
+        if beside:
+            os.stat(beside)
+        else:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            flags |= os.O_CREAT
-        descriptor = os.open(path, flags, 0o666)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return cls(descriptor, os.fstat(descriptor).st_size)
@@ -58,6 +58,11 @@ class GrowingFile:
     def drop_sync(self) -> None:
         """Close at once what nothing was written to."""
         os.close(self._descriptor)
+
+    @property
+    def threaded(self) -> GrowingFile:
+        """It works in threads."""
+        return self
 
     @property
     def size(self) -> int:
@@ -144,9 +149,10 @@ class GrowingFile:
             await asyncio.wait([self._running])
             self._running = None
         if self._descriptor >= 0:
-            await run_blocking(self._close_sync)
+            await run_blocking(self.close_sync)
 
-    def _close_sync(self) -> None:
+    def close_sync(self) -> None:
+        """The same in the calling thread, for whose end the caller's task waits."""
         descriptor, self._descriptor = self._descriptor, -1
         try:
             if self._tail:

@@ -113,6 +113,8 @@ class _Batch:
         os.makedirs(folder, exist_ok=True)
         descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         device = self._will_sync(descriptor)
+        if paths.is_kept_by_age(target):
+            os.utime(descriptor)  # its last byte may have come long ago
         _begin_writing_back(descriptor)
         self.devices.setdefault(device, []).append(folder)
 

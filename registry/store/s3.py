@@ -226,16 +226,17 @@ class S3Driver:
             return False
         return True
 
-    async def append(self, path: str, create: bool = False) -> PartAppender:
-        """Go on with a growing file; FileNotFoundError unless it exists or `create`."""
+    async def append(self, path: str, beside: str = "") -> PartAppender:
+        """Go on with a growing file, or begin it; FileNotFoundError when `beside` is missing."""
+        if beside and await self.stat(beside) is None:
+            raise FileNotFoundError(beside)
         parts = await self._parts(path)
-        if not parts and not create:
-            raise FileNotFoundError(path)
         size = parts[-1][0] + parts[-1][1] if parts else 0
         return PartAppender(self._store, path, size, self._settings.chunk_bytes)
 
     async def publish(self, source: str, target: str, then: Sequence[tuple[str, bytes]] = ()) -> None:
-        """Make the parts of a growing file one object, which appears whole, then drop the parts."""
+        """Make the parts of a growing file one object, which appears whole, then drop the parts. What came in several
+        and is there already is not sent again."""
         parts = await self._parts(source)
 
         async def content() -> AsyncIterator[bytes]:
@@ -244,7 +245,9 @@ class S3Driver:
 
         if len(parts) == 1:
             await _ask(obstore.copy_async(self._store, _part(source, 0), target))
-        elif parts:
+        elif not parts:
+            await self.write(target, b"")
+        elif not await self._is_there(target, parts[-1][0] + parts[-1][1]):
             await _ask(
                 obstore.put_async(
                     self._store,
@@ -255,10 +258,12 @@ class S3Driver:
                     max_concurrency=2,
                 )
             )
-        else:
-            await self.write(target, b"")
         await self.write_all(then)
         await _ask(obstore.delete_async(self._store, [_part(source, start) for start, _, _ in parts]))
+
+    async def _is_there(self, path: str, size: int) -> bool:
+        found = await self.stat(path)
+        return found is not None and found.size == size and await self.touch(path)
 
     async def presign(self, path: str, seconds: int) -> str | None:
         """An address where the client may fetch the object itself, unless redirects are off."""
@@ -300,7 +305,7 @@ class PartAppender:
     """Collects what is appended to parts of `part_bytes`; `close` puts what is left, so nothing is lost with this
     process."""
 
-    write_sync = None
+    threaded = None
 
     def __init__(self, store: S3Store, path: str, size: int, part_bytes: int) -> None:
         self._store = store

@@ -22,6 +22,9 @@ from registry.store.blobs import BlobStore
 from registry.store.driver import Appender
 from registry.store.repositories import Repositories
 
+# Takes bytes, and whether they are the last.
+Sink = Callable[[memoryview, bool], None]
+
 _SESSIONS_REMEMBERED = 4096
 
 
@@ -73,7 +76,7 @@ class Uploads:
         return data.size if data is not None else 0
 
     @asynccontextmanager
-    async def appending(self, repository: str, upload_id: str) -> AsyncIterator[Upload]:
+    async def held(self, repository: str, upload_id: str, to_append: bool = True) -> AsyncIterator[Upload]:
         """The upload, ours alone while the body runs; what was appended stays, whatever happens."""
         session = self._sessions.get((repository, upload_id))
         if session is None:
@@ -86,10 +89,11 @@ class Uploads:
                 raise UploadBusy(upload_id) from error
             session.lock.release()
         async with session.lock:
-            offset = await self.offset(repository, upload_id)
+            appender = await self._open(repository, upload_id) if to_append else None
+            offset = appender.size if appender is not None else await self.offset(repository, upload_id)
             if session.offset != offset:
                 session = self._fresh(repository, upload_id, offset, session)
-            upload = Upload(self, repository, upload_id, session, offset)
+            upload = Upload(repository, upload_id, session, offset, appender)
             try:
                 yield upload
             finally:
@@ -111,16 +115,12 @@ class Uploads:
 
     async def _place(self, upload: Upload, digest: Digest) -> None:
         """Bytes and link together: nobody needs the one without the other."""
-        target = paths.blob_data(digest)
-        existing = await self._driver.stat(target)
-        if existing is not None and existing.size == upload.offset and await self._driver.touch(target):
-            await self._repositories.link_blob(upload.repository, digest)
-        elif upload.offset == 0:
-            await self._driver.write(target, b"")
-            await self._repositories.link_blob(upload.repository, digest)
-        else:
+        if upload.offset:
             data_path = paths.upload_data(upload.repository, upload.upload_id)
             await self._repositories.publish_blob(upload.repository, digest, data_path)
+        else:
+            await self._driver.write(paths.blob_data(digest), b"")
+            await self._repositories.link_blob(upload.repository, digest)
 
     async def _digest(self, upload: Upload, expected: Digest) -> Digest:
         session = upload.session
@@ -183,19 +183,26 @@ class Uploads:
         while len(self._sessions) > _SESSIONS_REMEMBERED:
             self._sessions.popitem(last=False)
 
-    async def open_data(self, repository: str, upload_id: str) -> Appender:
-        """The growing file of an upload."""
-        return await self._driver.append(paths.upload_data(repository, upload_id), create=True)
+    async def _open(self, repository: str, upload_id: str) -> Appender:
+        started = paths.upload_started(repository, upload_id)
+        try:
+            return await self._driver.append(paths.upload_data(repository, upload_id), beside=started)
+        except BlockingIOError as error:
+            raise UploadBusy(upload_id) from error
+        except FileNotFoundError as error:
+            self._sessions.pop((repository, upload_id), None)
+            raise UploadUnknown(upload_id) from error
 
 
 class Upload:
-    """One upload, held by one request."""
+    """One upload, held by one request; one that only finishes it has no `appender`."""
 
-    __slots__ = ("_appender", "_uploads", "offset", "repository", "session", "upload_id")
+    __slots__ = ("_appender", "offset", "repository", "session", "upload_id")
 
-    def __init__(self, uploads: Uploads, repository: str, upload_id: str, session: _Session, offset: int) -> None:
-        self._uploads = uploads
-        self._appender: Appender | None = None
+    def __init__(
+        self, repository: str, upload_id: str, session: _Session, offset: int, appender: Appender | None
+    ) -> None:
+        self._appender = appender
         self.repository = repository
         self.upload_id = upload_id
         self.session = session
@@ -203,31 +210,28 @@ class Upload:
 
     async def write(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Append; bytes and running hash advance together."""
-        appender = await self._open()
+        appender = self._appender
+        assert appender is not None
         with self._advancing(appender) as hasher:
             await appender.write(chunks, hasher)
 
-    async def sink(self) -> Callable[[memoryview], None] | None:
-        """What appends as `write` does, for a thread whose end the upload's task waits for; None where only the loop
-        can write."""
-        appender = await self._open()
-        write_sync = appender.write_sync
-        if write_sync is None:
+    @property
+    def sink(self) -> Sink | None:
+        """What appends as `write` does, for a thread whose end the upload's task waits for, and closes when it is told
+        that nothing follows; None where only the loop can write."""
+        appender = self._appender
+        threaded = appender.threaded if appender is not None else None
+        if appender is None or threaded is None:
             return None
 
-        def append_sync(view: memoryview) -> None:
+        def append_sync(view: memoryview, is_last: bool) -> None:
             with self._advancing(appender) as hasher:
-                write_sync([view], hasher)
+                threaded.write_sync([view], hasher)
+            if is_last:
+                self._appender = None
+                threaded.close_sync()
 
         return append_sync
-
-    async def _open(self) -> Appender:
-        if self._appender is None:
-            try:
-                self._appender = await self._uploads.open_data(self.repository, self.upload_id)
-            except BlockingIOError as error:
-                raise UploadBusy(self.upload_id) from error
-        return self._appender
 
     @contextmanager
     def _advancing(self, appender: Appender) -> Iterator[Hasher | None]:

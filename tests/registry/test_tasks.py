@@ -52,12 +52,12 @@ async def test_an_upload_whose_client_left_at_its_opening_can_be_continued(
 ) -> None:
     driver, go, opened = FilesystemDriver(tmp_path), threading.Event(), GrowingFile.open_sync
 
-    def open_slowly(path: str, create: bool) -> GrowingFile:
+    def open_slowly(path: str, beside: str) -> GrowingFile:
         go.wait(5)
-        return opened(path, create)
+        return opened(path, beside)
 
     monkeypatch.setattr(GrowingFile, "open_sync", open_slowly)
-    task = asyncio.create_task(driver.append("uploads/one", create=True))
+    task = asyncio.create_task(driver.append("uploads/one"))
     await asyncio.sleep(0.01)
     task.cancel()
     go.set()

@@ -31,7 +31,7 @@ class StorageSuite:
         with pytest.raises(FileNotFoundError):
             [chunk async for chunk in driver.stream("no/data")]
         with pytest.raises(FileNotFoundError):
-            await driver.append("no/data")
+            await driver.append("no/data", beside="no/link")
         assert await driver.stat("no/link") is None
         assert await driver.names("no") == []
         assert not await driver.remove("no/link")
@@ -58,7 +58,7 @@ class StorageSuite:
 
     async def test_a_growing_file_can_be_continued_and_published(self, driver: StorageDriver) -> None:
         path, data = "r/_uploads/u/data", os.urandom(900_001)
-        appender = await driver.append(path, create=True)
+        appender = await driver.append(path)
         hasher = new_hasher()
         await appender.write([data[:300_000], data[300_000:500_003]], hasher)
         await appender.write([data[500_003:600_000]], hasher)

@@ -183,7 +183,7 @@ async def test_a_blob_pushed_again_while_it_is_collected_is_there_afterwards(sto
         assert await store.repositories.blob("r", blob) is None
         await store.blobs.delete(blob)
     upload_id = await store.uploads.start("r")
-    async with store.uploads.appending("r", upload_id) as upload:
+    async with store.uploads.held("r", upload_id) as upload:
         await upload.write([b"again"])
         await store.uploads.commit(upload, blob)
     assert await store.repositories.blob("r", blob) == (blob, 5)

@@ -51,7 +51,7 @@ async def test_one_failing_write_does_not_spoil_its_batch(tmp_path: Path) -> Non
 
 async def test_a_second_process_cannot_append_to_the_same_upload(tmp_path: Path) -> None:
     driver = FilesystemDriver(tmp_path)
-    appender = await driver.append("u/data", create=True)
+    appender = await driver.append("u/data")
     with pytest.raises(BlockingIOError):
         await driver.append("u/data")
     await appender.close()

@@ -15,7 +15,7 @@ from registry.store.growing import GrowingFile
 async def test_any_sequence_of_appends_gives_the_same_bytes(tmp_path: Path, sizes: list[int]) -> None:
     path = tmp_path / "data"
     path.unlink(missing_ok=True)
-    file = GrowingFile.open_sync(str(path), create=True)
+    file = GrowingFile.open_sync(str(path))
     hasher, expected = new_hasher(), b""
     for size in sizes:
         chunk = os.urandom(size)
@@ -38,14 +38,14 @@ async def test_a_file_system_that_refuses_direct_writes_is_served_too(
         return original(descriptor, data)
 
     monkeypatch.setattr(os, "write", write)
-    file = GrowingFile.open_sync(str(tmp_path / "data"), create=True)
+    file = GrowingFile.open_sync(str(tmp_path / "data"))
     await file.write([b"x" * 300_001])
     await file.close()
     assert refused and (tmp_path / "data").read_bytes() == b"x" * 300_001
 
 
 async def test_a_full_disk_is_an_error_and_closing_still_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = GrowingFile.open_sync(str(tmp_path / "data"), create=True)
+    file = GrowingFile.open_sync(str(tmp_path / "data"))
     monkeypatch.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
     with pytest.raises(OSError, match="No space"):
         await file.write([b"x" * 200_000])

@@ -14,10 +14,10 @@ async def test_chunks_become_a_blob(store: Store) -> None:
     data = os.urandom(700_000)
     upload_id = await store.uploads.start("a/b")
     for start in (0, 300_000):
-        async with store.uploads.appending("a/b", upload_id) as upload:
+        async with store.uploads.held("a/b", upload_id) as upload:
             assert upload.offset == start
             await upload.write([data[start : start + 400_000 if start else 300_000]])
-    async with store.uploads.appending("a/b", upload_id) as upload:
+    async with store.uploads.held("a/b", upload_id) as upload:
         digest = await store.uploads.commit(upload, Digest.of(data))
     assert await store.blobs.read(digest) == data
     assert await store.repositories.blob("a/b", digest) == (digest, len(data))
@@ -28,10 +28,10 @@ async def test_chunks_become_a_blob(store: Store) -> None:
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 async def test_another_process_can_go_on(store: Store, algorithm: str) -> None:
     upload_id = await store.uploads.start("r", algorithm)
-    async with store.uploads.appending("r", upload_id) as upload:
+    async with store.uploads.held("r", upload_id) as upload:
         await upload.write([b"first "])
     later = open_store(store.root)
-    async with later.uploads.appending("r", upload_id) as upload:
+    async with later.uploads.held("r", upload_id) as upload:
         assert upload.offset == 6
         await upload.write([b"second"])
         digest = await later.uploads.commit(upload, Digest.of(b"first second", algorithm))
@@ -41,14 +41,14 @@ async def test_another_process_can_go_on(store: Store, algorithm: str) -> None:
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 async def test_an_empty_blob_is_a_blob(store: Store, algorithm: str) -> None:
     upload_id = await store.uploads.start("r")
-    async with store.uploads.appending("r", upload_id) as upload:
+    async with store.uploads.held("r", upload_id) as upload:
         digest = await store.uploads.commit(upload, Digest.of(b"", algorithm))
     assert await store.blobs.stat(digest) == 0
 
 
 async def test_a_wrong_digest_ends_the_upload_and_stores_nothing(store: Store) -> None:
     upload_id = await store.uploads.start("r")
-    async with store.uploads.appending("r", upload_id) as upload:
+    async with store.uploads.held("r", upload_id) as upload:
         await upload.write([b"content"])
         with pytest.raises(DigestMismatch):
             await store.uploads.commit(upload, Digest.of(b"other"))
@@ -66,11 +66,11 @@ async def test_uploads_belong_to_their_repository(store: Store) -> None:
 async def test_two_processes_do_not_mix_their_bytes(store: Store) -> None:
     upload_id = await store.uploads.start("r")
     other = open_store(store.root)
-    async with store.uploads.appending("r", upload_id) as upload:
+    async with store.uploads.held("r", upload_id) as upload:
         await upload.write([b"mine"])
-        async with other.uploads.appending("r", upload_id) as second:
-            with pytest.raises(UploadBusy):
-                await second.write([b"theirs"])
+        with pytest.raises(UploadBusy):
+            async with other.uploads.held("r", upload_id):
+                raise AssertionError("two have it")
     assert await store.uploads.offset("r", upload_id) == 4
 
 
@@ -92,9 +92,9 @@ async def test_a_blob_is_safe_when_its_push_is_answered(
     data = os.urandom(size)
     digest = Digest.of(data)
     upload_id = await store.uploads.start("a")
-    async with store.uploads.appending("a", upload_id) as upload:
+    async with store.uploads.held("a", upload_id) as upload:
         await upload.write([data])
-    async with store.uploads.appending("a", upload_id) as upload:
+    async with store.uploads.held("a", upload_id) as upload:
         await store.uploads.commit(upload, digest)
     assert synced == ["data", "link", digest.encoded]
     synced.clear()
@@ -114,3 +114,17 @@ async def test_a_sync_that_takes_long_is_not_waited_for_by_others(
         digest = await writer.commit()
     name = synced[1]
     assert synced[:3] == ["apart", name, name] and await store.blobs.stat(digest) == 4
+
+
+async def test_what_is_pushed_again_takes_the_place_of_what_is_there(store: Store) -> None:
+    digest = await store.blob("a", b"whole")
+    path = store.blobs.local_path(digest)
+    path.write_bytes(b"wrong")  # a disk that lost bytes: of the right size
+    upload_id = await store.uploads.start("a")
+    async with store.uploads.held("a", upload_id) as upload:
+        await upload.write([b"whole"])
+    uploaded = store.root / "docker/registry/v2/repositories/a/_uploads" / upload_id / "data"
+    os.utime(uploaded, (0, 0))  # begun long ago, and ended only now
+    async with store.uploads.held("a", upload_id, to_append=False) as upload:
+        await store.uploads.commit(upload, digest)
+    assert path.read_bytes() == b"whole" and path.stat().st_mtime > 1_000_000_000
