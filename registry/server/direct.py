@@ -29,15 +29,16 @@ from registry.tasks import begin_blocking, begin_carrying
 
 T = TypeVar("T")
 _WORTH_BYTES = 1024 * 1024
-# Each of a body's two buffers: enough to be worth a visit to a thread, little enough for fifty bodies at once. Of a
-# crowd each has one, of both their sizes.
+# Each of a body's two buffers: enough to be worth a visit to a thread, little enough for fifty bodies at once.
 _LEAST_BYTES = 256 * 1024
 _MOST_BYTES = 2 * 1024 * 1024
 # What all buffers above the least take together: clients who fill theirs and fall silent cannot have more.
 _SHARED_BYTES = 64 * 1024 * 1024
 _PAGE = mmap.PAGESIZE
-# Of a crowd each body gets this much of a visit; then the next one has its turn.
+# Of a crowd each body gets this much of a visit; then the next one has its turn. The buffer belongs to the thread.
 _VISIT_BYTES = 4 * 1024 * 1024
+_VISIT_BUFFER_BYTES = 512 * 1024
+_local = threading.local()
 # One thread at a time: each record releases the interpreter and wants it back, and two that do that starve the loop.
 _DECIPHERING = threading.Lock()
 # Waking up for less is not worth a visit to a thread; what comes slower is taken after `BODY_PAUSE_SECONDS`.
@@ -96,6 +97,7 @@ class DirectBody:
         """
         if not self._buffers:
             await self._begin()
+            self._allocate()
         if self._broken is not None:
             raise ConnectionResetError("the body ended early") from self._broken
         if not self._left:
@@ -121,29 +123,30 @@ class DirectBody:
         """Hand the rest of the body to `sink`, which the threads that receive it call; whole pages, but for the end,
         of which it is told.
 
-        For a crowd: what `next` overlaps in three visits to threads takes one, and half the memory, and bodies overlap
-        each other. ConnectionResetError when the body broke off, after what had arrived was handed on.
+        For a crowd: what `next` overlaps in three visits to threads takes one, without memory of the body's own, and
+        bodies overlap each other. ConnectionResetError when the body broke off, after what had arrived was handed on.
         """
-        if not self._buffers:
-            await self._begin(buffers=1)
-        buffer = self._buffers[0]
-        kept = 0
+        await self._begin()
+        kept = b""
         while self._left:
             if self._broken is not None:
                 raise ConnectionResetError("the body ended early") from self._broken
             before = self._left
-            kept = await self._lend(begin_carrying(self._pour_sync, buffer, kept, sink))
+            kept = await self._lend(begin_carrying(self._pour_sync, kept, sink))
             if self._left == before and self._broken is None:
                 try:
-                    await self._more(min(len(buffer) - kept, self._left), patient=not kept)
+                    await self._more(min(_VISIT_BUFFER_BYTES, self._left), patient=not kept)
                 except _Pause:
-                    await self._lend(begin_carrying(sink, buffer[:kept], False))
-                    kept = 0
+                    await self._lend(begin_carrying(sink, memoryview(kept), False))
+                    kept = b""
                 except OSError as error:
                     self._broken = error  # it was silent for too long
 
-    def _pour_sync(self, buffer: memoryview, kept: int, sink: Sink) -> int:
-        """One visit: as much as is there. `kept` bytes are in `buffer` already; how many are afterwards."""
+    def _pour_sync(self, rest: bytes, sink: Sink) -> bytes:
+        """One visit: as much as is there. `rest` is what the visit before had over of a page; what this one has."""
+        buffer = _visit_buffer()
+        kept = len(rest)
+        buffer[:kept] = rest
         end = max(self._left - _VISIT_BYTES, 0)
         while self._left > end:
             wanted = min(len(buffer) - kept, self._left)
@@ -153,7 +156,7 @@ class DirectBody:
             except OSError as error:
                 self._broken = error
                 sink(buffer[:kept], False)
-                return 0
+                return b""
             self._left -= count
             filled = kept + count
             whole = filled - filled % _PAGE if self._left else filled
@@ -163,9 +166,9 @@ class DirectBody:
             kept = filled - whole
             if count < wanted:
                 break
-        return kept
+        return bytes(buffer[:kept])
 
-    async def _begin(self, buffers: int = 2) -> None:
+    async def _begin(self) -> None:
         """Stop the protocol's reading. What it has taken of the body already comes first."""
         send_continue(self._request)
         quiet, enough = 0, 1 if self._cipher is None else 3
@@ -186,12 +189,14 @@ class DirectBody:
                 # Emptying the protocol's buffer makes the cipher hand out what it holds, a round later.
                 await asyncio.sleep(0)
         self._is_whole = self._request.content.is_eof()
-        size = 2 * _LEAST_BYTES // buffers
+
+    def _allocate(self) -> None:
+        size = _LEAST_BYTES
         wish = min(max(self._left // 16, _LEAST_BYTES), _MOST_BYTES) // _PAGE * _PAGE
-        if buffers > 1 and wish > size and DirectBody.shared + buffers * wish <= _SHARED_BYTES:
-            size, self._share = wish, buffers * wish
+        if wish > size and DirectBody.shared + 2 * wish <= _SHARED_BYTES:
+            size, self._share = wish, 2 * wish
             DirectBody.shared += self._share
-        self._buffers = [memoryview(mmap.mmap(-1, size)) for _ in range(buffers)]
+        self._buffers = [memoryview(mmap.mmap(-1, size)) for _ in range(2)]
 
     def _receive_sync(self, view: memoryview) -> int:
         filled = self._take_early_sync(view) if self._early else 0
@@ -249,7 +254,7 @@ class DirectBody:
     async def _more_slowly(self, patient: bool) -> None:
         self._wake = 1
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-        if patient:
+        if patient and self._buffers:
             # Nothing is in the buffer whose turn it is: a client that may say nothing for long needs no memory for it.
             cast(mmap.mmap, self._buffers[0].obj).madvise(mmap.MADV_DONTNEED)
         try:
@@ -298,6 +303,13 @@ class DirectBody:
         if rest:
             fresh.data_received(rest)
         self._raw.resume_reading()
+
+
+def _visit_buffer() -> memoryview:
+    view: memoryview | None = getattr(_local, "view", None)
+    if view is None:
+        view = _local.view = memoryview(mmap.mmap(-1, _VISIT_BUFFER_BYTES))
+    return view
 
 
 class _Pause(Exception):
