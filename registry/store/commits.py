@@ -42,7 +42,8 @@ class GroupCommit:
     async def write(self, files: Files, unless_same: bool = False, moves: Moves = ()) -> None:
         """Rename what `moves` says, then put `data` at each path, in order; all paths are absolute.
 
-        `unless_same` leaves files alone that hold it already.
+        `unless_same` leaves files alone that hold it already. A caller that is cancelled waits nevertheless until it is
+        known what became of it: what appears later would be nobody's.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((Request(moves, files, unless_same), done))
@@ -51,7 +52,14 @@ class GroupCommit:
             lane = begin(self._work())
             self._working.add(lane)
             lane.add_done_callback(self._working.discard)
-        await done
+        try:
+            await asyncio.shield(done)
+        except asyncio.CancelledError:
+            if not done.done():
+                await asyncio.wait([done])
+            if not done.cancelled():
+                done.exception()  # nobody asks for it any more
+            raise
 
     async def _work(self) -> None:
         renamed: list[asyncio.Future[None]] = []

@@ -226,3 +226,25 @@ async def test_the_last_change_is_what_is_synced(
         unless_same=True,
     )
     assert synced == ["link", "one", "two", "three", "a"]
+
+
+async def test_who_is_cancelled_waits_for_what_becomes_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, begun, go_on = os.rename, threading.Event(), threading.Event()
+
+    def slowly(source: str, target: str) -> None:
+        begun.set()
+        assert go_on.wait(10)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", slowly)
+    task = asyncio.create_task(GroupCommit().write([(f"{tmp_path}/a/one", b"1")]))
+    await asyncio.to_thread(begun.wait, 10)
+    task.cancel()
+    await asyncio.sleep(0.01)
+    assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert everything(tmp_path) == {"a/one"}
