@@ -227,6 +227,7 @@ class Daemon:
         image_store = ImageStore(journal)
         image_store.restore()
         content = ImageContent(image_store, registry.blobs, layers, registry.leases, nursery=nursery)
+        layers.mend_with(content.mend)
         return Ground(
             journal=journal,
             events=events,

@@ -2,20 +2,27 @@
 
 Documents by kind and key; the only module that knows SQL. One writer thread owns the connection; writes that arrive
 while it works are committed together. ``await put`` returns when the document survives a kill of the daemon; with
-``durable=True`` also when it survives a loss of power (the write-ahead log is synced).
+``durable=True`` also when it survives a loss of power (the write-ahead log is synced). All else does so a tenth of a
+second later.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 SCHEMA_VERSION = 1
+SYNC_SECONDS = 0.1
 
 _SCHEMA = """
 CREATE TABLE document (kind TEXT NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (kind, key)) WITHOUT
@@ -64,6 +71,7 @@ class Journal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._database: sqlite3.Connection | None = None
         self._closing = False
+        self._sync_at: float | None = None  # by when (time.monotonic) the log is to be synced
 
     def open_sync(self, patience_seconds: float = 5.0) -> None:
         """Open or create the database; wait ``patience_seconds`` for another process to let go of it.
@@ -121,7 +129,11 @@ class Journal:
 
     def _write_forever(self) -> None:
         while True:
-            jobs = [self._jobs.get()]
+            try:
+                jobs = [self._jobs.get(timeout=self._patience())]
+            except queue.Empty:
+                self._sync_sync()
+                continue
             while True:
                 try:
                     jobs.append(self._jobs.get_nowait())
@@ -132,6 +144,21 @@ class Journal:
                 self._commit_sync(work)
             if len(work) < len(jobs):
                 return
+
+    def _patience(self) -> float | None:
+        return None if self._sync_at is None else max(self._sync_at - time.monotonic(), 0.0)
+
+    def _sync_sync(self) -> None:
+        """What was written without being waited for is safe from now on."""
+        self._sync_at = None
+        try:
+            descriptor = os.open(f"{self._path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            log.error("the journal could not be synced: %s", error)
 
     def _commit_sync(self, jobs: list[_Job]) -> None:
         error: Exception | None = None
@@ -164,6 +191,10 @@ class Journal:
             if database.in_transaction:
                 database.execute("ROLLBACK")
             raise
+        if durable:
+            self._sync_at = None
+        elif self._sync_at is None:
+            self._sync_at = time.monotonic() + SYNC_SECONDS
 
 
 def _prepare(database: sqlite3.Connection, path: Path) -> None:

@@ -184,6 +184,8 @@ class Assembly:
     async def assemble(self, container: Container, live: Live, undo: contextlib.AsyncExitStack) -> Assembled:
         """Make all parts; ``undo`` learns how to unmake each of them."""
         self.expect_process()
+        layers = tuple(LayerKey(key) for key in container.layers)
+        await self._snapshotter.require(layers)
         run_dir = self.run_dir(container.id)
         rootfs = run_dir / "rootfs"
         await run_blocking(rundir.make_fresh_sync, run_dir)
@@ -201,7 +203,6 @@ class Assembly:
         runtime = self.runtime_of(container)
         own = runtime_annotations(runtime, spec["linux"]["resources"])
         spec["annotations"] = {**own, **spec.get("annotations", {})}
-        layers = tuple(LayerKey(key) for key in container.layers)
         steps = await self._snapshotter.mount_steps(
             container.id, layers, str(rootfs), transient=container.host_config.auto_remove
         )

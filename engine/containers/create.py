@@ -32,6 +32,7 @@ from engine.containers.validation import validate_create
 from engine.errors import InvalidParameter, NotFound
 from engine.images.model import Image
 from engine.images.service import ImageService, require_platform
+from engine.kernel.durable import sync_folders_sync
 from engine.names import is_valid_name, new_id
 from engine.networks.service import NetworkService
 from engine.runtime.oci import Runtimes
@@ -111,6 +112,8 @@ class Creator:
             container = await self._with_mounts(container, request.flat_read_only, undo, held)
             await run_blocking(_make_directory_sync, self._directory / container_id)
             undo.push_async_callback(run_blocking, _drop_directory_sync, self._directory / container_id)
+            # A record that outlives a loss of power while its folders do not would be a container that cannot start.
+            await run_blocking(sync_folders_sync, self._snapshotter.root, self._directory)
             await asyncio.gather(
                 self._records.save(container, durable=True), self._volumes.keep(container.anonymous_volumes)
             )

@@ -85,7 +85,7 @@ class Lifecycle:
         except (EngineError, RuntimeFailure, OSError, TimeoutError) as error:
             failure, exit_code = _explain(error)
             live.drop_pending()
-            await self._records.save(model.start_failed(container, exit_code, failure.message))
+            await self._records.save(model.start_failed(container, exit_code, failure.message), durable=True)
             raise failure from error
 
     async def _run(self, container: Container, live: Live) -> None:
@@ -111,7 +111,7 @@ class Lifecycle:
             undo.push_async_callback(_kill_quietly, live)
             running = with_fresh_health(model.started(container, pid, now_ns()))
             running = await self._assembly.with_facts(running, started)
-            await self._records.save(running)
+            await self._records.save(running, durable=True)
             undo.pop_all()
         self._watch(container.id, live)
         self._records.event(running, "start")
@@ -131,7 +131,7 @@ class Lifecycle:
                 return
             if not container.is_running:
                 raise NotModified()
-            await self._records.save(model.replace_state(container, manually_stopped=True))
+            await self._records.save(model.replace_state(container, manually_stopped=True), durable=True)
         await self._end(container, live, number, patience)
         self._records.event(container, "stop")
 
@@ -140,7 +140,7 @@ class Lifecycle:
         _cancel_restart(live)
         state = container.state
         stopped = model.exited(container, state.exit_code, state.finished_at)
-        await self._records.save(model.replace_state(stopped, manually_stopped=True))
+        await self._records.save(model.replace_state(stopped, manually_stopped=True), durable=True)
         live.waiters.exited(Exit(state.exit_code))
 
     async def _resume(self, container_id: str) -> None:
@@ -205,7 +205,7 @@ class Lifecycle:
             async with self._locks(container_id):
                 container = self._records.store.require(container_id)
                 if container.is_running:
-                    await self._records.save(model.replace_state(container, manually_stopped=True))
+                    await self._records.save(model.replace_state(container, manually_stopped=True), durable=True)
         await self._signal(container, live, number)
         if container.state.status is Status.PAUSED and ends:
             await self._resume(container_id)

@@ -110,7 +110,8 @@ class Remover:
         promised = model.removing(container, volumes=volumes)
         if container != promised:
             container = promised
-            await self._records.save(container)
+            # On disk before its files go: what is left of a removal that loses its power is finished.
+            await self._records.save(container, durable=True)
         live.drop_pending()
         if live.shim is not None:
             await self._assembly.put_away(container, live)

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 PLAIN_TYPES = frozenset({OCI_LAYER, DOCKER_LAYER})
 # How the names of our unfinished files in the blob store's folder begin.
-TEMPORARY = ("load-", "import-", "pack-", "commit-", "release-")
+TEMPORARY = ("load-", "import-", "pack-", "commit-")
 _CHUNK = 1 << 20
 # isal's level 1: half the time of level 2 for two per cent more bytes on system trees.
 _LEVEL = 1
@@ -66,6 +66,7 @@ class LayerFolders(Protocol):
         self, source: BlobSource, diff_id: str, parents: Sequence[str] = (), progress: Progress | None = None
     ) -> LayerKey: ...
     async def remove(self, key: LayerKey) -> None: ...
+    async def settle(self) -> None: ...
     def all(self) -> list[Layer]: ...
 
 
@@ -328,6 +329,12 @@ class ImageContent:
                 await self.store.replace_image(replace(known, layers=keys))
         return keys
 
+    async def mend(self, key: LayerKey) -> None:
+        """Have a lost layer unpacked again, if an image has it. Raises as ``unpack``."""
+        image = next((image for image in self.store.all() if key in image.layers), None)
+        if image is not None:
+            await self.layers(image)
+
     async def measure(self, path: Path, diff_id: str = "") -> tuple[str, int]:
         """The diff ID (computed unless given) and the size of a plain tar."""
         size = (await run_in("hash", path.stat)).st_size
@@ -409,7 +416,19 @@ class ImageContent:
         garbage = [d for d in self._garbage if d not in needed and not self.leases.protects(d)]
         self._garbage.clear()
         if garbage and self.release is not None:
+            if self._candidates and not await self._settled():
+                self._garbage.update(garbage)
+                return
             await self.release(garbage)
+
+    async def _settled(self) -> bool:
+        """Have what containers still stand on brought to disk before the blobs go that could bring it back."""
+        try:
+            await self.folders.settle()
+        except OSError as error:
+            log.warning("blobs of removed images stay for now: %s", error)
+            return False
+        return True
 
     async def _sweep(self) -> None:
         if not self._candidates:

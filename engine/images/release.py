@@ -1,8 +1,8 @@
 """Gives blobs of removed images back to the disk, unless a repository or anybody else needs them.
 
 Works in the background after a removal, on the few digests it was told of; the registry's collector does the same for
-the whole store. Whoever is about to use a blob holds a lease on its digest before looking whether it is there; so a
-blob is first moved aside, and moved back if a lease appeared meanwhile.
+the whole store. Whoever is about to use a blob holds a lease on its digest before looking whether it is there, and so
+waits for a removal that is under way.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import uuid
 from collections.abc import Callable, Collection, Sequence
 
-from engine.tasks import Nursery, run_blocking
+from engine.tasks import Nursery
 from registry.digest import Digest
 from registry.store import paths
 from registry.store.repositories import Repositories
@@ -72,25 +71,8 @@ class Release:
         stats = await self._driver.stat_all([path for _, path in looked])
         return {digest for (digest, _), stat in zip(looked, stats, strict=True) if stat is not None}
 
-    def _wanted(self, digest: Digest) -> bool:
-        return self._leases.protects(digest) or digest in self._needed()
-
     async def _remove(self, digest: Digest) -> None:
-        if self._wanted(digest):
-            return
-        aside = paths.temporary(f"release-{uuid.uuid4().hex}")
-        try:
-            await self._driver.publish(paths.blob_data(digest), aside)
-        except FileNotFoundError:
-            return
-        if self._wanted(digest):
-            await self._driver.publish(aside, paths.blob_data(digest))
-            return
-        await self._driver.remove(aside)
-        await run_blocking(self._remove_folder_sync, digest)
-        log.debug("blob %s removed", digest)
-
-    def _remove_folder_sync(self, digest: Digest) -> None:
-        """Drop the blob's folder; one that somebody fills again stays."""
-        with contextlib.suppress(OSError):
-            self._repositories.blobs.local_path(digest).parent.rmdir()
+        async with self._leases.condemn(digest) as may_go:
+            if may_go and digest not in self._needed():
+                await self._repositories.blobs.delete(digest)
+                log.debug("blob %s removed", digest)

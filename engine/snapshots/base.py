@@ -168,6 +168,8 @@ class Snapshotter(Protocol):
     """How snapshots are made; one implementation per way of stacking layers. Every method may raise ``OSError``."""
 
     name: str
+    root: Path
+    """The folder of all snapshots. Whoever makes one has its name brought to disk (``kernel.durable``)."""
     upper: str
     """The folder of a snapshot that holds what the container changed (or everything)."""
 
@@ -177,6 +179,9 @@ class Snapshotter(Protocol):
         ``size_limit`` as written (``--storage-opt size``) raises ``ValueError`` where the file system has no quota,
         and where it is no size.
         """
+
+    async def require(self, layers: Sequence[LayerKey]) -> None:
+        """Have what a snapshot over ``layers`` stands on there, unpacked again where it was lost."""
 
     async def exists(self, key: str) -> bool:
         """Whether the snapshot was prepared."""

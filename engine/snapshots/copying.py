@@ -54,6 +54,7 @@ class CopyingSnapshotter:
 
     async def _copy(self, key: str, layers: Sequence[LayerKey], *, init: bool) -> None:
         new, place = self.root / f"{key}.new", self.root / key
+        await self._layers.require(layers)
         await run_blocking(_make_sync, new, place)
         try:
             like = str(self._layers.root_like(layers)) if layers else ""
@@ -64,6 +65,9 @@ class CopyingSnapshotter:
         except BaseException:
             await self._trash.take(new)
             raise
+
+    async def require(self, layers: Sequence[LayerKey]) -> None:
+        """Nothing: a snapshot has all of it in itself."""
 
     async def exists(self, key: str) -> bool:
         return await run_blocking((self.root / key / "root").is_dir)

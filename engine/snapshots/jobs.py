@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from engine.kernel import mount, process
+from engine.kernel import durable, mount, process
 from engine.snapshots import compare, pack, paths, roots, stacking
 from engine.snapshots.extract import OPAQUE_XATTR, Extractor, NeedsParents
 from engine.snapshots.feed import Feed
@@ -289,9 +289,12 @@ def make_folder(_channel: Channel, _fds: list[int], *, view: dict[str, Any], pat
 
 
 def folder_in(_channel: Channel, fds: list[int], *, folder: str) -> None:
-    """Fill ``folder`` from the archive of ``folder_out``."""
+    """Fill ``folder`` from the archive of ``folder_out``, and bring it to disk: what is half full is not filled
+    again."""
     roots.confine(folder)
     Extractor(root_attributes=True).apply(Feed(fds[0], digest=False))
+    if os.listdir("/"):
+        durable.sync_tree_sync("/")
 
 
 TABLE: dict[str, Callable[..., Any]] = {

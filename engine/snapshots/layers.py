@@ -4,33 +4,44 @@
 
     <data root>/layers/<key>/fs           content (see base.py for what a key is)
     <data root>/layers/<key>/layer.json   what is known of it, written before the folder appears under its key
+    <data root>/layers/<key>/settled      says that all of it is on disk
     <data root>/layers/l/<link>           short symbolic name of <key>/fs
     <data root>/layers/tmp/<random>       being unpacked; swept at start
     <data root>/layers/init/<stack>/fs    init layers, one per stack of layers that a container was made of
+
+A pull does not wait until what it unpacked is on disk. That happens some seconds later, for all that is new; should the
+machine lose its power before, the layer is thrown away at the next start and unpacked again when it is wanted. Nobody
+may give up the blob of a layer in use before (``settle``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from engine.kernel import placement
+from engine.kernel.durable import boot_id_sync, sync_file_system_sync
 from engine.kernel.mount import MountStep
 from engine.snapshots.base import Layer, LayerKey, Progress, chain_id, hex_of
 from engine.snapshots.trash import Trash
 from engine.snapshots.workers import Workers
 from engine.tasks import KeyedLocks, Nursery, run_blocking
 
+log = logging.getLogger(__name__)
+
 LINK_LENGTH = 16
+SETTLE_SECONDS = 5.0
 # Layers must stay plain: nothing in them may depend on overlay's own bookkeeping attributes.
 PLAIN_OPTIONS = ("redirect_dir=off", "metacopy=off", "index=off")
 _PARAMETERS = Path("/sys/module/overlay/parameters")
@@ -77,6 +88,10 @@ class Layers:
         self._locks = KeyedLocks()
         self._arrival = asyncio.Condition()
         self._overlay = True
+        self._boot = ""
+        self._unsettled: set[LayerKey] = set()
+        self._settling: asyncio.Task[None] | None = None
+        self._mend: Callable[[LayerKey], Awaitable[None]] | None = None
         self._stacks: set[str] = set()
         self.plain_options: tuple[str, ...] = ()
 
@@ -89,21 +104,37 @@ class Layers:
             self._links[layer.link] = layer.key
         for path in leftovers:
             await self._trash.take(path)
+        self._settle_soon()
+
+    def mend_with(self, mend: Callable[[LayerKey], Awaitable[None]]) -> None:
+        """Who has a layer unpacked again that a container stands on and that was lost."""
+        self._mend = mend
 
     def _load_sync(self) -> tuple[list[Path], list[Layer]]:
         for folder in (self.root, self.links, self._tmp, self._init):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         placement.unrelated_sync(self._tmp)
         self.plain_options = tuple(o for o in PLAIN_OPTIONS if (_PARAMETERS / o.partition("=")[0]).exists())
+        with contextlib.suppress(OSError):  # without one, what is there is trusted
+            self._boot = boot_id_sync()
         leftovers = list(self._tmp.iterdir())
         known: list[Layer] = []
         for folder in self.root.iterdir():
             if folder in (self.links, self._tmp, self._init):
                 continue
             try:
-                known.append(_read_layer((folder / "layer.json").read_bytes()))
+                layer, boot = _read_layer((folder / "layer.json").read_bytes())
             except (OSError, ValueError, KeyError, TypeError):
                 leftovers.append(folder)
+                continue
+            is_settled = not boot or (folder / "settled").exists()
+            if not is_settled and boot != self._boot:
+                log.warning("layer %s was not on disk when the machine stopped: it will be unpacked again", layer.key)
+                leftovers.append(folder)
+                continue
+            if not is_settled:
+                self._unsettled.add(layer.key)
+            known.append(layer)
         keys = {layer.link for layer in known}
         for link in self.links.iterdir():
             if link.name not in keys:
@@ -270,9 +301,39 @@ class Layers:
             raise
         self._known[key] = layer
         self._links[layer.link] = key
+        self._unsettled.add(key)
+        self._settle_soon()
         async with self._arrival:
             self._arrival.notify_all()
         return key
+
+    def _settle_soon(self) -> None:
+        if self._unsettled and (self._settling is None or self._settling.done()):
+            with contextlib.suppress(RuntimeError):  # a daemon that stops leaves it to the next
+                self._settling = self._nursery.start(self._settle_later(), name="settle layers")
+
+    async def _settle_later(self) -> None:
+        while self._unsettled:
+            await asyncio.sleep(SETTLE_SECONDS)
+            try:
+                await self.settle()
+            except OSError as error:
+                log.warning("new layers could not be brought to disk: %s", error)
+                return
+
+    async def settle(self) -> None:
+        """Have every layer on disk, whatever happens to the machine. Costs nothing when they are; OSError when it
+        cannot be done."""
+        keys = frozenset(self._unsettled)
+        if keys:
+            await run_blocking(self._settle_sync, keys)
+            self._unsettled -= keys
+
+    def _settle_sync(self, keys: Iterable[LayerKey]) -> None:
+        sync_file_system_sync(self.root)
+        for key in keys:
+            with contextlib.suppress(FileNotFoundError):  # it was removed meanwhile
+                (self.root / key / "settled").touch()
 
     def _make_tmp_sync(self, tmp: Path) -> None:
         for name in ("fs", "work", "merged"):
@@ -291,7 +352,7 @@ class Layers:
 
     def _publish_sync(self, tmp: Path, layer: Layer) -> None:
         _drop_scaffold_sync(tmp)
-        (tmp / "layer.json").write_bytes(_layer_json(layer))
+        (tmp / "layer.json").write_bytes(_layer_json(layer, self._boot))
         try:
             tmp.rename(self.root / layer.key)
         except OSError as error:
@@ -307,6 +368,7 @@ class Layers:
         if layer is None:
             return
         self._links.pop(layer.link, None)
+        self._unsettled.discard(key)
         for stack in await run_blocking(self._unlink_sync, layer):
             self._stacks.discard(stack.name)
             await self._trash.take(stack)
@@ -324,6 +386,22 @@ class Layers:
         return stacks
 
     # Stacks: what mounts are made of.
+
+    async def require(self, keys: Sequence[LayerKey]) -> None:
+        """Have these layers there, those that were lost too. OSError when one is and cannot be had again."""
+        for key in keys:
+            if key not in self._known and self._mend is not None:
+                try:
+                    await self._mend(key)
+                except ValueError as error:
+                    raise OSError(errno.EIO, str(error), str(self.folder(key))) from error
+            if key not in self._known:
+                raise FileNotFoundError(errno.ENOENT, "the layer is lost, and no image has it", str(self.folder(key)))
+
+    async def stack(self, keys: Sequence[LayerKey]) -> list[str]:
+        """Short folder names of a stack and its init layer, top first, relative to ``links``. Raises as ``require``."""
+        await self.require(keys)
+        return [await self.init_layer(keys), *self.link_names(keys)]
 
     def link_names(self, keys: Sequence[LayerKey]) -> list[str]:
         """Short folder names, top first as overlay wants them, relative to ``links``."""
@@ -402,18 +480,21 @@ def step_data(steps: Sequence[MountStep]) -> list[list[Any]]:
     return [[s.source, s.target, s.fstype, list(s.options), s.cwd] for s in steps]
 
 
-def _layer_json(layer: Layer) -> bytes:
+def _layer_json(layer: Layer, boot: str) -> bytes:
     return json.dumps(
         {
             "key": layer.key, "diff_id": layer.diff_id, "link": layer.link, "size_bytes": layer.size_bytes,
             "implied": layer.implied, "root_explicit": layer.root_explicit, "parents": list(layer.parents),
+            "boot": boot,
         }
     ).encode()  # fmt: skip
 
 
-def _read_layer(data: bytes) -> Layer:
+def _read_layer(data: bytes) -> tuple[Layer, str]:
+    """A layer, and the boot it was unpacked in; "" for one from when that was not written down."""
     doc = json.loads(data)
-    return Layer(
+    layer = Layer(
         LayerKey(doc["key"]), doc["diff_id"], doc["link"], doc["size_bytes"], doc["implied"], doc["root_explicit"],
         tuple(LayerKey(key) for key in doc["parents"]),
     )  # fmt: skip
+    return layer, str(doc.get("boot", ""))

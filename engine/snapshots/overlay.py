@@ -78,6 +78,9 @@ class OverlaySnapshotter:
             self._quota.limit_sync(new, max_bytes)
         new.rename(place)
 
+    async def require(self, layers: Sequence[LayerKey]) -> None:
+        await self._layers.require(layers)
+
     async def exists(self, key: str) -> bool:
         return await run_blocking((self.root / key / "diff").is_dir)
 
@@ -90,7 +93,7 @@ class OverlaySnapshotter:
         *,
         transient: bool = False,
     ) -> tuple[MountStep, ...]:
-        lowers = [await self._layers.init_layer(layers), *self._layers.link_names(layers)]
+        lowers = await self._layers.stack(layers)
         if read_only:
             return (self._layers.overlay_step([f"../../snapshots/{key}/diff", *lowers], target),)
         # An unsynced mount leaves a mark in its work folder that would refuse the next mount.
@@ -103,6 +106,7 @@ class OverlaySnapshotter:
         return step if synced else unsynced(step)
 
     async def image_steps(self, layers: Sequence[LayerKey], target: str) -> tuple[MountStep, ...]:
+        await self._layers.require(layers)
         lowers = self._layers.link_names(layers) or [await self._layers.init_layer(())]
         return (self._layers.overlay_step(lowers, target),)
 
@@ -110,7 +114,7 @@ class OverlaySnapshotter:
         await self._trash.take(self.root / key)
 
     async def changes(self, key: str, layers: Sequence[LayerKey]) -> list[Change]:
-        lowers = [await self._layers.init_layer(layers), *self._layers.link_names(layers)]
+        lowers = await self._layers.stack(layers)
         step = self._layers.overlay_step(lowers, str(self._view))
         batches = await self._workers.run(
             "changes",
@@ -136,7 +140,7 @@ class OverlaySnapshotter:
         if writable:
             # The end of a synced mount writes back all of the data root's file system: a work folder of its own, with
             # the mark of an unsynced mount, comes and goes with the view instead.
-            lowers = [await self._layers.init_layer(layers), *self._layers.link_names(layers)]
+            lowers = await self._layers.stack(layers)
             work = f"view-{secrets.token_hex(6)}"
             try:
                 yield Stopped(str(self._view), (self._writable(key, lowers, str(self._view), work, synced=False),))
@@ -145,11 +149,7 @@ class OverlaySnapshotter:
             return
         # What a reader needs to have there (places to mount volumes on) goes to memory, never to the snapshot.
         scratch, target = MountStep("tmpfs", str(self._view), "tmpfs", ("mode=700",)), str(self._view / "root")
-        lowers = [
-            f"../../snapshots/{key}/diff",
-            await self._layers.init_layer(layers),
-            *self._layers.link_names(layers),
-        ]
+        lowers = [f"../../snapshots/{key}/diff", *await self._layers.stack(layers)]
         step = self._layers.overlay_step(lowers, target, upper=self._view / "diff", work=self._view / "work")
         yield Stopped(target, (scratch, step))
 

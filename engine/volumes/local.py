@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.kernel import placement, quota
+from engine.kernel.durable import sync_folders_sync
 from engine.kernel.mount import mount_sync, split_options, unmount_sync
 from engine.names import new_id
 from engine.volumes.model import MountRequest, nfs_server, with_server_address
@@ -63,12 +64,14 @@ class LocalFolders:
         return found
 
     def create_sync(self, name: str, size_limit: int | None = None) -> None:
-        """Make the folders; there already is fine. At most ``size_limit`` bytes go in where ``can_limit``."""
+        """Make the folders, on disk too; there already is fine. At most ``size_limit`` bytes go in where
+        ``can_limit``."""
         (self.root / name).mkdir(mode=0o701, exist_ok=True)
         made = not self.data(name).exists()
         self.data(name).mkdir(mode=0o755, exist_ok=True)
         if made and size_limit is not None and self._quota is not None:
             self._quota.limit_sync(self.root / name, size_limit)
+        sync_folders_sync(self.root)
 
     def discard_sync(self, name: str) -> Path | None:
         """Take a volume away in one step; returns what ``empty_trash_sync`` is to delete, None when there is none."""
@@ -85,6 +88,7 @@ class LocalFolders:
             # A mount that nobody counts (made by hand, or by a daemon that was killed) still sits on the data.
             self.unmount_sync(name)
             (self.root / name).rename(gone)
+        sync_folders_sync(self.root)  # before its record goes: nobody's folder would be taken for somebody's data
         return gone
 
     def empty_trash_sync(self, gone: Path) -> None:

@@ -28,9 +28,12 @@ class Leases:
 
     @asynccontextmanager
     async def hold(self, *digests: Digest) -> AsyncIterator[None]:
-        """Protect `digests` while the body runs. Holds nest."""
+        """Protect `digests` while the body runs. Holds nest. What is being removed at this moment is gone when the body
+        begins: it finds all of a blob or nothing."""
         self.acquire(digests)
         try:
+            for digest in digests:
+                await self.settled(digest)
             yield
         finally:
             self.release(digests)

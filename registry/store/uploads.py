@@ -103,7 +103,6 @@ class Uploads:
         """Make the upload's bytes a blob of its repository. On `DigestMismatch` the upload is gone."""
         leases = self._repositories.leases
         async with leases.hold(expected):
-            await leases.settled(expected)
             await upload.close()
             actual = await self._digest(upload, expected)
             if actual != expected:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from engine.journal import SCHEMA_VERSION, Delete, Journal, JournalClosed, Put
+from engine.journal import SCHEMA_VERSION, SYNC_SECONDS, Delete, Journal, JournalClosed, Put
 from engine.tasks import run_blocking
 
 
@@ -125,3 +126,18 @@ async def test_two_daemons_cannot_share_one(journal: Journal, tmp_path: Path) ->
     other = Journal(tmp_path / "deep" / "journal.db")
     with pytest.raises(sqlite3.OperationalError, match="locked"):
         await run_blocking(other.open_sync, 0.0)
+
+
+async def test_what_nobody_waits_for_is_on_disk_soon(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    for number in range(3):
+        await journal.put("container", str(number), b"one", durable=False)
+    assert not synced
+    async with asyncio.timeout(5):
+        while not synced:
+            await asyncio.sleep(0.01)
+    await journal.put("container", "a", b"two", durable=False)
+    await journal.put("container", "b", b"three")  # has the one before with it
+    await asyncio.sleep(3 * SYNC_SECONDS)
+    assert [Path(name).suffix for name in synced] == [".db-wal"]

@@ -289,7 +289,8 @@ class FakeSnapshotter:
 
     name = "overlay2"
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path) -> None:
+        self.root = root
         self.removed: list[str] = []
         self.prepared: list[tuple[str, tuple[str, ...], int | None]] = []
         self.failure: Exception | None = None
@@ -439,7 +440,7 @@ class Bench:
         self.nursery = Nursery("bench")
         self.shims = FakeShims()
         self.prober = FakeProber()
-        self.snapshotter = FakeSnapshotter()
+        self.snapshotter = FakeSnapshotter(root)
         self.volumes = FakeVolumeRemover()
         self.kept_then: list[list[str]] = []
         assembly = cast(Assembly, self.assembly)

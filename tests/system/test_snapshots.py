@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from engine.kernel.mount import MountStep
+from engine.snapshots import layers as layers_module
 from engine.snapshots.base import Change, ChangeKind, LayerKey, Snapshotter, chain_id
 from engine.snapshots.layers import BlobSource, Layers
 from engine.snapshots.probe import open_snapshots
@@ -37,6 +38,7 @@ class Room:
     trash: Trash
     layers: Layers
     snapshots: Snapshotter
+    nursery: Nursery
 
     async def add(self, data: bytes, parents: tuple[str, ...] = ()) -> str:
         """Unpack an archive; its diff ID."""
@@ -65,7 +67,7 @@ async def room(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[
     layers = Layers(tmp_path, workers, trash, nursery)
     snapshots = await open_snapshots(tmp_path, workers, trash, layers, getattr(request, "param", ""))
     mounts = Path("/proc/self/mountinfo").read_text()
-    yield Room(tmp_path, workers, trash, layers, snapshots)
+    yield Room(tmp_path, workers, trash, layers, snapshots, nursery)
     await nursery.aclose()
     await workers.aclose()
     close_pools()
@@ -417,7 +419,7 @@ async def test_a_restart_finds_layers_and_sweeps_the_rest(room: Room) -> None:
     (room.root / "layers" / "tmp" / "half").mkdir()
     (room.root / "snapshots" / "x.new").mkdir()
     (room.root / "layers" / "l" / "stale").symlink_to("nowhere")
-    again = Layers(room.root, room.workers, room.trash, Nursery("again"))
+    again = Layers(room.root, room.workers, room.trash, room.nursery)
     await open_snapshots(room.root, room.workers, room.trash, again)
     assert [layer.diff_id for layer in again.all()] == [base]
     assert sorted(p.name for p in (room.root / "layers").iterdir()) == sorted([base[7:], "l", "tmp", "init"])
@@ -499,3 +501,53 @@ async def test_a_transient_snapshot_can_be_mounted_again(room: Room) -> None:
             await asyncio.to_thread(mounted, steps, target, f"echo {number} >>g; cat g") == "0\n1\n"[: 2 * number + 2]
         )
     assert await run_in(room, "s", (base,), "cat g") == "0\n1\n"
+
+
+async def test_a_layer_that_a_loss_of_power_may_have_spoilt_is_unpacked_again(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tar(file("f", b"right"))
+    diff_id = await room.add(data)
+    await room.snapshots.prepare("one", room.keys(diff_id))
+    key = room.keys(diff_id)[0]
+    (room.content(diff_id) / "f").write_bytes(b"00000")  # what was never written, though its length was
+    monkeypatch.setattr(layers_module, "boot_id_sync", lambda: "another boot")
+    again = Layers(room.root, room.workers, room.trash, room.nursery)
+    await again.start()
+    assert not again.has(key)
+    with pytest.raises(FileNotFoundError, match="the layer is lost"):
+        await again.require([key])
+
+    async def mend(wanted: LayerKey) -> None:
+        assert wanted == key
+        await again.unpack(BlobSource(room.root / "blob"), diff_id)
+
+    again.mend_with(mend)
+    await again.require([key])
+    assert (again.folder(key) / "f").read_bytes() == b"right"
+
+
+async def test_a_layer_that_is_on_disk_is_kept_by_every_boot(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers_module, "SETTLE_SECONDS", 0.01)
+    diff_id = await room.add(tar(file("f", b"right")))
+    key = room.keys(diff_id)[0]
+    mark = room.root / "layers" / key / "settled"
+    async with asyncio.timeout(30):
+        while not mark.exists():
+            await asyncio.sleep(0.01)
+    monkeypatch.setattr(layers_module, "boot_id_sync", lambda: "another boot")
+    again = Layers(room.root, room.workers, room.trash, room.nursery)
+    await again.start()
+    assert again.has(key)
+
+
+async def test_a_daemon_that_was_killed_leaves_the_rest_to_the_next(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diff_id = await room.add(tar(file("f", b"right")))
+    key = room.keys(diff_id)[0]
+    again = Layers(room.root, room.workers, room.trash, room.nursery)
+    await again.start()
+    assert again.has(key) and not (room.root / "layers" / key / "settled").exists()
+    await again.settle()
+    assert (room.root / "layers" / key / "settled").exists()

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 import pytest_asyncio
 
+from engine.containers import create
 from engine.containers.create import CreateRequest, Creator
 from engine.containers.defaults import DaemonDefaults
 from engine.containers.host import HostFacts
@@ -121,6 +122,21 @@ async def bench(tmp_path: Path) -> AsyncIterator[CreateBench]:
     await made.all_volumes.restore({})
     yield made
     await made.aclose()
+
+
+async def test_a_containers_folders_are_on_disk_before_its_record(
+    bench: CreateBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[Path, ...]] = []
+
+    def note(*folders: Path) -> None:
+        assert not bench.journal.load("container")
+        assert len(os.listdir(bench.root / "containers")) == 1
+        synced.append(folders)
+
+    monkeypatch.setattr(create, "sync_folders_sync", note)
+    await bench.create("web")
+    assert synced == [(bench.root, bench.root / "containers")]
 
 
 async def test_a_record_is_the_wish_over_the_image(bench: CreateBench) -> None:

@@ -129,6 +129,13 @@ async def test_a_record_that_cannot_be_kept_ends_the_process(bench: Bench) -> No
     assert bench.assembly.log == ["assemble", "undo"]
 
 
+async def test_what_was_started_and_stopped_by_hand_survives_a_loss_of_power(bench: Bench) -> None:
+    await bench.lifecycle.start(CREATED.id)
+    assert bench.now(CREATED.id).is_running and bench.journal.durable == [True]
+    await bench.lifecycle.stop(CREATED.id)
+    assert bench.journal.durable[1]  # that it was by hand; how it ended follows
+
+
 async def test_two_starts_at_once_are_one(bench: Bench) -> None:
     bench.assembly.hold = asyncio.Event()
     first = asyncio.ensure_future(bench.lifecycle.start(CREATED.id))

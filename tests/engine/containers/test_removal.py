@@ -47,6 +47,19 @@ async def test_everything_of_it_goes(bench: Bench, record: Container) -> None:
     assert record.id not in left and left
 
 
+async def test_a_removal_is_on_disk_before_its_files_go(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove = bench.snapshotter.remove
+    known: list[tuple[str, bool]] = []
+
+    async def noted(key: str) -> None:
+        known.append((bench.store.require(key).state.status, bench.journal.durable[-1]))
+        await remove(key)
+
+    monkeypatch.setattr(bench.snapshotter, "remove", noted)
+    await bench.remover.remove(EXITED.id)
+    assert known == [("removing", True)]
+
+
 async def test_anonymous_volumes_go_when_asked(bench: Bench) -> None:
     await bench.remover.remove(EXITED.id, volumes=True)
     assert bench.volumes.removed == ["v1", "v2"]

@@ -45,6 +45,8 @@ class FakeLayers:
     def __init__(self) -> None:
         self.known: dict[LayerKey, int] = {}
         self.unpacked: list[str] = []
+        self.settled = 0
+        self.failure: OSError | None = None
 
     def has(self, key: LayerKey) -> bool:
         return key in self.known
@@ -84,6 +86,11 @@ class FakeLayers:
 
     async def remove(self, key: LayerKey) -> None:
         self.known.pop(key, None)
+
+    async def settle(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.settled += 1
 
 
 def _measure_sync(path: Path) -> tuple[str, int, int]:

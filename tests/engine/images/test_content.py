@@ -102,6 +102,28 @@ async def test_layers_below_a_container_outlive_their_image(shop: Shop) -> None:
     assert not shop.layers.known
 
 
+async def test_blobs_of_a_removed_image_stay_until_the_layers_of_its_containers_are_on_disk(shop: Shop) -> None:
+    image = await shop.make("app", {"a": b"1"})
+    form = shop.content.store.forms(image.diff_ids[0])[0].digest
+    shop.content.users = Containers(*image.layers)
+    shop.layers.failure = OSError(5, "Input/output error")
+    await shop.remover.remove("app", force=True)
+    assert await shop.blobs.stat(form) is not None
+    shop.layers.failure = None
+    await shop.content.reclaim()
+    await shop.release.settled()
+    assert await shop.blobs.stat(form) is None and shop.layers.settled == 1
+
+
+async def test_a_lost_layer_is_unpacked_again_for_who_stands_on_it(shop: Shop) -> None:
+    image = await shop.make("app", {"a": b"1"})
+    shop.layers.known.clear()
+    await shop.content.mend(LayerKey("a" * 64))
+    assert not shop.layers.known
+    await shop.content.mend(image.layers[0])
+    assert set(shop.layers.known) == set(image.layers)
+
+
 async def test_layers_found_under_a_container_at_start_go_with_it(shop: Shop) -> None:
     shop.layers.known.update({LayerKey("a" * 64): 1, LayerKey("b" * 64): 1})
     users = shop.content.users = Containers("a" * 64)

@@ -43,13 +43,31 @@ async def test_manifests_of_repositories_stay(shop: Shop) -> None:
     assert digest in await shop.digests()
 
 
-async def test_a_lease_taken_while_a_blob_is_moved_aside_brings_it_back(shop: Shop) -> None:
+async def test_who_comes_while_a_blob_is_removed_finds_nothing_of_it(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     digest = await shop.blobs.put(b"wanted again")
-    answers = iter([False, True])
-    shop.release._wanted = lambda _: next(answers)  # type: ignore[method-assign]
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    remove = shop.blobs.delete
+
+    async def slowly(condemned: Digest) -> bool:
+        begun.set()
+        await go_on.wait()
+        return await remove(condemned)
+
+    monkeypatch.setattr(shop.blobs, "delete", slowly)
     await shop.release([digest])
-    assert await shop.digests() == {digest}
-    assert await shop.blobs.read(digest) == b"wanted again"
+    await begun.wait()
+
+    async def look() -> int | None:
+        async with shop.leases.hold(digest):
+            return await shop.blobs.stat(digest)
+
+    looking = asyncio.create_task(look())
+    await asyncio.sleep(0.01)
+    assert not looking.done()
+    go_on.set()
+    assert await looking is None and await shop.digests() == set()
 
 
 def interrupted_packing(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], Awaitable[object]]) -> None:

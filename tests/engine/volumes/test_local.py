@@ -35,6 +35,15 @@ def test_a_volume_is_a_folder_and_is_taken_away_whole(tmp_path: Path) -> None:
     assert local.discard_sync("one") is None
 
 
+def test_volumes_come_and_go_on_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = folders(tmp_path)
+    seen: list[list[str]] = []
+    monkeypatch.setattr(local_driver, "sync_folders_sync", lambda root: seen.append(sorted(os.listdir(root))))
+    local.create_sync("one")
+    local.discard_sync("one")
+    assert seen == [["one"], [".trash"]]
+
+
 def test_a_removal_that_was_cut_short_is_finished_at_the_next_start(tmp_path: Path) -> None:
     local = folders(tmp_path)
     local.create_sync("one")
