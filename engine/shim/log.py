@@ -249,9 +249,13 @@ class JsonFile(Log):
             self._compressor = 0
 
     def _open(self) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._file = os.open(self._path, flags, 0o640)
         self._size = os.fstat(self._file).st_size
+        if self._size and os.pread(self._file, 1, self._size - 1) != b"\n":
+            # A power loss tore the last line, or left zeroes; glued to it, the next entry would be unreadable too.
+            with contextlib.suppress(OSError):  # a full disk loses that entry, never the container
+                self._size += os.write(self._file, b"\n")
 
     def _append(self, parts: list[bytes]) -> None:
         try:

@@ -310,6 +310,50 @@ def test_a_rotated_file_stays_when_its_successor_cannot_be_made_durable(
     assert (tmp_path / "log.1").read_bytes() == b"old\n"
 
 
+@pytest.mark.parametrize("torn", [b'{"log":"to', bytes(5000), b'{"log":"whole\\n"}\n' + bytes(1)])
+@pytest.mark.parametrize("driver", ["json-file", "local"])
+def test_what_follows_a_torn_line_begins_a_line_of_its_own(tmp_path: Path, torn: bytes, driver: str) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(torn)
+    log = open_log({"driver": driver, "path": str(path), "options": {}, "attrs": {}}, lambda _error: None)
+    log.write(STDOUT, b"new\n")
+    log.close()
+    assert path.read_bytes().startswith(torn + b"\n{")
+    assert json.loads(path.read_bytes().splitlines()[-1])["log"] == "new\n"
+
+
+def test_a_line_begun_anew_counts_for_the_size(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"torn")
+    log = JsonFile(str(path), attributes={}, max_size=10_000)
+    log.write(STDOUT, b"new\n")
+    assert log._size == path.stat().st_size
+    log.close()
+
+
+def test_a_torn_line_on_a_full_disk_keeps_no_container_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "log"
+    path.write_bytes(b"torn")
+    monkeypatch.setattr(os, "write", full)
+    log = JsonFile(str(path), attributes={})
+    log.close()
+    assert path.read_bytes() == b"torn"
+
+
+def test_a_log_that_ends_with_a_line_is_continued_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    for text in (b"one\n", b"two\n"):
+        log = JsonFile(str(path), attributes={})
+        log.write(STDOUT, text)
+        log.close()
+    assert texts(path) == ["one\n", "two\n"]
+
+
 def test_a_destination_that_is_away_is_named(tmp_path: Path) -> None:
     sink = {
         "network": "unix",
