@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import io
 import os
-import zlib
+import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +19,17 @@ from typing import IO, TypeVar
 from urllib.parse import quote_plus
 
 import msgspec
-from isal import igzip
 
 from engine.clock import parse_rfc3339, rfc3339_fixed
+from engine.containers.logfile import Compressed, LogFile, identity_sync, open_file_sync
 from engine.kernel.inotify import FolderWatch
 from engine.tasks import run_blocking, run_to_end, wait_any
 
 BATCH_BYTES = 512 * 1024
 BLOCK_BYTES = 64 * 1024
+LONGEST_BYTES = 4 << 20  # far beyond any entry: the shim makes several of a line that long
 _LISTING_ATTEMPTS = 5
-_GZIP_WITH_NAME = b"\x08"
-_GZIP_WINDOW = 31
-_BEGINNING = 4096
-_FIRST = 256
+_LINE_ENDS = re.compile(rb"[\n\0]+")
 _STDOUT, _STDERR = b"\x01\x00\x00\x00", b"\x02\x00\x00\x00"
 
 L = TypeVar("L")
@@ -169,7 +167,8 @@ def _decode(decoder: msgspec.json.Decoder[L], chunk: bytes) -> Iterable[L]:
 
 
 def _readable(decoder: msgspec.json.Decoder[L], chunk: bytes) -> Iterator[L]:
-    for line in chunk.split(b"\n"):
+    """Line by line what there is. A loss of power may leave zeroes; no entry holds one, so another may begin there."""
+    for line in _LINE_ENDS.split(chunk):
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
             yield decoder.decode(line)
 
@@ -209,28 +208,7 @@ def truncate_log_sync(path: Path) -> None:
             each.unlink(missing_ok=True)
 
 
-def _open(path: Path) -> IO[bytes]:
-    return igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[no-untyped-call]
-
-
-def _is_compressed(file: object) -> bool:
-    return isinstance(file, igzip.IGzipFile)
-
-
-def _identity_sync(file: IO[bytes]) -> tuple[int, bytes]:
-    """What stays the same about a file that is renamed and compressed: its inode, which the shim notes in what it
-    compresses, and how it begins, because the inode of a file that is gone may soon be another's.
-    """
-    descriptor = file.fileno()
-    head = os.pread(descriptor, _BEGINNING, 0)
-    if not _is_compressed(file):
-        return os.fstat(descriptor).st_ino, head[:_FIRST]
-    name = head[10:].partition(b"\0")[0]
-    inode = int(name) if head[3:4] == _GZIP_WITH_NAME and name.isdigit() else os.fstat(descriptor).st_ino
-    return inode, zlib.decompressobj(_GZIP_WINDOW).decompress(head, _FIRST)
-
-
-def _open_all_sync(path: Path) -> list[IO[bytes]]:
+def _open_all_sync(path: Path) -> list[LogFile]:
     """The files of one log, opened. Rotation and compression rename them meanwhile, so what was opened is checked."""
     for attempt in range(_LISTING_ATTEMPTS):
         files = _open_listed_sync(path)
@@ -242,17 +220,17 @@ def _open_all_sync(path: Path) -> list[IO[bytes]]:
     return files
 
 
-def _open_listed_sync(path: Path) -> list[IO[bytes]]:
+def _open_listed_sync(path: Path) -> list[LogFile]:
     files = []
     for each in log_files(path):
         with contextlib.suppress(FileNotFoundError):
-            files.append(_open(each))
+            files.append(open_file_sync(each))
     return files
 
 
-def start_of_tail(file: IO[bytes], lines: int) -> tuple[int, int]:
+def start_of_tail(file: LogFile, lines: int) -> tuple[int, int]:
     """The offset at which the last ``lines`` whole lines begin, and how many there are (fewer in a short file)."""
-    if _is_compressed(file):
+    if isinstance(file, Compressed):
         return _start_of_compressed_tail(file, lines)
     position, found = file.seek(0, io.SEEK_END), -1  # the newline that ends the last line begins no other
     while position > 0:
@@ -268,7 +246,7 @@ def start_of_tail(file: IO[bytes], lines: int) -> tuple[int, int]:
     return 0, found + 1
 
 
-def _start_of_compressed_tail(file: IO[bytes], lines: int) -> tuple[int, int]:
+def _start_of_compressed_tail(file: Compressed, lines: int) -> tuple[int, int]:
     """The same for a file that can only be read forwards: once to count, once to find."""
     total = 0
     while block := file.read(BATCH_BYTES):
@@ -294,8 +272,8 @@ class LogCursor:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._queue: list[IO[bytes]] = []
-        self._file: IO[bytes] | None = None
+        self._queue: list[LogFile] = []
+        self._file: LogFile | None = None
         self._rest = b""
 
     def open_sync(self, tail: int | None) -> None:
@@ -317,6 +295,8 @@ class LogCursor:
                 if self._rest:
                     data = self._rest + data
                 end = data.rfind(b"\n") + 1
+                if not end and len(data) > LONGEST_BYTES:  # zeroes, say: no line, so it is not kept until it ends
+                    end = len(data)
                 self._rest = data[end:]
                 if end:
                     return data[:end]
@@ -337,15 +317,15 @@ class LogCursor:
         if more:  # written between our last read and the rotation
             self._file.seek(-1, io.SEEK_CUR)
             return True
-        self._queue = self._newer_sync(_identity_sync(self._file))
+        self._queue = self._newer_sync(identity_sync(self._file))
         self._file.close()
         self._file = None
         return bool(self._queue)
 
-    def _newer_sync(self, identity: tuple[int, bytes]) -> list[IO[bytes]]:
+    def _newer_sync(self, identity: tuple[int, bytes]) -> list[LogFile]:
         """The files after the one that was read; all of them where that one is gone, because all are newer then."""
         files = _open_all_sync(self._path)
-        identities = [_identity_sync(file) for file in files]
+        identities = [identity_sync(file) for file in files]
         after = identities.index(identity) + 1 if identity in identities else 0
         for file in files[:after]:
             file.close()
@@ -385,8 +365,8 @@ def _inode_sync(path: Path) -> int | None:
         return None
 
 
-def _seek_tail(files: list[IO[bytes]], tail: int) -> list[IO[bytes]]:
-    kept: list[IO[bytes]] = []
+def _seek_tail(files: list[LogFile], tail: int) -> list[LogFile]:
+    kept: list[LogFile] = []
     wanted = tail
     for file in reversed(files):
         if wanted <= 0:

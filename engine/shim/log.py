@@ -15,6 +15,7 @@ from typing import Any
 from engine.shim import wire
 
 _PR_SET_PDEATHSIG = 1
+_SYNCED_BYTES = 1 << 20
 
 PIECE = 16 * 1024  # a longer line is split into entries of this size, without a newline at their end
 
@@ -248,9 +249,13 @@ class JsonFile(Log):
             self._compressor = 0
 
     def _open(self) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._file = os.open(self._path, flags, 0o640)
         self._size = os.fstat(self._file).st_size
+        if self._size and os.pread(self._file, 1, self._size - 1) != b"\n":
+            # A power loss tore the last line, or left zeroes; glued to it, the next entry would be unreadable too.
+            with contextlib.suppress(OSError):  # a full disk loses that entry, never the container
+                self._size += os.write(self._file, b"\n")
 
     def _append(self, parts: list[bytes]) -> None:
         try:
@@ -344,7 +349,10 @@ def _remove(path: str) -> None:
 
 
 def _compress_in_child(path: str) -> int:
-    """Compressing 100 MB takes seconds; a child does it, so that the container's output flows on."""
+    """Compressing 100 MB takes seconds; a child does it, so that the container's output flows on.
+
+    The original goes when its successor, and the successor's name, would outlive a loss of power.
+    """
     pid = os.fork()
     if pid:
         return pid
@@ -354,15 +362,23 @@ def _compress_in_child(path: str) -> int:
         import shutil
 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        with open(path, "rb") as source, open(f"{path}.tmp", "wb") as file:
+        with open(path, "rb") as source, open(f"{path}.tmp", "wb", _SYNCED_BYTES, opener=_open_synced) as file:
             # The name in the header is the file's identity, by which a reader that has the original open finds its
             # place among the rotated files.
             name = str(os.fstat(source.fileno()).st_ino)
             with gzip.GzipFile(name, "wb", compresslevel=6, fileobj=file) as target:
                 shutil.copyfileobj(source, target, 256 * 1024)
         os.rename(f"{path}.tmp", f"{path}.gz")
+        folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
+        os.fsync(folder)
         os.unlink(path)
     os._exit(0)
+
+
+def _open_synced(path: str, flags: int) -> int:
+    """For writes that are on disk when they return. Nothing interrupts one, so who ends the child waits for it; for a
+    sync at the end he would wait for the whole file."""
+    return os.open(path, flags | os.O_DSYNC, 0o640)
 
 
 class NoLog(Log):

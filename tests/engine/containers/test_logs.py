@@ -366,6 +366,141 @@ def test_the_tail_of_a_compressed_file(tmp_path: Path) -> None:
         cursor.close_sync()
 
 
+def packed(first: int, last: int) -> bytes:
+    """A rotated file with these lines, each written at the second that it names."""
+    return gzip.compress(b"".join(line(f"{number}\n", at=number) for number in range(first, last + 1)))
+
+
+def zeroed(data: bytes) -> bytes:
+    """The same with its second half never written."""
+    return data[: len(data) // 2].ljust(len(data), b"\0")
+
+
+DAMAGES: list[Callable[[bytes], bytes]] = [
+    lambda data: data[: len(data) // 2],
+    lambda data: data[:4],
+    lambda _data: b"",
+    lambda data: bytes(len(data)),
+    zeroed,
+    lambda data: data[:-8] + b"checksum",
+]
+
+
+@pytest.fixture(params=DAMAGES, ids=["cut", "cut early", "empty", "zeroes", "zeroed tail", "wrong checksum"])
+def damaged(request: pytest.FixtureRequest, log: Log) -> Log:
+    """A log of whole files, and a damaged one between them that held 100 to 899."""
+    Path(f"{log.path}.3.gz").write_bytes(packed(10, 19))
+    Path(f"{log.path}.2.gz").write_bytes(request.param(packed(100, 899)))
+    Path(f"{log.path}.1.gz").write_bytes(packed(900, 919))
+    log.path.write_bytes(b"".join(line(f"{number}\n", at=number) for number in range(1000, 1003)))
+    return log
+
+
+WITHIN = [str(number) for number in range(100, 900)]
+BEFORE, AFTER = [str(number) for number in range(10, 20)], [*map(str, range(900, 920)), "1000", "1001", "1002"]
+
+
+def within(texts: list[str]) -> list[str]:
+    """What is shown of the damaged file: its beginning."""
+    found = [text for text in texts if text in WITHIN]
+    assert found == WITHIN[: len(found)]
+    return found
+
+
+async def test_a_damaged_file_hides_no_other(damaged: Log) -> None:
+    shown = (await damaged.text(LogQuery())).split()
+    assert shown == BEFORE + within(shown) + AFTER
+
+
+async def test_what_can_be_read_of_a_damaged_file_is_shown(log: Log) -> None:
+    data = packed(100, 899)
+    for damage, least in ((data[: len(data) // 2], 300), (zeroed(data), 300), (data[:-8] + b"checksum", 800)):
+        Path(f"{log.path}.1.gz").write_bytes(damage)
+        assert len(within((await log.text(LogQuery())).split())) >= least
+
+
+async def test_a_tail_reaches_over_a_damaged_file(damaged: Log) -> None:
+    for tail in (0, 2, 3, 15, 23):
+        assert (await damaged.text(LogQuery(tail=tail))).split() == AFTER[len(AFTER) - tail :]
+    shown = (await damaged.text(LogQuery(tail=5000))).split()
+    assert shown == BEFORE + within(shown) + AFTER
+    for tail in (len(AFTER) + len(within(shown)) // 2, len(shown) - 5):  # begins in it, and before it
+        assert (await damaged.text(LogQuery(tail=tail))).split() == shown[len(shown) - tail :]
+
+
+async def test_times_are_sought_over_a_damaged_file(damaged: Log) -> None:
+    assert (await damaged.text(LogQuery(since_ns=910 * SECOND))).split() == AFTER[10:]
+    shown = (await damaged.text(LogQuery(since_ns=15 * SECOND, until_ns=905 * SECOND))).split()
+    assert shown == BEFORE[5:] + within(shown) + AFTER[:6]
+
+
+async def test_a_damaged_file_is_passed_while_following(damaged: Log) -> None:
+    damaged.running = True
+    shown = await damaged.text(LogQuery())
+    follower, late = Follower(damaged, LogQuery(follow=True)), Follower(damaged, LogQuery(follow=True, tail=1))
+    await follower.sees(shown)
+    await late.sees("1002\n")
+    for number in (3, 2, 1):
+        Path(f"{damaged.path}.{number}.gz").rename(f"{damaged.path}.{number + 1}.gz")
+    damaged.path.rename(f"{damaged.path}.1")
+    damaged.write("new")
+    await follower.sees(f"{shown}new\n")
+    await late.sees("1002\nnew\n")
+    damaged.running = False
+    damaged.end.set()
+    await follower.ends()
+    await late.ends()
+
+
+async def test_a_damaged_file_alone_is_a_log(log: Log) -> None:
+    """The current file is not there: a power loss between two steps of a rotation."""
+    Path(f"{log.path}.1.gz").write_bytes(zeroed(packed(100, 899)))
+    shown = (await log.text(LogQuery())).split()
+    assert within(shown) == shown
+    assert await log.text(LogQuery(tail=0)) == ""
+
+
+@pytest.mark.parametrize(
+    "torn", [b'{"log":"to\n', b'{"log":"to' + bytes(9) + b"\n", bytes(9) + b"\n", bytes(9), b'{"log":"to' + bytes(9)]
+)
+@pytest.mark.parametrize("name", ["c-json.log", "container-local.log"])
+async def test_a_torn_line_hides_none_after_it(tmp_path: Path, torn: bytes, name: str) -> None:
+    log = Log(tmp_path)
+    log.path = tmp_path / name
+    log.path.write_bytes(line("a\n", at=1) + torn + line("b\n", at=2) + line("c\n", at=3))
+    assert await log.text(LogQuery()) == "a\nb\nc\n"
+    assert await log.text(LogQuery(tail=2)) == "b\nc\n"
+    assert await log.text(LogQuery(since_ns=2 * SECOND)) == "b\nc\n"
+    log.rotate()
+    log.write("d")
+    assert await log.text(LogQuery(timestamps=True, tail=3)) == "".join(
+        f"1970-01-01T00:00:0{at}.000000000Z {text}\n" for at, text in ((2, "b"), (3, "c"), (1, "d"))
+    )
+
+
+async def test_a_torn_end_of_a_rotated_file_hides_nothing_of_the_next(log: Log) -> None:
+    log.path.write_bytes(line("a\n") + b'{"log":"to')
+    log.rotate()
+    log.write("b")
+    assert await log.text(LogQuery()) == "a\nb\n"
+    assert await log.text(LogQuery(tail=2)) == "a\nb\n"
+
+
+def test_zeroes_without_end_are_not_kept_until_a_line_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync_log: Callable[[str], None]
+) -> None:
+    """A hundred megabytes of them were copied whole for each half that was read."""
+    monkeypatch.setattr(logs, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(logs, "LONGEST_BYTES", 3000)
+    sync_log("a\n" + "\0" * 50_000 + "b\n")
+    cursor = LogCursor(tmp_path / "c-json.log")
+    cursor.open_sync(None)
+    chunks = list(iter(cursor.read_sync, b""))
+    assert b"".join(chunks).replace(b"\0", b"") == b"a\nb\n"
+    assert max(map(len, chunks)) <= 4000
+    cursor.close_sync()
+
+
 def test_a_stopped_containers_log_is_emptied(tmp_path: Path) -> None:
     for name in ("x", "x.1", "x.2.gz", "y", "x.tmp"):
         (tmp_path / name).write_bytes(b"1\n")

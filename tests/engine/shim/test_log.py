@@ -1,5 +1,6 @@
 """json-file's format byte for byte, and what rotation and a full disk do to it."""
 
+import errno
 import gzip
 import json
 import os
@@ -253,6 +254,104 @@ def test_what_the_last_run_left_uncompressed_is_compressed_by_the_next(tmp_path:
     log.close()
     assert gzip.decompress((tmp_path / "log.1.gz").read_bytes()) == b"old\n"
     assert not (tmp_path / "log.1").exists()
+
+
+def test_a_rotated_file_goes_only_when_its_successor_would_outlive_a_loss_of_power(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the durable original was gone, and what replaced it cut or all zeroes."""
+    path = str(tmp_path / "log.1")
+    Path(path).write_bytes(os.urandom(1_500_000))  # more than one write
+    steps = os.open(tmp_path / "steps", os.O_WRONLY | os.O_CREAT | os.O_APPEND)  # also the child's
+    opened, rename, fsync, unlink = os.open, os.rename, os.fsync, os.unlink
+
+    def noted_open(name: str, flags: int, *mode: int) -> int:
+        if name.endswith(".tmp"):
+            os.write(
+                steps, b"open %s synced:%d\n" % (os.path.basename(name).encode(), flags & os.O_DSYNC == os.O_DSYNC)
+            )
+        return opened(name, flags, *mode)
+
+    def noted_rename(name: str, to: str) -> None:
+        os.write(steps, b"rename %d\n" % os.path.getsize(name))
+        rename(name, to)
+
+    def noted_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        os.write(steps, b"sync %s\n" % os.readlink(f"/proc/self/fd/{descriptor}").encode())
+
+    def noted_unlink(name: str) -> None:
+        os.write(steps, b"unlink %s\n" % os.path.basename(name).encode())
+        unlink(name)
+
+    monkeypatch.setattr(os, "open", noted_open)
+    monkeypatch.setattr(os, "rename", noted_rename)
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "unlink", noted_unlink)
+    wait_for_child(log_module._compress_in_child(path))
+    os.close(steps)
+    assert (tmp_path / "steps").read_text().splitlines() == [
+        "open log.1.tmp synced:1",
+        f"rename {os.path.getsize(f'{path}.gz')}",
+        f"sync {tmp_path}",
+        "unlink log.1",
+    ]
+
+
+def test_a_rotated_file_stays_when_its_successor_cannot_be_made_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "log.1").write_bytes(b"old\n")
+    monkeypatch.setattr(os, "fsync", failing)
+    wait_for_child(log_module._compress_in_child(str(tmp_path / "log.1")))
+    assert (tmp_path / "log.1").read_bytes() == b"old\n"
+
+
+@pytest.mark.parametrize("torn", [b'{"log":"to', bytes(5000), b'{"log":"whole\\n"}\n' + bytes(1)])
+@pytest.mark.parametrize("driver", ["json-file", "local"])
+def test_what_follows_a_torn_line_begins_a_line_of_its_own(tmp_path: Path, torn: bytes, driver: str) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(torn)
+    log = open_log({"driver": driver, "path": str(path), "options": {}, "attrs": {}}, lambda _error: None)
+    log.write(STDOUT, b"new\n")
+    log.close()
+    assert path.read_bytes().startswith(torn + b"\n{")
+    assert json.loads(path.read_bytes().splitlines()[-1])["log"] == "new\n"
+
+
+def test_a_line_begun_anew_counts_for_the_size(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"torn")
+    log = JsonFile(str(path), attributes={}, max_size=10_000)
+    log.write(STDOUT, b"new\n")
+    assert log._size == path.stat().st_size
+    log.close()
+
+
+def test_a_torn_line_on_a_full_disk_keeps_no_container_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "log"
+    path.write_bytes(b"torn")
+    monkeypatch.setattr(os, "write", full)
+    log = JsonFile(str(path), attributes={})
+    log.close()
+    assert path.read_bytes() == b"torn"
+
+
+def test_a_log_that_ends_with_a_line_is_continued_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    for text in (b"one\n", b"two\n"):
+        log = JsonFile(str(path), attributes={})
+        log.write(STDOUT, text)
+        log.close()
+    assert texts(path) == ["one\n", "two\n"]
 
 
 def test_a_destination_that_is_away_is_named(tmp_path: Path) -> None:
