@@ -135,6 +135,7 @@ class Layers:
             if not is_settled:
                 self._unsettled.add(layer.key)
             known.append(layer)
+        leftovers += [folder for folder in self._init.iterdir() if _stands_on(folder) is None]
         keys = {layer.link for layer in known}
         for link in self.links.iterdir():
             if link.name not in keys:
@@ -376,14 +377,7 @@ class Layers:
 
     def _unlink_sync(self, layer: Layer) -> list[Path]:
         (self.links / layer.link).unlink(missing_ok=True)
-        stacks = []
-        for folder in self._init.iterdir():
-            try:
-                if layer.key in json.loads((folder / "stack.json").read_bytes()):
-                    stacks.append(folder)
-            except (OSError, ValueError):
-                continue
-        return stacks
+        return [folder for folder in self._init.iterdir() if layer.key in (_stands_on(folder) or ())]
 
     # Stacks: what mounts are made of.
 
@@ -461,6 +455,14 @@ class Layers:
         _drop_scaffold_sync(tmp)
         (tmp / "stack.json").write_text(json.dumps(list(keys)))
         tmp.rename(place)
+
+
+def _stands_on(init: Path) -> list[str] | None:
+    """The layers below an init layer; None where that cannot be read, as a loss of power may leave it."""
+    try:
+        return [str(key) for key in json.loads((init / "stack.json").read_bytes())]
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _drop_scaffold_sync(tmp: Path) -> None:

@@ -418,6 +418,9 @@ async def test_a_restart_finds_layers_and_sweeps_the_rest(room: Room) -> None:
     (room.root / "layers" / ("e" * 64) / "fs").mkdir(parents=True)
     (room.root / "layers" / "tmp" / "half").mkdir()
     (room.root / "snapshots" / "x.new").mkdir()
+    await room.snapshots.prepare("kept", ())
+    (room.root / "layers" / "init" / "torn" / "fs").mkdir(parents=True)
+    (room.root / "layers" / "init" / "torn" / "stack.json").touch()
     (room.root / "layers" / "l" / "stale").symlink_to("nowhere")
     again = Layers(room.root, room.workers, room.trash, room.nursery)
     await open_snapshots(room.root, room.workers, room.trash, again)
@@ -425,7 +428,8 @@ async def test_a_restart_finds_layers_and_sweeps_the_rest(room: Room) -> None:
     assert sorted(p.name for p in (room.root / "layers").iterdir()) == sorted([base[7:], "l", "tmp", "init"])
     assert [p.name for p in (room.root / "layers" / "l").iterdir()] == [base[7:23]]
     assert list((room.root / "layers" / "tmp").iterdir()) == []
-    assert list((room.root / "snapshots").iterdir()) == []
+    assert [p.name for p in (room.root / "snapshots").iterdir()] == ["kept"]
+    assert len(list((room.root / "layers" / "init").iterdir())) == 1
 
 
 async def test_a_killed_worker_is_an_error_that_says_so(room: Room) -> None:
