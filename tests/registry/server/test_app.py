@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -228,3 +229,14 @@ async def test_the_log_tells_where_it_listens_and_how(start: Start, caplog: pyte
     main, debug = (f"{host}:{port}" for host, port in client.server.addresses())
     assert f"registry listening on {main} without TLS" in caplog.text
     assert f"health and metrics on {debug}" in caplog.text
+
+
+async def test_unfinished_files_are_cleared_while_it_runs(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "_CLEAR_SECONDS", 0.02)
+    client = await start()
+    old = client.server.blobs.temp_dir() / "old"
+    old.write_bytes(b"")
+    os.utime(old, (1000, 1000))
+    async with asyncio.timeout(10):
+        while any(old.parent.iterdir()):
+            await asyncio.sleep(0.02)

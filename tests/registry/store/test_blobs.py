@@ -81,5 +81,9 @@ async def test_old_unfinished_files_are_cleared(blobs: BlobStore) -> None:
     old.write_bytes(b"1")
     young.write_bytes(b"2")
     os.utime(old, (1, 1))
-    await blobs.clear_temporary(3600)
-    assert not old.exists() and young.exists()
+    folder = blobs.temp_dir() / "folder"
+    folder.mkdir()
+    (folder / "file").write_bytes(b"3")
+    os.utime(folder, (1, 1))
+    assert await blobs.clear_temporary(3600) == 2
+    assert list(blobs.temp_dir().iterdir()) == [young]
