@@ -49,6 +49,8 @@ class Repositories:
         self._hot_links: FingerprintCache[Digest] = FingerprintCache(self._driver, 50_000)
         # The tags, and what may become one without the folder's changing.
         self._hot_tags: FingerprintCache[tuple[list[str], list[str]]] = FingerprintCache(self._driver, 1_000)
+        # Lists of tags that are being read.
+        self._readings: dict[str, asyncio.Future[None]] = {}
         self._homes: OrderedDict[Digest, str] = OrderedDict()
 
     # -- blobs
@@ -287,19 +289,40 @@ class Repositories:
         What a push has made a folder for, and no link yet, is no tag: the push goes on, or was cut off by a crash.
         """
         path = paths.tags(repository)
-        hot = self._hot_tags.get(path)
-        if hot is not None and not any(self._names_something(repository, tag) for tag in hot[1]):
-            return hot[0]
-        mark = self._driver.fingerprint(path)
-        names, unfinished = await self._driver.split_names(path, _TAG_LINK)
-        if not names and await self._driver.stat(path) is None:
+        hot = self._known_tags(repository, path)
+        reading = self._readings.get(path)
+        if hot is None and reading is not None:
+            # A long list is read once for all who ask meanwhile. Should it have changed since, the second look tells.
+            await asyncio.wait([reading])
+            hot = self._known_tags(repository, path)
+        return await self._read_tags(repository, path) if hot is None else hot
+
+    def _known_tags(self, repository: str, path: str) -> list[str] | None:
+        known = self._hot_tags.get(path)
+        if known is None:
             return None
-        if len(unfinished) <= _FEW_UNFINISHED:
-            self._hot_tags.put(path, mark, (names, unfinished))
+        names, unfinished = known
+        for tag in unfinished:
+            if self._driver.fingerprint(paths.tag_current(repository, tag)) is not None:
+                return None
         return names
 
-    def _names_something(self, repository: str, tag: str) -> bool:
-        return self._driver.fingerprint(paths.tag_current(repository, tag)) is not None
+    async def _read_tags(self, repository: str, path: str) -> list[str] | None:
+        mark = self._driver.fingerprint(path)
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if mark is not None:
+            self._readings[path] = ended
+        try:
+            names, unfinished = await self._driver.split_names(path, _TAG_LINK)
+            if not names and await self._driver.stat(path) is None:
+                return None
+            if len(unfinished) <= _FEW_UNFINISHED:
+                self._hot_tags.put(path, mark, (names, unfinished))
+            return names
+        finally:
+            ended.set_result(None)
+            if self._readings.get(path) is ended:
+                del self._readings[path]
 
     async def unfinished_tags(self, repository: str) -> list[str]:
         """What is no tag, or not yet one: pushes under way, and those that were cut off."""

@@ -1,3 +1,4 @@
+import asyncio
 import os
 from typing import Any
 
@@ -230,6 +231,30 @@ async def test_the_list_of_tags_is_kept_although_a_push_was_cut_off(
     tags = await store.repositories.tags("r")
     monkeypatch.setattr(store.blobs.driver, "split_names", None)
     assert await store.repositories.tags("r") is tags
+
+
+async def test_a_list_of_tags_is_read_once_for_all_who_ask_meanwhile(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.image("r", "v1")
+    split_names, reads = store.blobs.driver.split_names, 0
+
+    async def counted(path: str, holding: str) -> tuple[list[str], list[str]]:
+        nonlocal reads
+        reads += 1
+        found = await split_names(path, holding)
+        if reads == 2:
+            await store.image("r", "v2", b"pushed when the list had been read")
+        return found
+
+    monkeypatch.setattr(store.blobs.driver, "split_names", counted)
+    assert await asyncio.gather(*(store.repositories.tags("r") for _ in range(5))) == [["v1"]] * 5 and reads == 1
+    await store.image("r", "v0", b"else")
+    first = asyncio.ensure_future(store.repositories.tags("r"))
+    await asyncio.sleep(0)
+    later = await asyncio.gather(*(store.repositories.tags("r") for _ in range(2)))
+    assert (await first, later) == (["v0", "v1"], [["v0", "v1", "v2"]] * 2)
+    assert not store.repositories._readings
 
 
 @pytest.mark.parametrize("content", [b"", b"sha256:short", b"sha256:" + b"a" * 64 + b"\n"])
