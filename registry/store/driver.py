@@ -22,10 +22,12 @@ STREAM_CHUNK = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class FileStat:
-    """Size in bytes, last modification in seconds since the epoch."""
+    """Size in bytes, last modification in seconds since the epoch; and last change of its name or nature, where the
+    driver knows."""
 
     size: int
     modified: float
+    changed: float = 0.0
 
 
 class ThreadAppender(Protocol):

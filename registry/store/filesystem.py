@@ -108,7 +108,7 @@ class FilesystemDriver:
             except (FileNotFoundError, NotADirectoryError):
                 found.append(None)
             else:
-                found.append(FileStat(status.st_size, status.st_mtime))
+                found.append(FileStat(status.st_size, status.st_mtime, status.st_ctime))
         return found
 
     async def names(self, path: str) -> list[str]:

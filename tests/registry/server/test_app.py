@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
-import os
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -233,10 +232,10 @@ async def test_the_log_tells_where_it_listens_and_how(start: Start, caplog: pyte
 
 async def test_unfinished_files_are_cleared_while_it_runs(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "_CLEAR_SECONDS", 0.02)
+    monkeypatch.setattr(app, "_ABANDONED_AFTER_SECONDS", -3600.0)
     client = await start()
     old = client.server.blobs.temp_dir() / "old"
     old.write_bytes(b"")
-    os.utime(old, (1000, 1000))
     async with asyncio.timeout(10):
         while any(old.parent.iterdir()):
             await asyncio.sleep(0.02)
