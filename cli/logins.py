@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.reference import Reference
+from registry.store.replacing import replace_file_sync
 
 DOCKER_HUB = "https://index.docker.io/v1/"
 
@@ -31,13 +32,7 @@ def _read() -> dict[str, Any]:
 
 
 def _write(document: Mapping[str, Any]) -> None:
-    path = config_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-        json.dump(document, out, indent="\t")
-    fresh.replace(path)
+    replace_file_sync(config_file(), json.dumps(document, indent="\t").encode(), 0o600)
 
 
 def remember(server: str, username: str, password: str) -> Path:

@@ -11,6 +11,7 @@ import yaml
 from cli.registry_settings import as_owner, config_option, root_option, settings_for
 from registry.configfile import read_grant
 from registry.configvalues import ConfigError
+from registry.store.replacing import replace_file_sync
 
 
 def _file(config: str | None, root: str | None) -> Path:
@@ -31,10 +32,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, document: dict[str, Any]) -> None:
     with as_owner(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-        temporary.replace(path)
+        replace_file_sync(path, yaml.safe_dump(document, sort_keys=False).encode(), 0o666, keep_access=True)
 
 
 @click.group()

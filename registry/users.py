@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import os
 from pathlib import Path
 
 import bcrypt
+
+from registry.store.replacing import replace_file_sync
 
 _MAX_PASSWORD_BYTES = 72
 
@@ -52,18 +52,6 @@ def _change(path: Path, name: str, replacement: str | None) -> bool:
         found = len(kept) != len(lines)
         if replacement is not None:
             kept.append(replacement)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        if path.exists():
-            # A server that may read the file must be able to read the new one.
-            before = path.stat()
-            os.fchmod(descriptor, before.st_mode & 0o777)
-            with contextlib.suppress(PermissionError):
-                os.fchown(descriptor, before.st_uid, before.st_gid)
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write("".join(line + "\n" for line in kept))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        text = "".join(line + "\n" for line in kept)
+        replace_file_sync(path, text.encode("utf-8", "surrogateescape"), 0o600, keep_access=True)
     return found

@@ -71,6 +71,23 @@ def short_root() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was synced so far, by name: files under their temporary one."""
+    names: list[str] = []
+
+    def note(sync: Callable[[int], None]) -> Callable[[int], None]:
+        def instead(descriptor: int) -> None:
+            sync(descriptor)
+            names.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")).partition(".")[0])
+
+        return instead
+
+    monkeypatch.setattr(os, "fdatasync", note(os.fdatasync))
+    monkeypatch.setattr(os, "fsync", note(os.fsync))
+    return names
+
+
 def _open_descriptors() -> dict[int, str]:
     found = {}
     for name in os.listdir("/proc/self/fd"):

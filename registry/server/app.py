@@ -58,6 +58,7 @@ _SERVICE = "berth registry"
 IDLE_SECONDS = 75.0
 _READ_BUFFER = 64 * 1024
 _ABANDONED_AFTER_SECONDS = 86400.0
+_CLEAR_SECONDS = 3600.0
 _UPKEEP_SECONDS = 60.0
 _SEND_REST_SECONDS = 10.0
 _EXPIRY_SECONDS = 6 * 3600.0
@@ -218,6 +219,7 @@ class RegistryServer:
 
     def _start_background(self) -> None:
         self._background.start(self._keep_up(), "upkeep")
+        self._background.start(self._clear(), "clear")
         self.webhooks.start(self._background)
         if self.health.has_checks:
             self._background.start(self.health.run(), "health")
@@ -349,6 +351,13 @@ class RegistryServer:
                 await self.collector.collect(
                     grace_seconds=self.settings.collect_grace_seconds, untagged=self.settings.collect_untagged
                 )
+
+    async def _clear(self) -> None:
+        """Remove what nobody finished, as at the start, every hour."""
+        while True:
+            await asyncio.sleep(_CLEAR_SECONDS)
+            async with _surviving("clearing unfinished files"):
+                await self.blobs.clear_temporary(_ABANDONED_AFTER_SECONDS)
 
     async def _keep_up(self) -> None:
         """Renew certificates and write down pull times and the time, every minute."""

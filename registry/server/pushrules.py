@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
 import time
 from urllib.parse import urlsplit
@@ -70,8 +71,12 @@ class PushRules:
                 raise Refused(errors.DENIED, {"tag": reference}, message=f"the tag {reference} is immutable")
             return
         for tag in await self._repositories.tags(repository) or ():
-            if self.is_immutable(repository, tag) and await self._repositories.resolve(repository, tag) == reference:
-                raise Refused(errors.DENIED, {"tag": tag}, message=f"the immutable tag {tag} names this manifest")
+            if not self.is_immutable(repository, tag):
+                continue
+            # One whose link is damaged protects nothing.
+            with contextlib.suppress(ManifestUnknown):
+                if await self._repositories.resolve(repository, tag) == reference:
+                    raise Refused(errors.DENIED, {"tag": tag}, message=f"the immutable tag {tag} names this manifest")
 
     def _check_addresses(self, manifest: Manifest) -> None:
         """Layers with `urls`: http or https without fragment, and within the configured lists where there are any."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import logging
-import os
 import socket
 import ssl
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from registry.config import Settings, TlsFiles
 from registry.server.secure import new_context
+from registry.store.replacing import replace_file_sync
 from registry.tasks import run_blocking
 
 log = logging.getLogger("berth.registry.tls")
@@ -269,16 +269,5 @@ def _store(path: Path, certificate: x509.Certificate, key_path: Path, key: ec.El
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    _replace(key_path, private, 0o600)
-    _replace(path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
-
-
-def _replace(path: Path, data: bytes, mode: int) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    replace_file_sync(key_path, private, 0o600)
+    replace_file_sync(path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)

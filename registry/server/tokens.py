@@ -8,10 +8,12 @@ replica believes every other one's tokens.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from urllib.parse import parse_qs
 
 from aiohttp.web_request import BaseRequest
@@ -25,6 +27,7 @@ from registry.server.jwt import InvalidToken, Verifier, sign, thumbprint
 from registry.server.replies import Reply, json_reply
 from registry.store import paths
 from registry.store.driver import StorageDriver
+from registry.store.replacing import replace_file_sync
 from registry.tasks import run_blocking
 
 ISSUER = "berth"
@@ -53,15 +56,18 @@ class TokenService:
                 await self._prepare()
 
     async def _prepare(self) -> None:
+        local = self._driver.local_path(_KEY)
         try:
             data = await self._driver.read(_KEY)
         except FileNotFoundError:
-            await self._driver.write(_KEY, _new_key())
+            if local is not None:
+                await run_blocking(replace_file_sync, local, _new_key(), 0o600)
+            else:
+                await self._driver.write(_KEY, _new_key())
             # Another replica may have written at the same moment: the one that is there now counts for all.
             data = await self._driver.read(_KEY)
-            local = self._driver.local_path(_KEY)
-            if local is not None:
-                await run_blocking(local.chmod, 0o600)
+        if local is not None:
+            await run_blocking(_hide_sync, local)
         key = serialization.load_pem_private_key(data, password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ValueError(f"{_KEY} holds no key for ES256")
@@ -170,6 +176,14 @@ class TokenService:
             audit.info("token user=%r for %s:%s actions=%s", identity.name, kind, name, ",".join(allowed) or "none")
             granted.append({"type": kind, "name": name, "actions": allowed})
         return granted
+
+
+def _hide_sync(key: Path) -> None:
+    """Earlier versions were able to leave it for everybody to read."""
+    # Another user's, or on a disk that is only read: its owner sees to it.
+    with contextlib.suppress(OSError):
+        if key.stat().st_mode & 0o077:
+            key.chmod(0o600)
 
 
 def _new_key() -> bytes:

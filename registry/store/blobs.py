@@ -111,14 +111,18 @@ class BlobStore:
         return path
 
     async def clear_temporary(self, older_than_seconds: float) -> int:
-        """Remove unfinished files nobody has written to for so long; how many."""
+        """Remove unfinished files nobody has written to, or moved there, for so long; how many. What a collector that
+        died had put out of reach is put back first."""
         limit = time.time() - older_than_seconds
+        await self.driver.restore(limit)
         removed = 0
         for name in await self.driver.names(paths.TEMPORARY):
+            if name.startswith(paths.JUDGED):
+                continue
             path = paths.temporary(name)
             found = await self.driver.stat(path)
-            if found is not None and found.modified < limit:
-                removed += await self.driver.remove_tree(path)
+            if found is not None and max(found.modified, found.changed) < limit:
+                removed += await self.driver.remove(path) or await self.driver.remove_tree(path)
         return removed
 
 

@@ -30,6 +30,8 @@ from registry.store.repositories import Repositories
 
 log = logging.getLogger("berth.registry.collector")
 
+_LONGEST_WRITE_SECONDS = 600.0
+
 Roots = Callable[[], Awaitable[Iterable[Digest]]]
 
 
@@ -44,6 +46,7 @@ class Report:
     removed_tags: list[str] = field(default_factory=list)
     removed_manifests: list[str] = field(default_factory=list)
     removed_links: int = 0
+    removed_unfinished: int = 0
     removed_blobs: list[str] = field(default_factory=list)
     freed_bytes: int = 0
 
@@ -82,14 +85,19 @@ class Collector:
             report = Report(dry_run=dry_run)
             # Taken before anything is read: what is written from now on is younger than this and so is spared.
             limit = self._clock() - grace_seconds
+            # However short that is, a write takes its time, and misses what it is about to rename.
+            unfinished_limit = min(limit, self._clock() - _LONGEST_WRITE_SECONDS)
             marked: set[str] = set()
             if self.extra_roots is not None:
                 marked.update(await self.extra_roots())
             for repository in await self._every_repository():
                 report.repositories += 1
                 await self._mark_repository(repository, marked, limit, untagged, report)
+                if not dry_run:
+                    await self._tidy_repository(repository, unfinished_limit, report)
             await self._sweep(marked, limit, report)
             if not dry_run:
+                await self._tidy_store(unfinished_limit, report)
                 log.info(
                     "collected %d blobs, %d manifests, %d tags: %d bytes",
                     len(report.removed_blobs),
@@ -136,10 +144,8 @@ class Collector:
         marked.update(needed)
 
     async def _link_target(self, repository: str, digest: Digest) -> list[str]:
-        try:
-            return [(await self._driver.read(paths.layer_link(repository, digest))).decode("ascii", "replace")]
-        except FileNotFoundError:
-            return []
+        target = await self._repositories.target(repository, digest)
+        return [] if target is None else [str(target)]
 
     async def _tagged(
         self,
@@ -227,6 +233,21 @@ class Collector:
         folder, _, judge = paths.layer_link(repository, digest).rpartition("/")
         return await self._driver.remove_old(folder, judge, limit)
 
+    async def _tidy_repository(self, repository: str, limit: float, report: Report) -> None:
+        """Remove what pushes left that were cut off: unfinished files with the folders made for them, and tags that
+        name nothing. A push under way has just written into the folder that such a tag's age is told by."""
+        for folder in (paths.manifests(repository), paths.layers(repository)):
+            report.removed_unfinished += await self._driver.tidy(folder, limit, with_folders=True)
+        for tag in await self._repositories.unfinished_tags(repository):
+            if await self._driver.remove_old(paths.tag_folder(repository, tag), "current", limit):
+                report.removed_tags.append(f"{repository}:{tag}")
+
+    async def _tidy_store(self, limit: float, report: Report) -> None:
+        # Folders of blobs are the sweep's: between a folder's being made and a blob's being moved there it may be
+        # empty.
+        for folder in (paths.BLOBS, paths.STATE):
+            report.removed_unfinished += await self._driver.tidy(folder, limit)
+
     async def _sweep(self, marked: set[str], limit: float, report: Report) -> None:
         async for digest in self._blobs.digests():
             if digest in marked:
@@ -281,6 +302,8 @@ async def verify(blobs: BlobStore, repositories: Repositories) -> AsyncIterator[
         if actual != digest:
             yield Damage(str(digest), f"content has digest {actual}")
     for repository in await repositories.names():
+        for link in await repositories.broken_links(repository):
+            yield Damage(f"{repository}: {link}", "names nothing")
         for digest in await repositories.revisions(repository):
             async for damage in _verify_manifest(blobs, repositories, repository, digest, present):
                 yield damage

@@ -12,21 +12,21 @@ import contextlib
 import errno
 import os
 import shutil
-import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from registry.digest import Hasher
+from registry.store import paths
 from registry.store.commits import GroupCommit
 from registry.store.driver import STREAM_CHUNK, Appender, FileStat
 from registry.store.growing import GrowingFile
-from registry.store.placing import sync_file_sync
+from registry.store.placing import sync_file_sync, sync_folder_sync
+from registry.store.walks import find_folders_sync, names_sync, split_names_sync, tidy_sync
 from registry.tasks import acquire, open_to_read, run_blocking
 
-WALK_SECONDS = 0.001
-PAUSE_SECONDS = 0.0005
 LONG_SYNC_BYTES = 32 * 1024 * 1024
+_ORIGIN = ".origin"
 
 
 class FilesystemDriver:
@@ -35,6 +35,7 @@ class FilesystemDriver:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._prefix = os.fspath(root) + "/"
+        self._temporary = self._prefix + paths.TEMPORARY
         self._commits = GroupCommit()
 
     async def read(self, path: str) -> bytes:
@@ -107,46 +108,20 @@ class FilesystemDriver:
             except (FileNotFoundError, NotADirectoryError):
                 found.append(None)
             else:
-                found.append(FileStat(status.st_size, status.st_mtime))
+                found.append(FileStat(status.st_size, status.st_mtime, status.st_ctime))
         return found
 
     async def names(self, path: str) -> list[str]:
         """The sorted names inside a folder; empty when there is none."""
-        return await run_blocking(self._names_sync, path)
+        return await run_blocking(names_sync, self._prefix + path)
 
-    def _names_sync(self, path: str) -> list[str]:
-        try:
-            return sorted(os.listdir(self._prefix + path))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+    async def split_names(self, path: str, holding: str) -> tuple[list[str], list[str]]:
+        """The sorted names inside a folder: those below which `holding` lies, and the others."""
+        return await run_blocking(split_names_sync, self._prefix + path, holding)
 
     async def find_folders(self, path: str, marker: str) -> list[str]:
-        """Every folder below `path` that has a child `marker`, relative to `path`, not looking into `_` folders.
-
-        A large tree is walked with pauses, so that whoever is served meanwhile does not wait for the interpreter.
-        """
-        return await run_blocking(self._find_folders_sync, path, marker)
-
-    def _find_folders_sync(self, path: str, marker: str) -> list[str]:
-        top = self._prefix + path
-        found: list[str] = []
-        pending = [""]
-        pause = time.monotonic() + WALK_SECONDS
-        while pending:
-            if time.monotonic() > pause:
-                time.sleep(PAUSE_SECONDS)
-                pause = time.monotonic() + WALK_SECONDS
-            relative = pending.pop()
-            try:
-                with os.scandir(f"{top}/{relative}") as entries:
-                    children = [entry.name for entry in entries if entry.is_dir(follow_symlinks=True)]
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            if marker in children and relative:
-                found.append(relative)
-            inside = f"{relative}/" if relative else ""
-            pending += [inside + name for name in children if not name.startswith(("_", "."))]
-        return found
+        """Every folder below `path` that has a child `marker`, relative to `path`, not looking into `_` folders."""
+        return await run_blocking(find_folders_sync, self._prefix + path, marker)
 
     async def stream(self, path: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         """The bytes from `offset`, at most `length`; the next chunk is read while the consumer handles this one."""
@@ -164,61 +139,115 @@ class FilesystemDriver:
         finally:
             os.close(descriptor)
 
-    async def remove(self, path: str) -> bool:
+    async def remove(self, path: str, durable: bool = False) -> bool:
         """Remove a file; whether there was one."""
-        return await run_blocking(self._remove_sync, path)
+        return await run_blocking(self._remove_sync, path, durable)
 
-    def _remove_sync(self, path: str) -> bool:
+    def _remove_sync(self, path: str, durable: bool) -> bool:
         try:
             os.unlink(self._prefix + path)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return False
+        if durable:
+            self._sync_parent_sync(path)
         return True
 
-    async def remove_tree(self, path: str) -> bool:
+    async def remove_tree(self, path: str, durable: bool = False) -> bool:
         """Remove a folder with all it holds; whether there was one. It vanishes at once: renamed away, then deleted."""
-        return await run_blocking(self._remove_tree_sync, path)
+        return await run_blocking(self._remove_tree_sync, path, durable)
 
-    def _remove_tree_sync(self, path: str) -> bool:
-        trash = self._take_away_sync(path)
-        if trash is None:
-            return False
-        shutil.rmtree(trash, ignore_errors=True)
-        return True
-
-    def _take_away_sync(self, path: str) -> str | None:
-        trash = f"{self._prefix}berth/tmp/trash-{uuid.uuid4().hex}"
-        os.makedirs(f"{self._prefix}berth/tmp", exist_ok=True)
+    def _remove_tree_sync(self, path: str, durable: bool) -> bool:
+        trash = self._trash()
         try:
             os.rename(self._prefix + path, trash)
         except (FileNotFoundError, NotADirectoryError):
-            return None
-        return trash
+            return False
+        if durable:
+            self._sync_parent_sync(path)
+        shutil.rmtree(trash, ignore_errors=True)
+        return True
+
+    def _trash(self) -> str:
+        os.makedirs(self._temporary, exist_ok=True)
+        return f"{self._temporary}/trash-{uuid.uuid4().hex}"
+
+    def _sync_parent_sync(self, path: str) -> None:
+        # Somebody may have removed the whole folder meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            sync_folder_sync(os.path.dirname(self._prefix + path))
 
     async def remove_old(self, path: str, judge: str, limit: float) -> bool:
         """Remove a folder unless the file `judge` in it (or the folder, if there is none) is younger than `limit`;
         whether it did.
 
         Looked at when it is out of everybody's reach: who touched it before is respected, who comes later finds
-        nothing.
+        nothing. Beside it lies a symbolic link that says where it was, for `restore`.
         """
         return await run_blocking(self._remove_old_sync, path, judge, limit)
 
     def _remove_old_sync(self, path: str, judge: str, limit: float) -> bool:
-        trash = self._take_away_sync(path)
-        if trash is None:
+        held = self._set_aside_sync(path)
+        if held is None:
             return False
         try:
-            modified = os.stat(f"{trash}/{judge}").st_mtime
-        except FileNotFoundError:
-            modified = os.stat(trash).st_mtime
-        if modified > limit:
-            # Should it be there again, somebody has just written it.
-            with contextlib.suppress(OSError):
-                os.rename(trash, self._prefix + path)
+            modified = _modified_sync(held, judge)
+            if modified > limit and self._put_back_sync(held, path):
                 return False
+            # Should a young one be there again, somebody has just written it.
+            trash = self._trash()
+            os.rename(held, trash)
+        except FileNotFoundError:
+            return False  # another process has just started, and put it back
+        finally:
+            _forget_origin_sync(held)
         shutil.rmtree(trash, ignore_errors=True)
         return modified <= limit
+
+    def _set_aside_sync(self, path: str) -> str | None:
+        os.makedirs(self._temporary, exist_ok=True)
+        held = f"{self._temporary}/{paths.JUDGED}{uuid.uuid4().hex}"
+        # Without it, on a disk that is full or knows no such links, a crash while it is judged takes the folder.
+        with contextlib.suppress(OSError):
+            os.symlink(path, held + _ORIGIN)
+        try:
+            os.rename(self._prefix + path, held)
+        except (FileNotFoundError, NotADirectoryError):
+            _forget_origin_sync(held)
+            return None
+        return held
+
+    def _put_back_sync(self, held: str, path: str) -> bool:
+        try:
+            os.rename(held, self._prefix + path)
+        except OSError:
+            return False
+        return True
+
+    async def restore(self, limit: float) -> int:
+        """Put back what a crash left out of reach; how many. What nobody knows the place of goes when it was put there
+        before `limit`."""
+        return await run_blocking(self._restore_sync, limit)
+
+    def _restore_sync(self, limit: float) -> int:
+        restored = 0
+        names = [name for name in names_sync(self._temporary) if name.startswith(paths.JUDGED)]
+        for held in (f"{self._temporary}/{name}" for name in names if not name.endswith(_ORIGIN)):
+            try:
+                path = os.readlink(held + _ORIGIN)
+                os.makedirs(os.path.dirname(self._prefix + path), exist_ok=True)
+            except OSError:
+                with contextlib.suppress(FileNotFoundError):
+                    if os.stat(held).st_ctime < limit:
+                        shutil.rmtree(held, ignore_errors=True)
+                continue
+            restored += self._put_back_sync(held, path)
+        for name in names:
+            _forget_origin_sync(f"{self._temporary}/{name.removesuffix(_ORIGIN)}")
+        return restored
+
+    async def tidy(self, path: str, limit: float, with_folders: bool = False) -> int:
+        """Remove the unfinished files below a folder that are older than `limit`; how many. See `walks.tidy_sync`."""
+        return await run_blocking(tidy_sync, self._prefix + path, limit, with_folders)
 
     async def touch(self, path: str) -> bool:
         """Make the file young again, for collectors that spare young content; whether it is there."""
@@ -270,3 +299,15 @@ class FilesystemDriver:
 
     async def close(self) -> None:
         """Nothing is held open."""
+
+
+def _modified_sync(folder: str, judge: str) -> float:
+    try:
+        return os.stat(f"{folder}/{judge}").st_mtime
+    except FileNotFoundError:
+        return os.stat(folder).st_mtime
+
+
+def _forget_origin_sync(held: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(held + _ORIGIN)

@@ -12,7 +12,10 @@ Below the driver's root:
         _manifests/tags/<tag>/index/<alg>/<hex>/link                everything it ever named
         _uploads/<uuid>/data, startedat                             an upload in progress
     berth/                                                          ours alone; no registry:2 looks here
-      tmp/                                                          unfinished files, emptied at start by age
+      tmp/                                                          unfinished files, emptied by age at start and
+                                                                    every hour
+      tmp/judged-<id> judged-<id>.origin                            what a collector has put out of reach, and where it
+                                                                    was: put back should the collector die
       state/<name>                                                  small documents: pull times, notices, cache
       deadlines
 
@@ -31,6 +34,7 @@ BASE = "docker/registry/v2"
 BLOBS = f"{BASE}/blobs"
 REPOSITORIES = f"{BASE}/repositories"
 TEMPORARY = "berth/tmp"
+JUDGED = "judged-"
 STATE = "berth/state"
 
 

@@ -55,10 +55,10 @@ def place_sync(files: Files, present: Iterable[str], moves: Moves, outcome: Outc
         for source, target in moves:
             batch.take_sync(source, target)
         # Twice the same link would be two names of one file, and a rename between those does nothing.
-        changed = {batch.write_sync(target, data) for target, data in dict.fromkeys(files)}
+        written = {batch.write_sync(target, data) for target, data in dict.fromkeys(files)}
         for descriptor in batch.descriptors:
             os.fdatasync(descriptor)
-        outcome.settled.update(filter(_has_one_journal, changed))
+        outcome.settled.update(filter(_has_one_journal, written))
         for source, target in moves:
             os.rename(source, target)
             outcome.moved.add(source)
@@ -70,7 +70,7 @@ def place_sync(files: Files, present: Iterable[str], moves: Moves, outcome: Outc
     finally:
         batch.close_sync()
     for device, folders in batch.devices.items():
-        if _has_one_journal(device):
+        if _has_one_journal(device) and device in batch.changed:
             outcome.unsettled[device] = folders[-1]
             continue
         for folder in dict.fromkeys(folders):
@@ -85,6 +85,9 @@ class _Batch:
         self.written: list[tuple[str, str]] = []
         # The folders that names appear in, in the order in which they will.
         self.devices: dict[int, list[str]] = {}
+        # The devices where any do. Elsewhere no change of ours follows that of another lane, which may have named a
+        # moment ago what we found right already.
+        self.changed: set[int] = set()
         self._originals: dict[bytes, tuple[str, int]] = {}
 
     def write_sync(self, target: str, data: bytes) -> int:
@@ -105,6 +108,7 @@ class _Batch:
         else:
             self.written.append((temporary, target))
         self.devices.setdefault(device, []).append(os.path.dirname(target))
+        self.changed.add(device)
         return device
 
     def take_sync(self, source: str, target: str) -> None:
@@ -117,6 +121,7 @@ class _Batch:
             os.utime(descriptor)  # its last byte may have come long ago
         _begin_writing_back(descriptor)
         self.devices.setdefault(device, []).append(folder)
+        self.changed.add(device)
 
     def keep_sync(self, target: str) -> None:
         """A file that is right already, but that nobody may have synced so far."""

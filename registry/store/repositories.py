@@ -29,6 +29,9 @@ _LEASE_AFTER_ANSWER_SECONDS = 3600.0
 _GRACE_SECONDS = 3600.0
 _THREAD_WORTH_BYTES = 64 * 1024
 _REMEMBERED_HOMES = 10_000
+# As many pushes may be under way, or cut off, before a list of tags is not worth keeping.
+_FEW_UNFINISHED = 16
+_TAG_LINK = "current/link"
 
 
 class Repositories:
@@ -44,7 +47,10 @@ class Repositories:
             self._driver, 20_000, _HOT_MANIFEST_BYTES
         )
         self._hot_links: FingerprintCache[Digest] = FingerprintCache(self._driver, 50_000)
-        self._hot_tags: FingerprintCache[list[str]] = FingerprintCache(self._driver, 1_000)
+        # The tags, and what may become one without the folder's changing.
+        self._hot_tags: FingerprintCache[tuple[list[str], list[str]]] = FingerprintCache(self._driver, 1_000)
+        # Lists of tags that are being read.
+        self._readings: dict[str, asyncio.Future[None]] = {}
         self._homes: OrderedDict[Digest, str] = OrderedDict()
 
     # -- blobs
@@ -82,6 +88,10 @@ class Repositories:
         self._hot_links.put(path, mark, target)
         self._remember_home(digest, repository)
         return target, stat.size
+
+    async def target(self, repository: str, digest: Digest) -> Digest | None:
+        """Under which digest the link says that a blob is stored, which need not be there."""
+        return await self._read_link(paths.layer_link(repository, digest))
 
     @property
     def _young(self) -> float:
@@ -125,7 +135,7 @@ class Repositories:
         """Stop serving a blob; whether it was served. Its bytes stay for the collector."""
         path = paths.layer_link(repository, digest)
         self._hot_links.discard(path)
-        return await self._driver.remove(path)
+        return await self._driver.remove(path, durable=True)
 
     async def mount(self, source: str, target: str, digest: Digest) -> tuple[Digest, int] | None:
         """Link a blob of one repository into another; like `blob`, None when the source has no such blob."""
@@ -243,35 +253,80 @@ class Repositories:
             raise BlobsMissing(missing)
 
     async def delete_manifest(self, repository: str, digest: Digest) -> list[str]:
-        """Stop serving a manifest and drop every tag that names it; those tags. `ManifestUnknown` when not served."""
-        if not await self._driver.remove(paths.revision_link(repository, digest)):
+        """Stop serving a manifest and drop every tag that names it; those tags. `ManifestUnknown` when not served.
+
+        The revision goes last: whoever asks again after a crash finds what is left to do.
+        """
+        dropped = await self._drop_tags(repository, digest)
+        if await self._driver.remove(paths.revision_link(repository, digest), durable=True):
+            # Pushed again meanwhile: a tag without its revision would lose its content to the collector.
+            dropped += await self._drop_tags(repository, digest)
+        elif not dropped:
             raise ManifestUnknown(repository, digest)
-        dropped = []
-        for tag in await self._driver.names(paths.tags(repository)):
-            if await self._read_link(paths.tag_current(repository, tag)) == digest:
-                await self._driver.remove_tree(paths.tag_folder(repository, tag))
-                dropped.append(tag)
         return dropped
+
+    async def _drop_tags(self, repository: str, digest: Digest) -> list[str]:
+        naming = [
+            tag
+            for tag in await self._driver.names(paths.tags(repository))
+            if await self._read_link(paths.tag_current(repository, tag)) == digest
+        ]
+        for tag in naming:
+            # They lie in one folder: syncing it once is enough.
+            await self._driver.remove_tree(paths.tag_folder(repository, tag), durable=tag == naming[-1])
+        return naming
 
     async def delete_tag(self, repository: str, tag: str) -> None:
         """Remove one tag with its history; the manifest stays. `ManifestUnknown` when there is no such tag."""
-        if not await self._driver.remove_tree(paths.tag_folder(repository, tag)):
+        if not await self._driver.remove_tree(paths.tag_folder(repository, tag), durable=True):
             raise ManifestUnknown(repository, tag)
 
     # -- lists
 
     async def tags(self, repository: str) -> list[str] | None:
-        """The sorted tags; None when the repository has never had one. The list is shared: do not change it."""
+        """The sorted tags; None when the repository has never had one. The list is shared: do not change it.
+
+        What a push has made a folder for, and no link yet, is no tag: the push goes on, or was cut off by a crash.
+        """
         path = paths.tags(repository)
-        hot = self._hot_tags.get(path)
-        if hot is not None:
-            return hot
-        mark = self._driver.fingerprint(path)
-        names = await self._driver.names(path)
-        if not names and await self._driver.stat(path) is None:
+        hot = self._known_tags(repository, path)
+        reading = self._readings.get(path)
+        if hot is None and reading is not None:
+            # A long list is read once for all who ask meanwhile. Should it have changed since, the second look tells.
+            await asyncio.wait([reading])
+            hot = self._known_tags(repository, path)
+        return await self._read_tags(repository, path) if hot is None else hot
+
+    def _known_tags(self, repository: str, path: str) -> list[str] | None:
+        known = self._hot_tags.get(path)
+        if known is None:
             return None
-        self._hot_tags.put(path, mark, names)
+        names, unfinished = known
+        for tag in unfinished:
+            if self._driver.fingerprint(paths.tag_current(repository, tag)) is not None:
+                return None
         return names
+
+    async def _read_tags(self, repository: str, path: str) -> list[str] | None:
+        mark = self._driver.fingerprint(path)
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if mark is not None:
+            self._readings[path] = ended
+        try:
+            names, unfinished = await self._driver.split_names(path, _TAG_LINK)
+            if not names and await self._driver.stat(path) is None:
+                return None
+            if len(unfinished) <= _FEW_UNFINISHED:
+                self._hot_tags.put(path, mark, (names, unfinished))
+            return names
+        finally:
+            ended.set_result(None)
+            if self._readings.get(path) is ended:
+                del self._readings[path]
+
+    async def unfinished_tags(self, repository: str) -> list[str]:
+        """What is no tag, or not yet one: pushes under way, and those that were cut off."""
+        return (await self._driver.split_names(paths.tags(repository), _TAG_LINK))[1]
 
     async def revisions(self, repository: str) -> list[Digest]:
         """The digests of all manifests the repository serves."""
@@ -304,19 +359,27 @@ class Repositories:
         found = await self._driver.find_folders(paths.REPOSITORIES, marker)
         return await run_blocking(sorted, found, key=catalog_key)
 
+    async def broken_links(self, repository: str) -> list[str]:
+        """The paths of links to blobs and manifests that name nothing, within the repository's folder."""
+        found = [paths.revision_link(repository, digest) for digest in await self.revisions(repository)]
+        found += [paths.layer_link(repository, digest) for digest, _ in await self.linked_blobs(repository)]
+        start = len(paths.repository(repository)) + 1
+        return [path[start:] for path in found if await self._read_link(path) is None]
+
     async def delete_repository(self, repository: str) -> bool:
         """Remove a repository's links, tags and uploads, not repositories nested in its name; whether it existed."""
         existed = False
         for folder in (paths.manifests(repository), paths.layers(repository), paths.uploads(repository)):
-            existed |= await self._driver.remove_tree(folder)
+            existed |= await self._driver.remove_tree(folder, durable=True)
         return existed
 
     async def _read_link(self, path: str) -> Digest | None:
+        """What a link names. An empty one, as a crash of registry:2 leaves them, is as good as none: a push replaces
+        it."""
         try:
-            data = await self._driver.read(path)
-        except FileNotFoundError:
+            return Digest.parse((await self._driver.read(path)).decode("ascii", "replace"))
+        except (FileNotFoundError, InvalidDigest):
             return None
-        return Digest.parse(data.decode("ascii", "replace"))
 
 
 def catalog_key(name: str) -> str:

@@ -154,6 +154,11 @@ class S3Driver:
         below += [meta["path"].rpartition("/")[2] for meta in found["objects"]]
         return sorted(set(below))
 
+    async def split_names(self, path: str, holding: str) -> tuple[list[str], list[str]]:
+        """All names: a push leaves no folder behind that it has put nothing into, and asking for each costs too
+        much."""
+        return await self.names(path), []
+
     async def find_folders(self, path: str, marker: str) -> list[str]:
         """Every prefix below `path` that has a child `marker`. One pass over the keys."""
         found: set[str] = set()
@@ -187,8 +192,9 @@ class S3Driver:
         async for chunk in _all(result.stream(min_chunk_size=_STREAM_BYTES)):
             yield bytes(chunk)
 
-    async def remove(self, path: str) -> bool:
-        """Delete an object, or a growing one's parts; whether there was one."""
+    async def remove(self, path: str, durable: bool = False) -> bool:
+        """Delete an object, or a growing one's parts; whether there was one. What the store has acknowledged is
+        durable."""
         parts = await self._parts(path) if not path.endswith("/link") else []
         if parts:
             await _ask(obstore.delete_async(self._store, [_part(path, start) for start, _, _ in parts]))
@@ -200,7 +206,7 @@ class S3Driver:
         await _ask(obstore.delete_async(self._store, path))
         return True
 
-    async def remove_tree(self, path: str) -> bool:
+    async def remove_tree(self, path: str, durable: bool = False) -> bool:
         """Delete everything below a prefix, with the marks beside it; whether there was anything."""
         doomed: list[str] = []
         for prefix in (path + "/", f"{_TOUCHED}{path}/"):
@@ -215,6 +221,14 @@ class S3Driver:
         between the look and the removal, some thousandths of a second, goes nevertheless: a store has no locks."""
         found = await self.stat(f"{path}/{judge}")
         return (found is None or found.modified <= limit) and await self.remove_tree(path)
+
+    async def restore(self, limit: float) -> int:
+        """Nothing was ever out of reach."""
+        return 0
+
+    async def tidy(self, path: str, limit: float, with_folders: bool = False) -> int:
+        """An object is there whole or not at all."""
+        return 0
 
     async def touch(self, path: str) -> bool:
         """Leave a mark that makes the content young again; whether the content is there."""

@@ -143,7 +143,7 @@ class Uploads:
         await self._driver.remove_tree(paths.upload_folder(repository, upload_id))
 
     async def purge(self, older_than_seconds: float, *, dry_run: bool = False) -> list[str]:
-        """Remove uploads begun longer ago; `repository/uuid` of each. Those without a start time are left alone."""
+        """Remove uploads begun longer ago; `repository/uuid` of each."""
         limit = self._clock() - older_than_seconds
         purged: list[str] = []
         for repository in await self._driver.find_folders(paths.REPOSITORIES, "_uploads"):
@@ -157,10 +157,17 @@ class Uploads:
         return purged
 
     async def _started(self, repository: str, upload_id: str) -> float | None:
+        """When an upload began. Where a crash has left nothing that says so, when it was last changed: nobody can go on
+        with such a one, but it may be about to begin."""
+        started = paths.upload_started(repository, upload_id)
         try:
-            text = (await self._driver.read(paths.upload_started(repository, upload_id))).decode()
+            text = (await self._driver.read(started)).decode()
             return datetime.fromisoformat(text.strip().replace("Z", "+00:00")).timestamp()
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
+            folder, data = paths.upload_folder(repository, upload_id), paths.upload_data(repository, upload_id)
+            changed = await self._driver.stat_all([folder, started, data])
+            return max((stat.modified for stat in changed if stat is not None), default=None)
+        except OSError:
             return None
 
     def _session(self, repository: str, upload_id: str, offset: int) -> _Session:

@@ -45,3 +45,8 @@ def test_a_token_of_a_token_service_stands_in_for_the_password() -> None:
     expected = {"username": "ann", "identitytoken": "refresh", "serveraddress": "reg:5000"}
     assert _header("reg:5000/a") == logins.login_of("reg:5000") == expected
     assert logins.login_of("other:5000") == {}
+
+
+def test_a_login_survives_a_power_loss(synced: list[str]) -> None:
+    logins.remember("reg:5000", "me", "secret")
+    assert synced == ["config", "docker"]

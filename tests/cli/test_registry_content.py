@@ -7,6 +7,7 @@ import pytest
 
 from registry.digest import Digest
 from registry.manifest import OCI_MANIFEST, Descriptor, ImageManifest, encode
+from registry.store import filesystem
 from registry.store.blobs import BlobStore
 from registry.store.filesystem import FilesystemDriver
 from registry.store.leases import Leases
@@ -110,6 +111,6 @@ def test_a_storage_that_fails_is_told_in_a_sentence(root: Path, monkeypatch: pyt
     def fail(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "/srv/images")
 
-    monkeypatch.setattr(FilesystemDriver, "_find_folders_sync", fail)
+    monkeypatch.setattr(filesystem, "find_folders_sync", fail)
     answer = berth("ls", "--root", str(root))
     assert answer.exit_code == 1 and answer.output == "Error: [Errno 13] Permission denied: '/srv/images'\n"

@@ -28,3 +28,9 @@ def test_without_a_configuration_they_lie_beside_the_users(tmp_path: Path) -> No
     assert berth("grant", "list", "--root", str(tmp_path)).output == ""
     assert berth("grant", "add", "ann", "x", "pull", "--root", str(tmp_path)).exit_code == 0
     assert (tmp_path / "berth" / "grants.yml").exists()
+
+
+def test_grants_survive_a_power_loss(tmp_path: Path, synced: list[str]) -> None:
+    assert berth("grant", "add", "ann", "x", "pull", "--root", str(tmp_path)).exit_code == 0
+    assert berth("grant", "rm", "ann", "x", "--root", str(tmp_path)).exit_code == 0
+    assert synced == ["grants", "berth", "grants", "berth"]

@@ -57,3 +57,11 @@ def test_whoever_may_read_the_file_may_read_the_next(tmp_path: Path) -> None:
     set_user_sync(path, "bob", "secret", cost=4)
     after = path.stat()
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+
+
+def test_a_removed_user_stays_away_after_a_power_loss(tmp_path: Path, synced: list[str]) -> None:
+    path = tmp_path / "auth" / "users"
+    set_user_sync(path, "ann", "secret", cost=4)
+    synced.clear()
+    assert remove_user_sync(path, "ann")
+    assert synced == ["users", "auth"]

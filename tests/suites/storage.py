@@ -91,6 +91,18 @@ class StorageSuite:
         assert sorted(await driver.find_folders(REPOSITORIES, "_manifests")) == ["a", "a/b", "c/d/e"]
         assert await driver.find_folders(REPOSITORIES, "_layers") == ["only"]
 
+    async def test_names_are_told_apart_by_what_lies_below(self, driver: StorageDriver) -> None:
+        assert await driver.split_names("t", "current/link") == ([], [])
+        for name in ("b", "a"):
+            await driver.write(f"t/{name}/current/link", b"1")
+        assert await driver.split_names("t", "current/link") == (["a", "b"], [])
+
+    async def test_what_is_whole_is_tidy(self, driver: StorageDriver) -> None:
+        await driver.write("t/a/b/c/link", b"1")
+        assert await driver.tidy("t", 1e12, with_folders=True) == 0
+        assert await driver.restore(1e12) == 0
+        assert await driver.read("t/a/b/c/link") == b"1"
+
     async def test_touch_makes_content_no_older(self, driver: StorageDriver) -> None:
         await driver.write(f"{BLOBS}/z/data", b"1")
         before = await driver.stat(f"{BLOBS}/z/data")

@@ -228,3 +228,14 @@ async def test_the_log_tells_where_it_listens_and_how(start: Start, caplog: pyte
     main, debug = (f"{host}:{port}" for host, port in client.server.addresses())
     assert f"registry listening on {main} without TLS" in caplog.text
     assert f"health and metrics on {debug}" in caplog.text
+
+
+async def test_unfinished_files_are_cleared_while_it_runs(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "_CLEAR_SECONDS", 0.02)
+    monkeypatch.setattr(app, "_ABANDONED_AFTER_SECONDS", -3600.0)
+    client = await start()
+    old = client.server.blobs.temp_dir() / "old"
+    old.write_bytes(b"")
+    async with asyncio.timeout(10):
+        while any(old.parent.iterdir()):
+            await asyncio.sleep(0.02)

@@ -5,6 +5,7 @@ import pytest
 
 from registry.digest import Digest
 from registry.manifest import DOCKER_SCHEMA1_SIGNED, MAX_MANIFEST_BYTES, OCI_INDEX, OCI_MANIFEST
+from registry.store import paths
 
 from .conftest import Answer, Client, Start
 
@@ -101,6 +102,13 @@ async def test_immutable_tags_stay(start: Start) -> None:
     assert (await client.call("DELETE", "/v2/rel/app/manifests/v1")).code == "DENIED"
     assert (await client.call("DELETE", f"/v2/rel/app/manifests/{digest}")).code == "DENIED"
     assert (await client.call("DELETE", "/v2/rel/app/manifests/edge")).status == 202
+    await client.push_image("rel/app", "v2", b"damaged")
+    link = client.server.blobs.driver.local_path(paths.tag_current("rel/app", "v2"))
+    assert link is not None
+    link.write_bytes(b"")
+    other = await client.push_image("rel/app", "other", b"third")
+    assert (await client.call("DELETE", f"/v2/rel/app/manifests/{other}")).status == 202
+    await client.push_image("rel/app", "v2", b"pushed again")
 
 
 async def test_addresses_in_layers_follow_policy(start: Start) -> None:

@@ -50,6 +50,11 @@ def test_half_a_pair_is_made_again(tmp_path: Path) -> None:
     assert own.ensure_sync(["localhost"])
 
 
+def test_certificates_that_were_made_survive_a_power_loss(tmp_path: Path, synced: list[str]) -> None:
+    OwnCertificates(tmp_path / "tls").ensure_sync(["localhost"])
+    assert synced == ["ca", "tls", "ca", "tls", "server", "tls", "server", "tls"]
+
+
 def test_names_cover_loopback_and_the_address() -> None:
     names = server_names("192.0.2.1")
     assert {"localhost", "127.0.0.1", "::1", "192.0.2.1"} <= set(names)

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from registry.config import Grant, TokenAuth
 from registry.server.jwt import jwk_of, sign
+from registry.store import paths
 from registry.users import set_user_sync
 
 from .conftest import ANN, Answer, Client, Start
@@ -202,3 +203,20 @@ async def test_anonymous_clients_are_sent_for_a_token_as_soon_as_anything_is_for
     assert (await client.call("GET", "/v2/public/a/manifests/v1", headers=bearer(given))).status == 200
     assert (await client.call("POST", "/v2/public/a/blobs/uploads/", headers=bearer(given))).status == 401
     assert (await client.call("GET", "/v2/", auth=ANN)).status == 200, "passwords go on to count"
+
+
+async def test_the_key_is_never_for_others_to_read(
+    start: Start, users: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "root" / paths.state("token.key")
+
+    def die(*_: object) -> None:
+        raise KeyError("killed")
+
+    with monkeypatch.context() as crashing:
+        crashing.setattr(Path, "chmod", die)
+        await start(htpasswd=users, tokens=True)
+    assert key.stat().st_mode & 0o777 == 0o600, "made so, not changed afterwards"
+    key.chmod(0o644)
+    await token(await start(htpasswd=users, tokens=True))
+    assert key.stat().st_mode & 0o777 == 0o600, "what an earlier version left is seen to"

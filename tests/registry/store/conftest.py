@@ -1,5 +1,3 @@
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,20 +47,3 @@ def open_store(root: Path) -> Store:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return open_store(tmp_path)
-
-
-@pytest.fixture
-def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was synced so far, by name: files under their temporary one."""
-    names: list[str] = []
-
-    def note(sync: Callable[[int], None]) -> Callable[[int], None]:
-        def instead(descriptor: int) -> None:
-            sync(descriptor)
-            names.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")).partition(".")[0])
-
-        return instead
-
-    monkeypatch.setattr(os, "fdatasync", note(os.fdatasync))
-    monkeypatch.setattr(os, "fsync", note(os.fsync))
-    return names

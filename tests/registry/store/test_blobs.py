@@ -1,4 +1,5 @@
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -76,10 +77,22 @@ async def test_missing_blobs_are_unknown(blobs: BlobStore) -> None:
         [chunk async for chunk in blobs.open(missing)]
 
 
-async def test_old_unfinished_files_are_cleared(blobs: BlobStore) -> None:
-    old, young = blobs.temp_dir() / "old", blobs.temp_dir() / "young"
+async def test_old_unfinished_files_are_cleared(blobs: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, young, folder = (blobs.temp_dir() / name for name in ("old", "young", "folder"))
     old.write_bytes(b"1")
     young.write_bytes(b"2")
-    os.utime(old, (1, 1))
-    await blobs.clear_temporary(3600)
-    assert not old.exists() and young.exists()
+    folder.mkdir()
+    (folder / "file").write_bytes(b"3")
+    monkeypatch.setattr(time, "time", lambda: young.stat().st_ctime + 7200)
+    os.utime(young, (now := young.stat().st_ctime + 7000, now))
+    assert await blobs.clear_temporary(3600) == 2
+    assert list(blobs.temp_dir().iterdir()) == [young]
+
+
+async def test_what_was_moved_aside_a_moment_ago_is_not_cleared(blobs: BlobStore) -> None:
+    """An old blob that an engine releases may be put back at once."""
+    aside = blobs.temp_dir() / "release-1"
+    digest = await blobs.put(b"old")
+    os.utime(blobs.local_path(digest), (1, 1))
+    blobs.local_path(digest).rename(aside)
+    assert await blobs.clear_temporary(3600) == 0 and aside.exists()

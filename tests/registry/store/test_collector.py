@@ -1,6 +1,7 @@
 import os
 import time
 from collections.abc import Awaitable
+from pathlib import Path
 
 import pytest
 
@@ -302,8 +303,11 @@ async def test_half_a_tag_goes_when_it_is_old(store: Store) -> None:
     await store.image("r", "v1")
     folder = store.root / paths.tag_folder("r", "v1")
     (folder / "current" / "link").unlink()
-    collector = Collector(store.blobs, store.repositories, Leases(), retention=[Retention(("**",))])
+    collector = Collector(store.blobs, store.repositories, Leases())
+    os.utime(folder, (1000, 1000))
     assert (await collector.collect()).removed_tags == [], "its push may go on"
+    os.utime(folder / "current", (1000, 1000))
+    assert (await collector.collect()).removed_tags == [] and not (folder / "current").exists()
     os.utime(folder, (1000, 1000))
     assert (await collector.collect()).removed_tags == ["r:v1"] and not folder.exists()
 
@@ -318,3 +322,84 @@ async def test_a_short_grace_period_is_kept_to(store: Store) -> None:
             os.utime(path, (time.time() - 20, time.time() - 20))
         assert (server.hot_blob("r", blob) or await server.blob("r", blob)) == (blob, 1)
         assert all(time.time() - path.stat().st_mtime < 10 for path in paths_of)
+
+
+def cut_off(store: Store, *targets: str) -> list[Path]:
+    """As a crash leaves a push: what it is about to rename is there."""
+    unfinished = [store.root / f"{target}.1.tmp" for target in targets]
+    for path in unfinished:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return unfinished
+
+
+async def test_pushes_that_were_cut_off_leave_nothing_in_the_end(store: Store) -> None:
+    digest = await store.image("whole", "v1")
+    links = [paths.revision_link, paths.layer_link]
+    found = cut_off(
+        store,
+        *(link(repository, Digest.of(b"lost")) for link in links for repository in ("whole", "half")),
+        paths.tag_history_link("half", "v1", Digest.of(b"lost")),
+        paths.tag_current("half", "v1"),
+        paths.tag_current("whole", "v2"),
+        paths.blob_data(digest),
+        paths.state("clock"),
+    )
+    young, collector = reopened(store)
+    assert (await collector.collect(grace_seconds=0)).removed_unfinished == 0 and all(map(Path.exists, found))
+    assert await young.repositories.names() == ["half", "whole"]
+    lost = cut_off(store, paths.blob_data(Digest.of(b"lost")))
+    age_everything(store)
+    assert (await collector.collect(dry_run=True)).removed_unfinished == 0 and all(map(Path.exists, found))
+    report = await collector.collect()
+    assert report.removed_unfinished == len(found) and not any(map(Path.exists, [*found, *lost]))
+    assert await young.repositories.names() == ["whole"] and not (store.root / paths.layers("half")).exists()
+    assert await young.repositories.tags("whole") == ["v1"]
+    assert not (store.root / paths.tag_folder("whole", "v2")).exists()
+    assert await young.repositories.revisions("whole") == [digest]
+
+
+async def test_a_repository_that_was_emptied_stays_in_the_catalog(store: Store) -> None:
+    """As registry:2 has it; and its name does not begin to mean another one's, of an upstream."""
+    digest = await store.image("r", "v1")
+    await store.repositories.delete_manifest("r", digest)
+    age_everything(store)
+    fresh, collector = reopened(store)
+    await collector.collect()
+    assert await digests(store) == set() and not (store.root / paths.revision_link("r", digest)).parent.exists()
+    assert await fresh.repositories.names() == ["r"] and await fresh.repositories.tags("r") == []
+
+
+async def test_a_tag_whose_link_comes_at_the_last_moment_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = await store.image("r", "v1")
+    link = store.root / paths.tag_current("r", "v1")
+    link.rename(link.with_name("link.1.tmp"))
+    age_everything(store)
+    _, collector = reopened(store)
+    unfinished = collector._repositories.unfinished_tags
+
+    async def finish_after(repository: str) -> list[str]:
+        found = await unfinished(repository)
+        link.parent.mkdir(exist_ok=True)
+        link.write_bytes(digest.encode())
+        return found
+
+    monkeypatch.setattr(collector._repositories, "unfinished_tags", finish_after)
+    assert (await collector.collect()).removed_tags == []
+    assert await store.repositories.resolve("r", "v1") == digest
+
+
+async def test_one_empty_link_does_not_stop_collections_and_is_told(store: Store) -> None:
+    await store.image("r", "v1")
+    orphan = await store.blobs.put(b"orphan")
+    lost, gone = Digest.of(b"lost", "sha512"), await store.image("r", "v2", b"other")
+    broken = [paths.layer_link("r", lost), paths.revision_link("r", gone), paths.tag_current("r", "v2")]
+    (store.root / broken[0]).parent.mkdir(parents=True)
+    for path in broken:
+        (store.root / path).unlink(missing_ok=True)
+        (store.root / path).write_bytes(b"")
+    found = [damage.where async for damage in verify(store.blobs, store.repositories)]
+    assert found == [*(f"r: {path.partition('/r/')[2]}" for path in (broken[1], broken[0])), "r:v2"]
+    os.utime(store.blobs.local_path(orphan), (1000, 1000))
+    _, collector = reopened(store)
+    assert (await collector.collect()).removed_blobs == [str(orphan)]

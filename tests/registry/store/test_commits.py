@@ -248,3 +248,13 @@ async def test_who_is_cancelled_waits_for_what_becomes_of_its_files(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert everything(tmp_path) == {"a/one"}
+async def test_names_that_another_lane_has_just_given_are_safe_when_they_are_found_right(
+    tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that changes nothing has no last change to stand for what came before."""
+    monkeypatch.setattr(placing, "_has_one_journal", lambda device: True)
+    files = [(f"{tmp_path}/{name}/link", LINK) for name in ("a", "b", "c")]
+    await GroupCommit().write(files)
+    synced.clear()
+    await GroupCommit().write(files, unless_same=True)
+    assert synced == ["link", "link", "link", "a", "b", "c"]

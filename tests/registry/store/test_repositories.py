@@ -1,3 +1,4 @@
+import asyncio
 import os
 from typing import Any
 
@@ -15,6 +16,7 @@ from registry.manifest import (
     Index,
     encode,
 )
+from registry.store import paths
 
 from .conftest import Store, open_store
 
@@ -133,13 +135,145 @@ async def test_deleting_a_manifest_drops_its_tags_only(store: Store) -> None:
     assert await store.repositories.tags("r") == []
 
 
-@pytest.mark.parametrize("content", [b"", b"sha256:short", b"sha256:" + b"a" * 64 + b"\n"])
-async def test_broken_links_are_no_manifests(store: Store, content: bytes) -> None:
+async def test_what_was_deleted_stays_away_after_a_power_loss(store: Store, synced: list[str]) -> None:
+    digest = await store.image("r", "one")
+    for tag in ("two", "three"):
+        await store.repositories.put_manifest("r", tag, await store.blobs.read(digest))
+    blob = await store.blob("r", b"blob")
+    synced.clear()
+    await store.repositories.delete_tag("r", "three")
+    assert synced == ["tags"]
+    await store.repositories.delete_manifest("r", digest)
+    assert synced == ["tags", "tags", digest.encoded], "the tags before the revision"
+    await store.repositories.unlink_blob("r", blob)
+    assert synced == ["tags", "tags", digest.encoded, blob.encoded]
+    upload_id = await store.uploads.start("r")
+    await store.uploads.cancel("r", upload_id)
+    assert len(synced) == 4, "an upload may be there again, and is purged then"
+
+
+@pytest.mark.parametrize("dies_at", ["the first tag", "the second tag", "the revision"])
+async def test_a_deletion_that_was_cut_off_can_be_gone_on_with(
+    store: Store, monkeypatch: pytest.MonkeyPatch, dies_at: str
+) -> None:
+    digest = await store.image("r", "one")
+    await store.repositories.put_manifest("r", "two", await store.blobs.read(digest))
+    driver = store.blobs.driver
+    steps = {"the first tag": 0, "the second tag": 1, "the revision": 2}[dies_at]
+
+    def mortal(remove: Any) -> Any:
+        async def instead(*arguments: Any, **more: Any) -> bool:
+            nonlocal steps
+            if steps == 0:
+                raise OSError("killed")
+            steps -= 1
+            return bool(await remove(*arguments, **more))
+
+        return instead
+
+    with monkeypatch.context() as dying:
+        for name in ("remove", "remove_tree"):
+            dying.setattr(driver, name, mortal(getattr(driver, name)))
+        with pytest.raises(OSError, match="killed"):
+            await store.repositories.delete_manifest("r", digest)
+    await store.repositories.delete_manifest("r", digest)
+    assert await store.repositories.tags("r") == [] == await store.repositories.revisions("r")
+
+
+async def test_a_tag_without_its_revision_can_be_deleted(store: Store) -> None:
+    """An earlier version removed the revision first."""
+    digest = await store.image("r", "v1")
+    (store.root / paths.revision_link("r", digest)).unlink()
+    assert await store.repositories.delete_manifest("r", digest) == ["v1"]
+    with pytest.raises(ManifestUnknown):
+        await store.repositories.delete_manifest("r", digest)
+
+
+async def test_a_tag_that_is_pushed_during_the_deletion_keeps_no_manifest_that_is_gone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = await store.image("r", "one")
+    data = await store.blobs.read(digest)
+    remove = store.blobs.driver.remove
+
+    async def push_before(path: str, durable: bool = False) -> bool:
+        await store.repositories.put_manifest("r", "two", data)
+        return await remove(path, durable)
+
+    monkeypatch.setattr(store.blobs.driver, "remove", push_before)
+    assert await store.repositories.delete_manifest("r", digest) == ["one", "two"]
+    assert await store.repositories.tags("r") == []
+
+
+async def test_what_names_nothing_yet_is_no_tag(store: Store) -> None:
     await store.image("r", "v1")
-    link = store.root / "docker/registry/v2/repositories/r/_manifests/tags/v1/current/link"
-    link.write_bytes(content)
-    with pytest.raises(InvalidDigest):
-        await store.repositories.manifest("r", "v1")
+    folder = store.root / paths.tags("r")
+    link = folder / "v2" / "current" / "link"
+    link.parent.mkdir(parents=True)
+    link.with_name("link.1.tmp").write_bytes(b"")
+    for _ in range(2):
+        assert await store.repositories.tags("r") == ["v1"]
+    link.with_name("link.1.tmp").rename(link)  # which the folder of the tags does not show
+    assert await store.repositories.tags("r") == ["v1", "v2"]
+    for number in range(40):
+        (folder / f"cut-off-{number}").mkdir()
+    assert await store.repositories.tags("r") == ["v1", "v2"]
+    (folder / "cut-off-1" / "current").mkdir()
+    (folder / "cut-off-1" / "current" / "link").write_bytes(b"")
+    assert await store.repositories.tags("r") == ["cut-off-1", "v1", "v2"]
+
+
+async def test_the_list_of_tags_is_kept_although_a_push_was_cut_off(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.image("r", "v1")
+    (store.root / paths.tags("r") / "cut-off").mkdir()
+    tags = await store.repositories.tags("r")
+    monkeypatch.setattr(store.blobs.driver, "split_names", None)
+    assert await store.repositories.tags("r") is tags
+
+
+async def test_a_list_of_tags_is_read_once_for_all_who_ask_meanwhile(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.image("r", "v1")
+    split_names, reads = store.blobs.driver.split_names, 0
+
+    async def counted(path: str, holding: str) -> tuple[list[str], list[str]]:
+        nonlocal reads
+        reads += 1
+        found = await split_names(path, holding)
+        if reads == 2:
+            await store.image("r", "v2", b"pushed when the list had been read")
+        return found
+
+    monkeypatch.setattr(store.blobs.driver, "split_names", counted)
+    assert await asyncio.gather(*(store.repositories.tags("r") for _ in range(5))) == [["v1"]] * 5 and reads == 1
+    await store.image("r", "v0", b"else")
+    first = asyncio.ensure_future(store.repositories.tags("r"))
+    await asyncio.sleep(0)
+    later = await asyncio.gather(*(store.repositories.tags("r") for _ in range(2)))
+    assert (await first, later) == (["v0", "v1"], [["v0", "v1", "v2"]] * 2)
+    assert not store.repositories._readings
+
+
+@pytest.mark.parametrize("content", [b"", b"sha256:short", b"sha256:" + b"a" * 64 + b"\n"])
+async def test_broken_links_are_none(store: Store, content: bytes) -> None:
+    """registry:2 leaves empty ones after a crash: what they stood for can be pushed again."""
+    digest = await store.image("r", "v1")
+    blob = await store.blob("r", b"blob")
+    for path in (paths.tag_current("r", "v1"), paths.revision_link("r", digest), paths.layer_link("r", blob)):
+        (store.root / path).unlink()
+        (store.root / path).write_bytes(content)
+    for reference in ("v1", str(digest)):
+        with pytest.raises(ManifestUnknown):
+            await store.repositories.manifest("r", reference)
+    assert await store.repositories.blob("r", blob) is None
+    await store.blob("r", b"blob")
+    await store.image("r", "v1")
+    assert await store.repositories.blob("r", blob) == (blob, 4)
+    for reference in ("v1", str(digest)):
+        assert (await store.repositories.manifest("r", reference)).digest == digest
 
 
 async def test_repositories_are_ordered_as_registry2_orders_them(store: Store) -> None:
