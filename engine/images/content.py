@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 PLAIN_TYPES = frozenset({OCI_LAYER, DOCKER_LAYER})
 # How the names of our unfinished files in the blob store's folder begin.
+_ABANDONED_SECONDS = 86400.0
 TEMPORARY = ("load-", "import-", "pack-", "commit-")
 _CHUNK = 1 << 20
 # isal's level 1: half the time of level 2 for two per cent more bytes on system trees.
@@ -131,6 +132,7 @@ class ImageContent:
     async def sweep(self) -> None:
         """Remove what a killed daemon left half done; for its start, before any operation."""
         await run_in("disk", _sweep_temporary_sync, self.blobs.temp_dir())
+        await self.blobs.clear_temporary(_ABANDONED_SECONDS)  # also where no registry does
         used = self.store.layer_keys()
         self._candidates.update((layer.diff_id, layer.key) for layer in self.folders.all() if layer.key not in used)
         await self._sweep()

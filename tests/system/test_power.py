@@ -7,6 +7,9 @@ then, and nothing of what the kernel still had in memory.
 from __future__ import annotations
 
 import contextlib
+import io
+import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -15,9 +18,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
-from tests.support.daemons import PROJECT, Berth
+from registry.digest import Digest
+from tests.support.daemons import Berth
+from tests.support.plain_registry import PlainRegistry
+from tests.support.source_tree import PROJECT
 
 pytestmark = pytest.mark.system
 
@@ -26,14 +33,31 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _LARGE_LINES = 500_000
 
 
+@contextlib.contextmanager
+def mounted(image: Path) -> Iterator[Path]:
+    """The folder where the disk is mounted."""
+    place = image.with_suffix(".mounted")
+    place.mkdir()
+    subprocess.run(["mount", "-o", "loop", str(image), str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+        place.rmdir()
+
+
+def lose_power(disks: Path) -> None:
+    """What ``disk`` has at this moment is ``copy``."""
+    subprocess.run(["cp", "--sparse=always", str(disks / "disk"), str(disks / "copy")], check=True)
+
+
 class Machine(Berth):
     """A berth whose data root is the disk ``image``; each has a boot of its own."""
 
-    def __init__(self, image: Path, folder: Path) -> None:
+    def __init__(self, image: Path) -> None:
         super().__init__(registry=False)
-        self.disk = folder / self.root.name
-        self.disk.mkdir()
-        subprocess.run(["mount", "-o", "loop", str(image), str(self.disk)], check=True)
+        self.mounted = contextlib.ExitStack()
+        self.disk = self.mounted.enter_context(mounted(image))
         self.boot = self.root / "boot-id"
         self.boot.write_text(f"{self.root.name}\n")
 
@@ -45,16 +69,12 @@ class Machine(Berth):
         show = f"mount --bind {shlex.quote(str(self.boot))} {_BOOT_ID} && exec {shlex.join(super().command())}"
         return ["unshare", "--mount", "--propagation", "slave", "sh", "-c", show]
 
-    def lose_power(self, image: Path, copy: Path) -> None:
-        """``copy`` is what the disk has at this moment."""
-        subprocess.run(["cp", "--sparse=always", str(image), str(copy)], check=True)
-
     def off(self) -> None:
         """Nothing of it is left."""
         try:
             self.stop()
         finally:
-            subprocess.run(["umount", str(self.disk)], check=True)
+            self.mounted.close()
             self.remove()
 
 
@@ -78,7 +98,7 @@ def disks() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def machine(image: Path) -> Iterator[Machine]:
-    made = Machine(image, image.parent)
+    made = Machine(image)
     try:
         made.start()
         yield made
@@ -122,7 +142,7 @@ def test_what_was_answered_is_there_after_the_boot(disks: Path) -> None:
         before.docker("volume", "rm", "forgotten", check=True)
         before.docker("create", "--name", "made", "-v", "filled:/full", "--network", "none", "app", "true", check=True)
         before.docker("volume", "create", "--label", "a=b", "kept", check=True)
-        before.lose_power(disks / "disk", disks / "copy")
+        lose_power(disks)
     with machine(disks / "copy") as after:
         end = time.monotonic() + 20
         while (states := states_of(after)).get("always") != "running" and time.monotonic() < end:
@@ -140,8 +160,8 @@ def test_a_layer_that_was_not_on_disk_is_not_trusted(disks: Path) -> None:
         large = import_image(before, disks)
         before.docker("create", "--name", "made", "--network", "none", "app", "cat", "/large", check=True)
         subprocess.run(["sync", "-f", str(before.disk)], check=True)
-        before.lose_power(disks / "disk", disks / "copy")
-    after = Machine(disks / "copy", disks)
+        lose_power(disks)
+    after = Machine(disks / "copy")
     try:
         (spoilt,) = (after.data_root / "layers").glob("*/fs/large")
         spoilt.write_bytes(bytes(len(large)))  # as files are found whose length was written, and their content not
@@ -150,3 +170,46 @@ def test_a_layer_that_was_not_on_disk_is_not_trusted(disks: Path) -> None:
         assert "it will be unpacked again" in after.log.read_text()
     finally:
         after.off()
+
+
+@contextlib.contextmanager
+def registry(disk: Path) -> Iterator[PlainRegistry]:
+    with mounted(disk) as place:
+        made = PlainRegistry(place / "root")
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+@pytest.mark.parametrize("size", [3_000, 3_000_000])
+async def test_what_was_pushed_and_deleted_is_so_after_the_boot(disks: Path, size: int) -> None:
+    data = os.urandom(size)
+    digest = Digest.of(data)
+    blob = {"mediaType": "application/octet-stream", "digest": digest, "size": size}
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    manifest = json.dumps({"schemaVersion": 2, "mediaType": kind, "config": blob, "layers": []}).encode()
+    async with aiohttp.ClientSession() as session:
+        with registry(disks / "disk") as before:
+            base = f"{before.base}/v2/a"
+            async with session.post(f"{base}/blobs/uploads/") as answer:
+                place = answer.headers["Location"]
+            async with session.patch(place, data=io.BytesIO(data)) as answer:
+                place = answer.headers["Location"]
+            async with session.put(place, params={"digest": digest}) as answer:
+                assert answer.status == 201
+            for tag in ("kept", "gone"):
+                url = f"{base}/manifests/{tag}"
+                async with session.put(url, data=manifest, headers={"Content-Type": kind}) as answer:
+                    assert answer.status == 201
+            async with session.delete(f"{base}/manifests/gone") as answer:
+                assert answer.status == 202
+            lose_power(disks)
+        with registry(disks / "copy") as after:
+            base = f"{after.base}/v2/a"
+            async with session.get(f"{base}/blobs/{digest}") as answer:
+                assert await answer.read() == data
+            async with session.get(f"{base}/manifests/kept") as answer:
+                assert await answer.read() == manifest
+            async with session.get(f"{base}/tags/list") as answer:
+                assert (await answer.json())["tags"] == ["kept"]

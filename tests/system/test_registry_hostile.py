@@ -11,8 +11,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,42 +18,14 @@ import aiohttp
 import pytest
 
 from registry.digest import Digest
+from tests.support.plain_registry import PlainRegistry
 
 pytestmark = pytest.mark.system
-PROJECT = Path(__file__).resolve().parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Server:
-    """`berth registry serve` as a process."""
-
-    def __init__(self, root: Path) -> None:
-        self.port = free_port()
-        self.base = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "cli", "registry", "serve", "--root", str(root), "--plain-http"]
-        command += ["--addr", f"127.0.0.1:{self.port}"]
-        self.process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL)
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.05)
-        raise AssertionError("the registry did not start")
-
-    def stop(self, number: int = signal.SIGTERM) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-            self.process.wait(15)
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path / "root")
+def server(tmp_path: Path) -> Iterator[PlainRegistry]:
+    server = PlainRegistry(tmp_path / "root")
     yield server
     server.stop()
 
@@ -66,7 +36,7 @@ async def push(session: aiohttp.ClientSession, base: str, repository: str, data:
         return answer.status
 
 
-async def test_idle_connections_do_not_keep_others_out(server: Server) -> None:
+async def test_idle_connections_do_not_keep_others_out(server: PlainRegistry) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     count = min(10_000, hard - 500)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -86,7 +56,7 @@ async def test_idle_connections_do_not_keep_others_out(server: Server) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def test_nonsense_on_the_wire_is_refused_and_survived(server: Server) -> None:
+async def test_nonsense_on_the_wire_is_refused_and_survived(server: PlainRegistry) -> None:
     for request in (
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"GET\r\n\r\n",
@@ -115,7 +85,7 @@ async def test_nonsense_on_the_wire_is_refused_and_survived(server: Server) -> N
 
 async def test_a_killed_server_leaves_nothing_half_made(tmp_path: Path) -> None:
     root = tmp_path / "root"
-    server = Server(root)
+    server = PlainRegistry(root)
     data = os.urandom(2_000_000)
     async with aiohttp.ClientSession() as session:
         async with session.post(f"{server.base}/v2/a/blobs/uploads/") as answer:
@@ -133,7 +103,7 @@ async def test_a_killed_server_leaves_nothing_half_made(tmp_path: Path) -> None:
         server.stop(signal.SIGKILL)
         writer.close()
     assert list((root / "docker/registry/v2").glob("blobs/**/data")) == []
-    server = Server(root)
+    server = PlainRegistry(root)
     try:
         async with aiohttp.ClientSession() as session:
             async with session.get(server.base + path) as answer:
@@ -153,7 +123,7 @@ async def test_a_full_disk_is_told_and_its_space_comes_back(tmp_path: Path) -> N
     root.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(root)], check=True)
     try:
-        server = Server(root)
+        server = PlainRegistry(root)
         try:
             async with aiohttp.ClientSession() as session:
                 assert await push(session, server.base, "a", os.urandom(900_000)) == 201
@@ -185,7 +155,7 @@ async def _endless(size: int):  # type: ignore[no-untyped-def]
 
 
 async def test_two_processes_on_one_folder(tmp_path: Path) -> None:
-    one, two = Server(tmp_path / "root"), Server(tmp_path / "root")
+    one, two = PlainRegistry(tmp_path / "root"), PlainRegistry(tmp_path / "root")
     try:
         async with aiohttp.ClientSession() as session:
             blob = os.urandom(500_000)
@@ -210,7 +180,7 @@ async def test_two_processes_on_one_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [400_000, 4_000_000])
-async def test_uploads_in_progress_finish_while_the_server_drains(server: Server, size: int) -> None:
+async def test_uploads_in_progress_finish_while_the_server_drains(server: PlainRegistry, size: int) -> None:
     data = os.urandom(size)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     digest = Digest.of(data)

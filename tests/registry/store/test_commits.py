@@ -248,6 +248,8 @@ async def test_who_is_cancelled_waits_for_what_becomes_of_its_files(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert everything(tmp_path) == {"a/one"}
+
+
 async def test_names_that_another_lane_has_just_given_are_safe_when_they_are_found_right(
     tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
