@@ -216,6 +216,10 @@ class S3Driver:
             await _ask(obstore.delete_async(self._store, doomed[start : start + _DELETE_TOGETHER]))
         return bool(doomed)
 
+    async def remove_folder(self, path: str, files: Sequence[str]) -> None:
+        """Delete everything below a prefix."""
+        await self.remove_tree(path)
+
     async def remove_old(self, path: str, judge: str, limit: float) -> bool:
         """Remove a folder unless the file `judge` in it is younger than `limit`; whether it did. What is touched in
         between the look and the removal, some thousandths of a second, goes nevertheless: a store has no locks."""

@@ -142,7 +142,8 @@ class Uploads:
     async def forget(self, repository: str, upload_id: str) -> None:
         """Remove everything of an upload."""
         self._sessions.pop((repository, upload_id), None)
-        await self._driver.remove_tree(paths.upload_folder(repository, upload_id))
+        files = (paths.upload_started(repository, upload_id), paths.upload_data(repository, upload_id))
+        await self._driver.remove_folder(paths.upload_folder(repository, upload_id), files)
 
     async def purge(self, older_than_seconds: float, *, dry_run: bool = False) -> list[str]:
         """Remove uploads begun longer ago; `repository/uuid` of each."""

@@ -56,6 +56,15 @@ class StorageSuite:
         assert await read(300_000, 300_001) == data[300_000:600_001]
         assert await read(0, 0) == b""
 
+    async def test_a_folder_goes_with_what_was_known_of_it_and_what_was_not(self, driver: StorageDriver) -> None:
+        for name in ("startedat", "more/link"):
+            await driver.write(f"r/_uploads/u/{name}", b"1")
+        await driver.write("r/_uploads/v/startedat", b"1")
+        for upload in "uvw":
+            folder = f"r/_uploads/{upload}"
+            await driver.remove_folder(folder, [f"{folder}/startedat", f"{folder}/data"])
+        assert await driver.names("r/_uploads") == []
+
     async def test_a_growing_file_can_be_continued_and_published(self, driver: StorageDriver) -> None:
         path, data = "r/_uploads/u/data", os.urandom(900_001)
         appender = await driver.append(path)
