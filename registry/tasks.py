@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import functools
 import logging
+import mmap
 import os
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
@@ -25,6 +27,13 @@ _POOL = ThreadPoolExecutor(max_workers=max(6, 2 * (os.cpu_count() or 1)), thread
 # Bodies of a crowd are carried from socket to disk by these. They want that lock much more often, once for each record
 # of TLS: every thread more costs more than it carries.
 _CARRIERS = ThreadPoolExecutor(max_workers=(os.cpu_count() or 1) + 1, thread_name_prefix="registry-carrier")
+
+
+class ThreadBuffer(threading.local):
+    """Memory that each thread has for itself, aligned to pages; a call borrows it only while it runs."""
+
+    def __init__(self, size: int) -> None:
+        self.view = memoryview(mmap.mmap(-1, size))
 
 
 async def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

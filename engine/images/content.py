@@ -42,8 +42,8 @@ from registry.store.leases import Leases
 log = logging.getLogger(__name__)
 
 PLAIN_TYPES = frozenset({OCI_LAYER, DOCKER_LAYER})
-# How the names of our unfinished files in the blob store's folder begin.
 _ABANDONED_SECONDS = 86400.0
+# How the names of our unfinished files in the blob store's folder begin.
 TEMPORARY = ("load-", "import-", "pack-", "commit-")
 _CHUNK = 1 << 20
 # isal's level 1: half the time of level 2 for two per cent more bytes on system trees.

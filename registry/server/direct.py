@@ -25,7 +25,7 @@ from registry.server.bodies import BODY_PAUSE_SECONDS, BODY_STALL_SECONDS, send_
 from registry.server.secure import OpenObject
 from registry.server.sockets import readable
 from registry.store.uploads import Sink
-from registry.tasks import begin_blocking, begin_carrying
+from registry.tasks import ThreadBuffer, begin_blocking, begin_carrying
 
 T = TypeVar("T")
 _WORTH_BYTES = 1024 * 1024
@@ -38,7 +38,7 @@ _PAGE = mmap.PAGESIZE
 # Of a crowd each body gets this much of a visit; then the next one has its turn. The buffer belongs to the thread.
 _VISIT_BYTES = 4 * 1024 * 1024
 _VISIT_BUFFER_BYTES = 512 * 1024
-_local = threading.local()
+_visiting = ThreadBuffer(_VISIT_BUFFER_BYTES)
 # One thread at a time: each record releases the interpreter and wants it back, and two that do that starve the loop.
 _DECIPHERING = threading.Lock()
 # Waking up for less is not worth a visit to a thread; what comes slower is taken after `BODY_PAUSE_SECONDS`.
@@ -144,7 +144,7 @@ class DirectBody:
 
     def _pour_sync(self, rest: bytes, sink: Sink) -> bytes:
         """One visit: as much as is there. `rest` is what the visit before had over of a page; what this one has."""
-        buffer = _visit_buffer()
+        buffer = _visiting.view
         kept = len(rest)
         buffer[:kept] = rest
         end = max(self._left - _VISIT_BYTES, 0)
@@ -303,13 +303,6 @@ class DirectBody:
         if rest:
             fresh.data_received(rest)
         self._raw.resume_reading()
-
-
-def _visit_buffer() -> memoryview:
-    view: memoryview | None = getattr(_local, "view", None)
-    if view is None:
-        view = _local.view = memoryview(mmap.mmap(-1, _VISIT_BUFFER_BYTES))
-    return view
 
 
 class _Pause(Exception):

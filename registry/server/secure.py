@@ -13,18 +13,17 @@ import logging
 import os
 import socket
 import ssl
-import threading
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-from registry.tasks import Background, begin
+from registry.tasks import Background, ThreadBuffer, begin
 
 log = logging.getLogger("berth.registry.tls")
 
 _HANDSHAKE_SECONDS = 30.0
 # What is encrypted passes through memory of the cipher that never shrinks, one for each connection.
 _READ_BYTES = 128 * 1024
-_local = threading.local()
+_scratch = ThreadBuffer(_READ_BYTES)
 _PLAIN_HTTP = (
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
     b"Client sent an HTTP request to an HTTPS server.\n"
@@ -116,7 +115,7 @@ class OpenObject(ssl.SSLObject):
         Only for a thread that has cipher and socket to itself: it is lent, and `raw` is paused.
         """
         filled = 0
-        scratch = _scratch()
+        scratch = _scratch.view
         read = cast(Callable[[int, memoryview], int], super().read)
         while filled < len(view):
             try:
@@ -150,7 +149,7 @@ class OpenObject(ssl.SSLObject):
         costs more than it would elsewhere.
         """
         read, write, take, send = os.preadv, super().write, self.sealed.read, sock.send
-        piece = _scratch()
+        piece = _scratch.view
         pieces = [piece]
         done = 0
         while done < length:
@@ -183,13 +182,6 @@ class OpenObject(ssl.SSLObject):
         except ssl.SSLError:
             pass  # half a record, most likely: the transport goes on with it
         return b"".join(pieces)
-
-
-def _scratch() -> memoryview:
-    view: memoryview | None = getattr(_local, "view", None)
-    if view is None:
-        view = _local.view = memoryview(bytearray(_READ_BYTES))
-    return view
 
 
 def _ended(filled: int) -> int:

@@ -10,14 +10,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
-import mmap
 import os
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 from registry.digest import Hasher
-from registry.tasks import begin_blocking, run_blocking
+from registry.tasks import ThreadBuffer, begin_blocking, run_blocking
 
 Chunk = bytes | memoryview
 
@@ -25,8 +23,7 @@ _BLOCK = 4096
 _STAGING_BYTES = 1024 * 1024
 _DIRECT_WORTH_BYTES = 128 * 1024
 _TWO_THREADS_WORTH_BYTES = 1024 * 1024
-# One aligned buffer for each pool thread; a write borrows it only while it runs.
-_local = threading.local()
+_staging = ThreadBuffer(_STAGING_BYTES)
 
 
 class GrowingFile:
@@ -107,7 +104,7 @@ class GrowingFile:
             self._write_blocks_sync(chunks[0][:whole])
             self._tail = bytes(chunks[0][whole:])
             return
-        staging = _staging()
+        staging = _staging.view
         filled = len(self._tail)
         staging[:filled] = self._tail
         self._tail = b""
@@ -169,13 +166,6 @@ class GrowingFile:
 def _hash_sync(chunks: Sequence[Chunk], hasher: Hasher) -> None:
     for chunk in chunks:
         hasher.update(chunk)
-
-
-def _staging() -> memoryview:
-    view: memoryview | None = getattr(_local, "view", None)
-    if view is None:
-        view = _local.view = memoryview(mmap.mmap(-1, _STAGING_BYTES))
-    return view
 
 
 def _set_direct(descriptor: int, on: bool) -> bool:

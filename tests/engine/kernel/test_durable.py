@@ -10,20 +10,6 @@ import pytest
 from engine.kernel import durable
 
 
-@pytest.fixture
-def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of what was synced so far."""
-    names: list[str] = []
-    sync = os.fsync
-
-    def note(descriptor: int) -> None:
-        names.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
-        sync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", note)
-    return names
-
-
 def test_a_tree_is_its_files_and_folders_and_no_links(tmp_path: Path, synced: list[str]) -> None:
     tree = tmp_path / "tree"
     (tree / "inner").mkdir(parents=True)
