@@ -4,14 +4,16 @@ An exec may be attached to before it starts, so that nothing of its output is mi
 shim ends, because the daemon that asked may not be the one that wants to know.
 
 On v1 each exec runs in a leaf group below the container's, and what belongs to it is what lies in there. On v2 it runs
-in the container's group, where it finds its limits, and what belongs to it is its session, which a runtime makes for
-each exec: all but what has begun a session of its own, as daemons do.
+in the container's group, where it finds its limits, and what belongs to it is what has its mark: a number of its own as
+the limit of file locks, which the kernel hands on to every child and has not heeded since Linux 2.4.25 (getrlimit(2),
+"RLIMIT_LOCKS"). Neither a session of its own nor another parent takes a process out of that.
 
 A runtime that cannot be asked for a leaf (crun) writes the process into the container's own list of processes; for as
 long as it runs, the leaf's list lies over that one in the shim's mount namespace, so such starts take turns.
 """
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Callable
@@ -25,6 +27,8 @@ from engine.shim.stdio import Daemons, Stdio
 Answer = Callable[[wire.Message], None]
 
 KEPT = 100  # exit codes remembered; a health check would otherwise grow the shim for ever
+MOST = 1 << 56
+"""Marks lie below it, and below the own limit, which may be the mark of an exec that berth itself runs in."""
 
 
 class Exec:
@@ -41,21 +45,16 @@ class Exec:
         self.started = False
         self.reaped = False
         self.pid: int | None = None
-        self.session = 0
+        self.mark = ""
         self.exit_code: int | None = None
         self.finished_at = 0
 
-    @property
-    def is_starting(self) -> bool:
-        """Whether a runtime is making it."""
-        return self.started and self.pid is None and self.exit_code is None
-
     def pids(self) -> list[int]:
-        """What runs of it, and of what it left behind: everything in its control group, else in its session."""
+        """What runs of it, and of what it left behind: everything in its control group, else with its mark."""
         if self.leaf:
             with contextlib.suppress(OSError):
                 return [int(pid) for pid in invoke.read_whole(f"{self.leaf}/cgroup.procs").split()]
-        return in_session(self.session, self.container_id) if self.session else []
+        return marked(self.mark, self.container_id) if self.mark else []
 
     def remove_leaf(self) -> None:
         """Its control group goes when nothing is left in it; otherwise with the container's."""
@@ -73,23 +72,31 @@ class Exec:
         }
 
 
-def in_session(session: int, container_id: str) -> list[int]:
-    """The processes of a session in groups of the container: should its number have been given to another process
-    since, that is none of the container's."""
+def marked(mark: str, container_id: str) -> list[int]:
+    """The processes with this mark in groups of the container: what runs on has no more than a number in common."""
     found = []
     group = container_id.encode()
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
-            state, its_session = _stat(name)
-            if its_session == session and state != b"Z" and group in invoke.read_whole(f"/proc/{name}/cgroup"):
+            if group in invoke.read_whole(f"/proc/{name}/cgroup") and _locks(name) == mark and not _is_zombie(name):
                 found.append(int(name))
     return found
 
 
-def _stat(pid: int | str) -> tuple[bytes, int]:
-    """State and session of a process (proc(5), /proc/pid/stat); OSError when it is gone."""
-    state, _parent, _group, session = invoke.read_whole(f"/proc/{pid}/stat").rpartition(b")")[2].split(maxsplit=4)[:4]
-    return state, int(session)
+def _locks(pid: str) -> str:
+    """A process's hard limit of file locks, a number or "unlimited"; "" or OSError when it is gone.
+
+    prlimit(2) would want to be asked by the same user or with a capability that not every daemon has.
+    """
+    for line in invoke.read_whole(f"/proc/{pid}/limits").splitlines():
+        if line.startswith(b"Max file locks"):
+            return line.split()[4].decode()
+    return ""
+
+
+def _is_zombie(pid: str) -> bool:
+    """Whether it has ended and nobody has asked how (proc(5), /proc/pid/stat)."""
+    return invoke.read_whole(f"/proc/{pid}/stat").rpartition(b")")[2].lstrip().startswith(b"Z")
 
 
 class Execs:
@@ -115,7 +122,6 @@ class Execs:
         self._tell = tell
         self._daemons = daemons
         self._known: dict[str, Exec] = {}
-        self._sessions: dict[int, int] = {}  # of what has ended while starts are under way
 
     def states(self) -> dict[str, wire.Message]:
         return {exec_id: known.state() for exec_id, known in self._known.items()}
@@ -152,7 +158,6 @@ class Execs:
         arguments = ["exec", "--detach", "--process", os.path.abspath(f"exec-{exec_id}.json")]
         arguments += ["--pid-file", os.path.abspath(pid_file)]
         arguments += self._leaf(known)
-        self._watch_endings()
         listener = None
         if known.stdio.terminal:
             take = partial(known.stdio.set_master, size=known.console_size)
@@ -204,8 +209,8 @@ class Execs:
             try:
                 mounts.cover(procs, f"{known.leaf}/cgroup.procs")
             except OSError:
-                known.remove_leaf()  # it runs in the container's group
-                self._watch_endings()
+                known.remove_leaf()
+                self._mark(known)
             else:
                 return partial(mounts.uncover, procs)
         return lambda: None
@@ -215,17 +220,6 @@ class Execs:
             self._turns.pop(0)
         if self._turns:
             self._turns[0]()
-
-    def _watch_endings(self) -> None:
-        """Whose pid a runtime is still to tell can end before: then its session is asked for before it is reaped."""
-        if any(known.is_starting and not known.leaf for known in self._known.values()):
-            self._loop.on_ending = self._ending
-        else:
-            self._loop.on_ending = None
-            self._sessions.clear()
-
-    def _ending(self, pid: int) -> None:
-        self._sessions[pid] = _stat(pid)[1]
 
     def reaped(self, pid: int, code: int) -> bool:
         """Whether the ended child was an exec'ed process."""
@@ -244,18 +238,30 @@ class Execs:
         return [known.stdio for known in self._known.values() if known.stdio.attachments]
 
     def _leaf(self, known: Exec) -> list[str]:
-        """Make the exec's own control group; it runs in the container's where that cannot be had."""
+        """Make the exec's own control group; it is marked and runs in the container's where that cannot be had."""
         if known.cgroup:
             return ["--cgroup", known.cgroup]
-        if not self._leaf_folder:
-            return []
         name = f"exec-{known.exec_id}"
-        try:
-            os.mkdir(f"{self._leaf_folder}/{name}")
-        except OSError:
-            return []
-        known.leaf = f"{self._leaf_folder}/{name}"
-        return ["--cgroup", f"{self._leaf_prefix}{name}"] if not self._leaf_covered else []
+        if self._leaf_folder:
+            with contextlib.suppress(OSError):
+                os.mkdir(f"{self._leaf_folder}/{name}")
+                known.leaf = f"{self._leaf_folder}/{name}"
+                return ["--cgroup", f"{self._leaf_prefix}{name}"] if not self._leaf_covered else []
+        self._mark(known)
+        return []
+
+    def _mark(self, known: Exec) -> None:
+        """Write a mark into its process object, unless that has such a limit from the container, as all others have."""
+        path = f"exec-{known.exec_id}.json"
+        process = json.loads(invoke.read_whole(path).decode())
+        limits = process.setdefault("rlimits", [])
+        if any(limit["type"] == "RLIMIT_LOCKS" for limit in limits):
+            return
+        ours = _locks("self")
+        mark = int.from_bytes(os.urandom(8), "big") % (min(MOST, int(ours)) if ours.isdigit() else MOST)
+        limits.append({"type": "RLIMIT_LOCKS", "hard": mark, "soft": mark})
+        known.mark = str(mark)
+        invoke.write_whole(path, json.dumps(process).encode())
 
     def _started(self, known: Exec, code: int, listener: console.ConsoleSocket | None, answer: Answer) -> None:
         try:
@@ -266,10 +272,6 @@ class Execs:
             self._failed(known, listener)
             answer(wire.failure(error if isinstance(error, OSError) else OSError(str(error))))
             return
-        if not known.leaf:
-            with contextlib.suppress(OSError):
-                known.session = self._sessions.get(known.pid) or _stat(known.pid)[1]
-        self._watch_endings()
         if listener is not None:
             listener.close()
         known.stdio.close_child_ends()
@@ -284,7 +286,6 @@ class Execs:
             listener.close()
         known.exit_code = 126
         known.remove_leaf()
-        self._watch_endings()
         known.stdio.close()
         known.stdio.finish()
 

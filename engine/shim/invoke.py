@@ -138,13 +138,18 @@ def read_pid(path: str) -> int:
     return int(read_whole(path))
 
 
-def write_atomically(path: str, content: dict[str, Any]) -> None:
-    temporary = f"{path}.new"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+def write_whole(path: str, data: bytes) -> None:
+    """All that a file is to hold, by system calls alone."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(descriptor, wire.encode(content))
+        os.write(descriptor, data)
     finally:
         os.close(descriptor)
+
+
+def write_atomically(path: str, content: dict[str, Any]) -> None:
+    temporary = f"{path}.new"
+    write_whole(temporary, wire.encode(content))
     os.rename(temporary, path)
 
 

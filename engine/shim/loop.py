@@ -61,8 +61,6 @@ class Loop:
         self._faults: dict[int, int] = {}
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.busy = False  # set by who moved much data: memory goes back to the kernel at the next pause
-        # Called for each child before it is reaped, while /proc still tells of it; for as long as somebody wants that.
-        self.on_ending: Callable[[int], None] | None = None
         self.rest = False  # set by who would be woken again at once for little: what comes meanwhile is taken together
 
     def catch_signals(self) -> None:
@@ -152,21 +150,12 @@ class Loop:
     def _reap(self) -> None:
         while True:
             try:
-                which = -1 if self.on_ending is None else self._look(self.on_ending)
-                pid, status = os.waitpid(which, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
             self._survive(partial(self._on_child, pid, status))
-
-    def _look(self, on_ending: Callable[[int], None]) -> int:
-        """The child that is to be reaped next, -1 when none has ended."""
-        ending = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if ending is None:
-            return -1
-        self._survive(partial(on_ending, ending.si_pid))
-        return ending.si_pid
 
     def _survive(self, call: Callable[[], None]) -> bool:
         """Call, and whether that went well: a fault in one conversation must not cost a container its parent."""

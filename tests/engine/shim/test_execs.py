@@ -1,12 +1,14 @@
-"""An exec's terminal: its output is heard whenever the runtime hands the terminal over."""
+"""Execs: what belongs to one is found, and a terminal is heard whenever the runtime hands it over."""
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from engine.shim import wire
-from engine.shim.execs import Execs, in_session
+from engine.shim.execs import Execs, marked
 from engine.shim.loop import READ, Loop
 
 
@@ -45,37 +47,98 @@ class HastyRuntime:
         return 0
 
 
-def test_a_session_is_listed_without_what_left_it(tmp_path: Path) -> None:
-    away = tmp_path / "away"
-    script = f"sleep 50 & setsid sh -c 'echo $$ > {away}; exec sleep 51' & while ! [ -s {away} ]; do :; done"
-    with subprocess.Popen(["sh", "-c", script], start_new_session=True) as leader:
-        leader.wait()
-    here = Path("/proc/self/cgroup").read_text()
-    left = in_session(leader.pid, here)
-    try:
-        assert [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left] == [b"sleep\x0050\x00"]
-        # Its number, given to somebody else: not a process of the container's.
-        assert in_session(leader.pid, "elsewhere") == []
-    finally:
-        for pid in (*left, int(away.read_text())):
-            os.kill(pid, signal.SIGKILL)
+class ReadingRuntime:
+    """Starts nothing, but reads what it was to start."""
+
+    def __init__(self) -> None:
+        self.process: dict[str, Any] = {}
+
+    def start(
+        self,
+        arguments: Sequence[str],
+        _stdio: Sequence[int],
+        _log: str,
+        _done: Callable[[int], None],
+        *,
+        ahead: bool = False,
+    ) -> None:
+        assert not ahead
+        self.process = json.loads(Path(arguments[arguments.index("--process") + 1]).read_bytes())
 
 
-def test_a_terminal_that_comes_with_the_runtimes_end_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    loop = Loop(lambda _pid, _status: None)
-    settings = {
+def settings_in(folder: Path) -> dict[str, Any]:
+    """Of a container whose execs have no groups of their own."""
+    return {
         "container_id": "c",
-        "spill_dir": str(tmp_path),
+        "spill_dir": str(folder),
         "leaf_folder": "",
         "owner": [0, 0],
         "leaf_prefix": "",
         "leaf_way": "",
     }
+
+
+def test_what_has_the_mark_is_listed_wherever_it_went(tmp_path: Path) -> None:
+    """An orphan with a session of its own is found; what has another limit, or is in another group, is not."""
+    pids = tmp_path / "pids"
+    script = f"""
+    sleep 50 & echo $! >> {pids}
+    (setsid sh -c 'echo $$ >> {pids}; exec sleep 51' &)
+    while [ $(wc -l < {pids}) -lt 2 ]; do :; done
+    exec prlimit --locks=7:7 sleep 52"""
+    group = Path("/proc/self/cgroup").read_text()
+    with subprocess.Popen(["prlimit", "--locks=77:77", "sh", "-c", script]) as other:
+        while Path(f"/proc/{other.pid}/cmdline").read_bytes() != b"sleep\x0052\x00":
+            time.sleep(0.005)
+        made = sorted(int(pid) for pid in pids.read_text().split())
+        try:
+            assert sorted(marked("77", group)) == made
+            assert marked("7", group) == [other.pid]
+            assert marked("77", "elsewhere") == []
+        finally:
+            for pid in (*made, other.pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("limits", "is_marked"),
+    [
+        ([{"type": "RLIMIT_NOFILE", "hard": 9, "soft": 8}], True),
+        ([{"type": "RLIMIT_LOCKS", "hard": 5, "soft": 5}], False),
+    ],
+)
+def test_an_exec_without_a_group_is_marked_unless_such_a_limit_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: list[dict[str, Any]], is_marked: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loop = Loop(lambda _pid, _status: None)
+    runtime: Any = ReadingRuntime()
+    execs = Execs(loop, runtime, settings_in(tmp_path), lambda _told: None, frozenset)
+    for exec_id in ("e", "f"):
+        message = {"exec_id": exec_id, "cgroup": "", "terminal": False, "open_stdin": False}
+        execs.prepare(message)
+        process = {"args": ["sleep"], "rlimits": limits}
+        (tmp_path / f"exec-{exec_id}.json").write_text(json.dumps(process))
+        execs.start(exec_id, lambda _answer: None)
+        mark = execs.get(exec_id).mark
+        if is_marked:
+            value = int(mark)
+            process["rlimits"] = [*limits, {"type": "RLIMIT_LOCKS", "hard": value, "soft": value}]
+        assert bool(mark) == is_marked
+        assert runtime.process == process
+    assert not is_marked or execs.get("e").mark != execs.get("f").mark
+    execs.close()
+    loop.close()
+
+
+def test_a_terminal_that_comes_with_the_runtimes_end_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    loop = Loop(lambda _pid, _status: None)
     told: list[wire.Message] = []
     runtime: Any = HastyRuntime()
-    execs = Execs(loop, runtime, settings, told.append, frozenset)
+    execs = Execs(loop, runtime, settings_in(tmp_path), told.append, frozenset)
     execs.prepare({"exec_id": "e", "cgroup": "", "console_size": [20, 70], "terminal": True, "open_stdin": False})
+    (tmp_path / "exec-e.json").write_text("{}")
     ours, theirs = socket.socketpair()
     execs.get("e").stdio.attach(theirs, stdin=False, streams=frozenset((wire.STDOUT,)), close_input=False)
     execs.start("e", told.append)
