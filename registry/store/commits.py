@@ -14,7 +14,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from registry.store.placing import Files, Moves, Outcome, place_sync, sync_folder_sync
+from registry.store.driver import Files, Spent
+from registry.store.placing import Moves, Outcome, place_sync, sync_folder_sync
 from registry.tasks import begin, run_blocking
 
 _MAX_TOGETHER = 16
@@ -24,11 +25,13 @@ _LANES = 3
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What one caller wants: finished files to be renamed, then small ones to be written, in this order."""
+    """What one caller wants: finished files to be renamed, small ones to be written, folders to be removed, in this
+    order."""
 
     moves: Moves
     files: Files
     unless_same: bool
+    spent: Spent
 
 
 class GroupCommit:
@@ -39,14 +42,15 @@ class GroupCommit:
         self._free = lanes
         self._working: set[asyncio.Future[None]] = set()
 
-    async def write(self, files: Files, unless_same: bool = False, moves: Moves = ()) -> None:
-        """Rename what `moves` says, then put `data` at each path, in order; all paths are absolute.
+    async def write(self, files: Files, unless_same: bool = False, moves: Moves = (), spent: Spent = ()) -> None:
+        """Rename what `moves` says, then put `data` at each path, in order, then remove what is `spent`; all paths are
+        absolute.
 
         `unless_same` leaves files alone that hold it already. A caller that is cancelled waits nevertheless until it is
         known what became of it: what appears later would be nobody's.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((Request(moves, files, unless_same), done))
+        self._waiting.append((Request(moves, files, unless_same, spent), done))
         if self._free:
             self._free -= 1
             lane = begin(self._work())
@@ -139,7 +143,7 @@ def _place_sync(requests: Sequence[Request], outcome: Outcome) -> None:
                 present.append(target)
             else:
                 files.append((target, data))
-    place_sync(files, present, moves, outcome)
+    place_sync(files, present, moves, outcome, [folder for request in requests for folder in request.spent])
 
 
 def _holds(path: str, data: bytes) -> bool:

@@ -19,9 +19,9 @@ from pathlib import Path
 from registry.digest import Hasher
 from registry.store import paths
 from registry.store.commits import GroupCommit
-from registry.store.driver import STREAM_CHUNK, Appender, FileStat
+from registry.store.driver import STREAM_CHUNK, Appender, Files, FileStat, Spent
 from registry.store.growing import GrowingFile
-from registry.store.placing import sync_file_sync, sync_folder_sync
+from registry.store.placing import in_folder_sync, remove_folder_sync, sync_file_sync, sync_folder_sync
 from registry.store.walks import find_folders_sync, names_sync, split_names_sync, tidy_sync
 from registry.tasks import acquire, open_to_read, run_blocking
 
@@ -60,7 +60,7 @@ class FilesystemDriver:
         """Replace the file atomically and durably."""
         await self.write_all([(path, data)])
 
-    async def write_all(self, files: Sequence[tuple[str, bytes]], unless_same: bool = False) -> None:
+    async def write_all(self, files: Files, unless_same: bool = False) -> None:
         """Write several files in this order, each atomically. `unless_same` leaves equal files alone (mtime
         included)."""
         await self._commits.write(self._absolute(files), unless_same)
@@ -74,8 +74,8 @@ class FilesystemDriver:
 
     def _write_new_sync(self, path: str, data: bytes) -> None:
         target = self._prefix + path
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = in_folder_sync(os.path.dirname(target), lambda: os.open(target, flags, 0o666))
         try:
             os.write(descriptor, data)
         finally:
@@ -167,20 +167,9 @@ class FilesystemDriver:
         shutil.rmtree(trash, ignore_errors=True)
         return True
 
-    async def remove_folder(self, path: str, files: Sequence[str]) -> None:
+    async def remove_folder(self, path: str, names: Sequence[str]) -> None:
         """The same for one that holds little but these files; they go one after the other, the folder last."""
-        await run_blocking(self._remove_folder_sync, path, files)
-
-    def _remove_folder_sync(self, path: str, files: Sequence[str]) -> None:
-        for file in files:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._prefix + file)
-        try:
-            os.rmdir(self._prefix + path)
-        except FileNotFoundError:
-            pass
-        except OSError:
-            self._remove_tree_sync(path, durable=False)  # registry:2 has left more in it
+        await run_blocking(remove_folder_sync, self._prefix + path, names)
 
     def _trash(self) -> str:
         os.makedirs(self._temporary, exist_ok=True)
@@ -285,16 +274,18 @@ class FilesystemDriver:
         absolute = self._prefix + beside if beside else ""
         return await acquire(GrowingFile.open_sync, self._prefix + path, absolute, release=GrowingFile.drop_sync)
 
-    async def publish(self, source: str, target: str, then: Sequence[tuple[str, bytes]] = ()) -> None:
-        """Sync a finished file and rename it into place; then write small ones."""
-        await self.adopt(self._prefix + source, target, then)
+    async def publish(self, source: str, target: str, then: Files = (), spent: Spent = ()) -> None:
+        """Sync a finished file and rename it into place; then write small ones, and remove folders that held only
+        these files."""
+        gone = [(self._prefix + folder, names) for folder, names in spent]
+        await self.adopt(self._prefix + source, target, then, gone)
 
-    async def adopt(self, source: str, target: str, then: Sequence[tuple[str, bytes]] = ()) -> None:
-        """The same for a file of the same file system that lies anywhere; `source` is absolute."""
+    async def adopt(self, source: str, target: str, then: Files = (), spent: Spent = ()) -> None:
+        """The same for a file of the same file system that lies anywhere; `source` and what is `spent` are absolute."""
         if os.stat(source).st_size >= LONG_SYNC_BYTES:
             # Others' small files, made durable in one go with it, need not wait for all that.
             await run_blocking(sync_file_sync, source)
-        await self._commits.write(self._absolute(then), moves=[(source, self._prefix + target)])
+        await self._commits.write(self._absolute(then), moves=[(source, self._prefix + target)], spent=spent)
 
     async def presign(self, path: str, seconds: int) -> str | None:
         """Files have no address of their own."""

@@ -36,6 +36,7 @@ REPOSITORIES = f"{BASE}/repositories"
 TEMPORARY = "berth/tmp"
 JUDGED = "judged-"
 STATE = "berth/state"
+STARTED = "startedat"
 
 
 def _folded(digest: Digest) -> str:
@@ -130,7 +131,12 @@ def upload_data(name: str, upload_id: str) -> str:
 
 def upload_started(name: str, upload_id: str) -> str:
     """When it began: RFC 3339 UTC, whole seconds."""
-    return f"{REPOSITORIES}/{name}/_uploads/{upload_id}/startedat"
+    return f"{REPOSITORIES}/{name}/_uploads/{upload_id}/{STARTED}"
+
+
+def upload(name: str, upload_id: str) -> tuple[str, tuple[str, ...]]:
+    """An upload's folder and what lies in it; the mark that it is one goes first."""
+    return upload_folder(name, upload_id), (STARTED, "data")
 
 
 def temporary(name: str) -> str:

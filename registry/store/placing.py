@@ -4,7 +4,7 @@
 The order: write each small file beside its target, sync all, rename in order, sync the folders. A large file lies
 somewhere already, whole, and is only synced and renamed, before the small ones. So no name ever shows unfinished
 content. Where the file system has one journal, one sync of the last change stands for all before it. Links that say the
-same and can never change are one file with several names, which is synced once.
+same and can never change are one file with several names, which is synced once. What the moved files lay in goes last.
 """
 
 from __future__ import annotations
@@ -15,19 +15,23 @@ import functools
 import itertools
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from registry.store import paths
+from registry.store.driver import Files, Spent
 
 T = TypeVar("T")
 
 # Whoever wrote a file that we need not write again (registry:2, or one of us a moment ago) may not have synced it; what
 # is older than this the kernel has written by itself.
 _YOUNG_SECONDS = 120.0
-Files = Sequence[tuple[str, bytes]]
+_SYS = "/sys"
+# For whoever goes by age, what was written since is as good as written now.
+_FRESH_SECONDS = 1.0
 Moves = Sequence[tuple[str, str]]
 
 
@@ -43,8 +47,9 @@ class Outcome:
     moved: set[str] = field(default_factory=set)
 
 
-def place_sync(files: Files, present: Iterable[str], moves: Moves, outcome: Outcome) -> None:
+def place_sync(files: Files, present: Iterable[str], moves: Moves, outcome: Outcome, spent: Spent = ()) -> None:
     """Rename what `moves` says and write `files`; `present` are files that are right already, and need to be safe too.
+    Remove what is `spent` by that.
 
     Whatever fails, no unfinished file stays, but for those that were to be moved: they are their owners'.
     """
@@ -64,6 +69,8 @@ def place_sync(files: Files, present: Iterable[str], moves: Moves, outcome: Outc
             outcome.moved.add(source)
         for temporary, target in batch.written:
             os.rename(temporary, target)
+        for folder, names in spent:
+            remove_folder_sync(folder, names)
     except BaseException:
         batch.discard_sync()
         raise
@@ -98,7 +105,7 @@ class _Batch:
         if temporary is None:
             descriptor, temporary = _create_beside(target)
             self.written.append((temporary, target))
-            device = self._will_sync(descriptor)
+            device = self._will_sync(descriptor).st_dev
             if is_fixed:
                 self._originals[data] = temporary, device
             view = memoryview(data)
@@ -114,14 +121,12 @@ class _Batch:
     def take_sync(self, source: str, target: str) -> None:
         """A finished file."""
         folder = os.path.dirname(target)
-        os.makedirs(folder, exist_ok=True)
-        descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-        device = self._will_sync(descriptor)
-        if paths.is_kept_by_age(target):
-            os.utime(descriptor)  # its last byte may have come long ago
-        _begin_writing_back(descriptor)
-        self.devices.setdefault(device, []).append(folder)
-        self.changed.add(device)
+        status = self._will_sync(in_folder_sync(folder, lambda: os.open(source, os.O_RDONLY | os.O_CLOEXEC)))
+        if paths.is_kept_by_age(target) and time.time() - status.st_mtime > _FRESH_SECONDS:
+            os.utime(self.descriptors[-1])  # its last byte has come long ago
+        _begin_writing_back(self.descriptors[-1])
+        self.devices.setdefault(status.st_dev, []).append(folder)
+        self.changed.add(status.st_dev)
 
     def keep_sync(self, target: str) -> None:
         """A file that is right already, but that nobody may have synced so far."""
@@ -129,19 +134,18 @@ class _Batch:
             descriptor = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return
-        device = self._will_sync(descriptor)
-        status = os.fstat(descriptor)
+        status = self._will_sync(descriptor)
         if paths.is_kept_by_age(target):
             # What somebody pushed again is young for the collector. Tags keep their age: retention goes by it.
             os.utime(descriptor)
         if time.time() - max(status.st_mtime, status.st_ctime) < _YOUNG_SECONDS:
-            self.devices.setdefault(device, []).append(os.path.dirname(target))
+            self.devices.setdefault(status.st_dev, []).append(os.path.dirname(target))
         else:
             os.close(self.descriptors.pop())
 
-    def _will_sync(self, descriptor: int) -> int:
+    def _will_sync(self, descriptor: int) -> os.stat_result:
         self.descriptors.append(descriptor)
-        return os.fstat(descriptor).st_dev
+        return os.fstat(descriptor)
 
     def discard_sync(self) -> None:
         """Remove what is unfinished."""
@@ -176,7 +180,17 @@ def _has_one_journal(device: int) -> bool:
         for line in mounts:
             fields, _, rest = line.partition(" - ")
             if fields.split()[2] == wanted:
-                return rest.split()[0] in ("ext4", "xfs")
+                kind = rest.split()[0]
+                return kind == "xfs" or (kind == "ext4" and _has_journal(wanted))
+    return False
+
+
+def _has_journal(device: str) -> bool:
+    """Whether an ext4 file system, by its device's numbers, is known to have a journal, as nearly all do."""
+    with contextlib.suppress(OSError):
+        name = os.path.basename(os.readlink(f"{_SYS}/dev/block/{device}"))
+        with open(f"{_SYS}/fs/ext4/{name}/journal_task", encoding="ascii") as file:
+            return file.read().strip() != "<none>"
     return False
 
 
@@ -192,14 +206,14 @@ def _create_beside(target: str) -> tuple[int, str]:
     """A new file next to `target`, under a name registry:2 ignores (`*.tmp`)."""
     temporary = _name_beside(target)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    return _in_folder(os.path.dirname(target), lambda: os.open(temporary, flags, 0o666)), temporary
+    return in_folder_sync(os.path.dirname(target), lambda: os.open(temporary, flags, 0o666)), temporary
 
 
 def _link_beside(original: str, target: str) -> str | None:
     """A second name for a file of this batch, next to `target`; None where the file system has no such thing."""
     temporary = _name_beside(target)
     try:
-        _in_folder(os.path.dirname(target), lambda: os.link(original, temporary))
+        in_folder_sync(os.path.dirname(target), lambda: os.link(original, temporary))
     except OSError as error:
         if error.errno in (errno.EPERM, errno.EMLINK, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS):
             return None
@@ -211,7 +225,7 @@ def _name_beside(target: str) -> str:
     return f"{target}.{_process_mark}{next(_numbers):x}.tmp"
 
 
-def _in_folder(folder: str, create: Callable[[], T]) -> T:
+def in_folder_sync(folder: str, create: Callable[[], T]) -> T:
     """Create something in a folder, which is made when it is missing, as it is for nearly every file here.
 
     Beginning at the nearest parent that was there before, each level costs one call; from below it would cost two.
@@ -233,6 +247,17 @@ def _in_folder(folder: str, create: Callable[[], T]) -> T:
     os.makedirs(folder, exist_ok=True)
     _seen.update(missing[1:])
     return create()
+
+
+def remove_folder_sync(folder: str, names: Sequence[str]) -> None:
+    """Remove a folder that holds little but these files; they go one after the other, the folder last."""
+    for name in names:
+        with contextlib.suppress(OSError):
+            os.unlink(f"{folder}/{name}")
+    try:
+        os.rmdir(folder)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)  # registry:2 has left more in it
 
 
 def sync_folder_sync(folder: str) -> None:

@@ -124,11 +124,13 @@ class Repositories:
         await self._driver.write_all([(paths.layer_link(repository, digest), digest.encode())])
         self._remember_home(digest, repository)
 
-    async def publish_blob(self, repository: str, digest: Digest, source: str) -> None:
-        """The same for bytes that are still under another name, which becomes the blob's."""
+    async def publish_blob(self, repository: str, digest: Digest, upload_id: str) -> None:
+        """The same for the bytes of an upload, which is gone then."""
         self.leases.remember(digest, _LEASE_AFTER_ANSWER_SECONDS)
         link = (paths.layer_link(repository, digest), digest.encode())
-        await self._driver.publish(source, paths.blob_data(digest), [link])
+        source = paths.upload_data(repository, upload_id)
+        spent = (paths.upload_folder(repository, upload_id), [paths.STARTED])
+        await self._driver.publish(source, paths.blob_data(digest), [link], [spent])
         self._remember_home(digest, repository)
 
     async def unlink_blob(self, repository: str, digest: Digest) -> bool:

@@ -24,7 +24,7 @@ from obstore.store import S3Store
 from registry.config import S3
 from registry.digest import Hasher
 from registry.store import paths
-from registry.store.driver import FileStat
+from registry.store.driver import Files, FileStat, Spent
 from registry.tasks import run_blocking
 
 T = TypeVar("T")
@@ -82,7 +82,7 @@ class S3Driver:
         """Put an object: visible whole, durable when acknowledged."""
         await _ask(obstore.put_async(self._store, path, data, use_multipart=len(data) > self._settings.chunk_bytes))
 
-    async def write_all(self, files: Sequence[tuple[str, bytes]], unless_same: bool = False) -> None:
+    async def write_all(self, files: Files, unless_same: bool = False) -> None:
         """Put several, in order."""
         for path, data in files:
             if unless_same and await self._holds(path, data):
@@ -216,7 +216,7 @@ class S3Driver:
             await _ask(obstore.delete_async(self._store, doomed[start : start + _DELETE_TOGETHER]))
         return bool(doomed)
 
-    async def remove_folder(self, path: str, files: Sequence[str]) -> None:
+    async def remove_folder(self, path: str, names: Sequence[str]) -> None:
         """Delete everything below a prefix."""
         await self.remove_tree(path)
 
@@ -252,9 +252,9 @@ class S3Driver:
         size = parts[-1][0] + parts[-1][1] if parts else 0
         return PartAppender(self._store, path, size, self._settings.chunk_bytes)
 
-    async def publish(self, source: str, target: str, then: Sequence[tuple[str, bytes]] = ()) -> None:
-        """Make the parts of a growing file one object, which appears whole, then drop the parts. What came in several
-        and is there already is not sent again."""
+    async def publish(self, source: str, target: str, then: Files = (), spent: Spent = ()) -> None:
+        """Make the parts of a growing file one object, which appears whole, then drop the parts and what is `spent`.
+        What came in several and is there already is not sent again."""
         parts = await self._parts(source)
 
         async def content() -> AsyncIterator[bytes]:
@@ -278,6 +278,8 @@ class S3Driver:
             )
         await self.write_all(then)
         await _ask(obstore.delete_async(self._store, [_part(source, start) for start, _, _ in parts]))
+        for folder, _ in spent:
+            await self.remove_tree(folder)
 
     async def _is_there(self, path: str, size: int) -> bool:
         found = await self.stat(path)

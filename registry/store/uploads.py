@@ -111,17 +111,17 @@ class Uploads:
                 await self.forget(upload.repository, upload.upload_id)
                 raise DigestMismatch(expected, actual)
             await self._place(upload, expected)
-        await self.forget(upload.repository, upload.upload_id)
+        self._sessions.pop((upload.repository, upload.upload_id), None)
         return expected
 
     async def _place(self, upload: Upload, digest: Digest) -> None:
-        """Bytes and link together: nobody needs the one without the other."""
+        """Bytes and link together: nobody needs the one without the other. Of the upload nothing is left."""
         if upload.offset:
-            data_path = paths.upload_data(upload.repository, upload.upload_id)
-            await self._repositories.publish_blob(upload.repository, digest, data_path)
+            await self._repositories.publish_blob(upload.repository, digest, upload.upload_id)
         else:
             await self._driver.write(paths.blob_data(digest), b"")
             await self._repositories.link_blob(upload.repository, digest)
+            await self.forget(upload.repository, upload.upload_id)
 
     async def _digest(self, upload: Upload, expected: Digest) -> Digest:
         session = upload.session
@@ -142,8 +142,7 @@ class Uploads:
     async def forget(self, repository: str, upload_id: str) -> None:
         """Remove everything of an upload."""
         self._sessions.pop((repository, upload_id), None)
-        files = (paths.upload_started(repository, upload_id), paths.upload_data(repository, upload_id))
-        await self._driver.remove_folder(paths.upload_folder(repository, upload_id), files)
+        await self._driver.remove_folder(*paths.upload(repository, upload_id))
 
     async def purge(self, older_than_seconds: float, *, dry_run: bool = False) -> list[str]:
         """Remove uploads begun longer ago; `repository/uuid` of each."""

@@ -14,7 +14,8 @@ import pytest
 from registry.digest import Digest
 from registry.store import placing
 from registry.store.commits import GroupCommit
-from registry.store.placing import Files, Outcome, place_sync
+from registry.store.driver import Files
+from registry.store.placing import Outcome, place_sync
 
 from .conftest import Store
 
@@ -187,6 +188,47 @@ async def test_a_finished_file_is_safe_before_it_gets_its_name(
     await GroupCommit().write([(f"{tmp_path}/a/link", b"1")], moves=moves)
     assert synced == ["upload", "link", "data appears", "link appears", "a"]
     assert everything(tmp_path) == {"blobs/data", "a/link"}
+
+
+async def test_without_a_journal_every_folder_is_synced_before_anybody_is_told(
+    tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placing, "_has_one_journal", lambda device: False)
+    (tmp_path / "upload").write_bytes(b"large")
+    moves = [(f"{tmp_path}/upload", f"{tmp_path}/blobs/data")]
+    await GroupCommit().write([(f"{tmp_path}/a/link", b"1"), (f"{tmp_path}/b/link", b"2")], moves=moves)
+    assert synced == ["upload", "link", "link", "blobs", "a", "b"]
+
+
+@pytest.mark.parametrize(("journal", "is_there"), [("<none>\n", False), ("417\n", True), (None, False)])
+def test_a_file_system_of_type_ext4_need_not_have_a_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal: str | None, is_there: bool
+) -> None:
+    monkeypatch.setattr(placing, "_SYS", str(tmp_path))
+    (tmp_path / "dev/block").mkdir(parents=True)
+    (tmp_path / "dev/block/254:1").symlink_to("../../devices/virtual/block/dm-1")
+    (tmp_path / "fs/ext4/dm-1").mkdir(parents=True)
+    if journal is not None:  # as kernels before 4.20 do not say
+        (tmp_path / "fs/ext4/dm-1/journal_task").write_text(journal)
+    assert placing._has_journal("254:1") is is_there
+
+
+async def test_what_is_spent_goes_when_all_else_is_in_place(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data").write_bytes(name.encode())
+        (tmp_path / name / "startedat").write_bytes(b"now")
+    (tmp_path / "two" / "hashstates").mkdir()
+    commit = GroupCommit()
+    spent = [(f"{tmp_path}/one", ["startedat"]), (f"{tmp_path}/two", ["startedat"])]
+    (tmp_path / "bad").mkdir()
+    moves = [(f"{tmp_path}/{name}/data", f"{tmp_path}/blobs/{name}") for name in ("one", "two")]
+    with pytest.raises(IsADirectoryError):
+        await commit.write([(f"{tmp_path}/bad", b"")], moves=moves, spent=spent)
+    assert everything(tmp_path) == {"blobs/one", "blobs/two", "one/startedat", "two/startedat"}
+    await commit.write([(f"{tmp_path}/a/link", b"1")], spent=spent)
+    assert everything(tmp_path) == {"blobs/one", "blobs/two", "a/link"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "bad", "blobs"]
 
 
 async def test_what_was_moved_in_a_batch_that_failed_is_moved(
