@@ -168,6 +168,12 @@ class DirectBody:
                 break
         return bytes(buffer[:kept])
 
+    def stop(self) -> None:
+        """Leave what arrives from now on to threads."""
+        self._raw.pause_reading()
+        if self._cipher is not None:
+            self._cipher.hold()
+
     async def _begin(self) -> None:
         """Stop the protocol's reading. What it has taken of the body already comes first."""
         send_continue(self._request)
@@ -175,7 +181,7 @@ class DirectBody:
         while quiet < enough:
             if self._raw.is_closing():
                 raise ConnectionResetError("the client has gone")
-            self._raw.pause_reading()
+            self.stop()
             try:
                 data = self._request.content.read_nowait(-1)
             except (ClientPayloadError, RequestPayloadError) as error:
@@ -186,7 +192,7 @@ class DirectBody:
                 continue
             quiet += 1
             if quiet < enough:
-                # Emptying the protocol's buffer makes the cipher hand out what it holds, a round later.
+                # Emptying the protocol's buffer makes the one above the cipher read on, a round later.
                 await asyncio.sleep(0)
         self._is_whole = self._request.content.is_eof()
 
@@ -267,6 +273,8 @@ class DirectBody:
 
     async def close(self) -> None:
         """Let go of the socket. An incomplete body's rest is the protocol's again, which reads and drops it."""
+        if self._socket.fileno() < 0:
+            return
         if self._running is not None and not self._running.done():
             await asyncio.wait([self._running])
         if self._wake:
@@ -275,7 +283,12 @@ class DirectBody:
         self._buffers.clear()
         DirectBody.shared, self._share = DirectBody.shared - self._share, 0
         if self._left and not self._raw.is_closing():
-            self._raw.resume_reading()
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self._raw.resume_reading()
+        if self._cipher is not None:
+            self._cipher.release()
 
     def hand_over(self, successor: Callable[[], asyncio.Protocol], keep_alive: bool) -> None:
         """Give the connection to a fresh protocol, after the answer was written; or end it.
@@ -287,21 +300,23 @@ class DirectBody:
         if transport is None or transport.is_closing():
             return
         if self._is_whole:
-            self._raw.resume_reading()
+            self._go_on()
             return
         if not keep_alive:
             protocol.force_close()
             if self._cipher is not None:
-                self._raw.resume_reading()  # the client's goodbye has to be read
+                self._go_on()  # the client's goodbye has to be read
             return
         protocol.transport = None
         protocol.connection_lost(None)
         fresh = successor()
         transport.set_protocol(fresh)
         fresh.connection_made(transport)
-        rest = self._cipher.rest() if self._cipher is not None else b""
-        if rest:
-            fresh.data_received(rest)
+        if self._cipher is not None:
+            self._cipher.release()
+            rest = self._cipher.rest()
+            if rest:
+                fresh.data_received(rest)
         self._raw.resume_reading()
 
 

@@ -3,6 +3,10 @@ both ends of the cipher at hand: the transport below it, to pause, and the memor
 `direct.py` for receiving, `sending.py` for sending).
 
 Promise: one owner at a time. While a thread has the cipher, the loop's TLS protocol finds it waiting for the network.
+
+Every record that the loop decrypts costs it several times what a thread pays, who does nothing else: of a large body
+it should take no more than it must. So when much of a request is here it takes one record and leaves the rest alone for
+some rounds, in which a handler may hold the cipher.
 """
 
 from __future__ import annotations
@@ -23,6 +27,10 @@ log = logging.getLogger("berth.registry.tls")
 _HANDSHAKE_SECONDS = 30.0
 # What is encrypted passes through memory of the cipher that never shrinks, one for each connection.
 _READ_BYTES = 128 * 1024
+# More than this is a body that somebody may want to receive in another way.
+_REST_WORTH_BYTES = 64 * 1024
+# One until the request's task is woken up, one until its handler runs, and some to spare.
+_REST_ROUNDS = 4
 _scratch = ThreadBuffer(_READ_BYTES)
 _PLAIN_HTTP = (
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
@@ -58,6 +66,9 @@ class OpenObject(ssl.SSLObject):
     sealed: ssl.MemoryBIO
     raw: asyncio.Transport
     is_lent = False
+    is_held = False
+    _may_rest = False
+    _is_resting = False
 
     def lend(self, work: asyncio.Future[Any]) -> None:
         """Leave the cipher to a thread that was just begun, until `work` is done."""
@@ -79,18 +90,46 @@ class OpenObject(ssl.SSLObject):
             self._pass_on()
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:
-        """As the base class, unless a thread has the cipher."""
-        if self.is_lent:
+        """As the base class, unless a thread has the cipher, or may want it."""
+        if self.is_lent or self.is_held or self._is_resting:
             raise ssl.SSLWantReadError
         try:
-            return super().read(len, buffer)
+            data = super().read(len, buffer)
         finally:
             self._pass_on()
+        if self._may_rest and self.incoming.pending > _REST_WORTH_BYTES:
+            self._may_rest = False
+            self._rest(_REST_ROUNDS)
+        return data
+
+    def _rest(self, rounds: int) -> None:
+        self._is_resting = rounds > 0
+        if self._is_resting:
+            asyncio.get_running_loop().call_soon(self._rest, rounds - 1)
+        else:
+            self.go_on()
+
+    def hold(self) -> None:
+        """Leave what comes to a thread that will be lent the cipher."""
+        self.is_held = True
+
+    def release(self) -> None:
+        """The loop's TLS protocol is to read again; soon also what is here already."""
+        self.is_held = False
+        asyncio.get_running_loop().call_soon(self.go_on)
+
+    def go_on(self) -> None:
+        """Make the loop's TLS protocol look for more, as it does by itself when something arrives."""
+        if not self.is_held and not self.is_lent and not self.raw.is_closing():
+            protocol = cast(asyncio.BufferedProtocol, self.raw.get_protocol())
+            protocol.get_buffer(1)
+            protocol.buffer_updated(0)
 
     def write(self, data: Any) -> int:
         """As the base class, unless a thread has the cipher."""
         if self.is_lent:
             raise ssl.SSLWantReadError
+        self._may_rest = True  # what comes after an answer is another request
         try:
             return super().write(data)
         finally:
@@ -116,7 +155,7 @@ class OpenObject(ssl.SSLObject):
         """
         filled = 0
         scratch = _scratch.view
-        read = cast(Callable[[int, memoryview], int], super().read)
+        read = cast("Callable[[int, memoryview], int]", super().read)
         while filled < len(view):
             try:
                 count = read(len(view) - filled, view[filled:])

@@ -10,6 +10,8 @@ import asyncio
 import errno
 import os
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from registry import errors
 from registry.digest import Digest, InvalidDigest
@@ -103,9 +105,9 @@ class UploadHandlers:
         content_type = call.header("Content-Type")
         if content_type and content_type.partition(";")[0].strip() != "application/octet-stream":
             raise RegistryError(errors.BLOB_UPLOAD_INVALID, f"bad Content-Type {content_type[:100]}")
-        async with self._uploads.held(call.repository, call.reference) as upload:
+        async with self._body(call) as body, self._uploads.held(call.repository, call.reference) as upload:
             self._check_position(call, upload)
-            await self._receive(call, upload)
+            await self._receive(call, body, upload)
             return self._progress(call, 202, call.reference, upload.offset)
 
     async def finish(self, call: Call) -> Reply:
@@ -117,10 +119,11 @@ class UploadHandlers:
 
     async def _finish(self, call: Call, expected: Digest) -> Reply:
         has_body = call.content_length != 0
-        async with self._uploads.held(call.repository, call.reference, to_append=has_body) as upload:
+        held = self._uploads.held(call.repository, call.reference, to_append=has_body)
+        async with self._body(call) as body, held as upload:
             if has_body:
                 self._check_position(call, upload)
-                await self._receive(call, upload)
+                await self._receive(call, body, upload)
             try:
                 await self._rules.check_quota(call.repository, upload.offset, expected)
             except RegistryError:
@@ -152,16 +155,29 @@ class UploadHandlers:
         if call.content_length is not None and last - first + 1 != call.content_length:
             raise RegistryError(errors.SIZE_INVALID, "Content-Range and Content-Length disagree", headers=here)
 
-    async def _receive(self, call: Call, upload: Upload) -> None:
+    @asynccontextmanager
+    async def _body(self, call: Call) -> AsyncIterator[Body | DirectBody]:
+        """The request's body; of a large one no more than is here arrives on the loop."""
+        direct = DirectBody.of(call.request)
+        if direct is None:
+            yield Body(call.request)
+            return
+        direct.stop()
+        try:
+            yield direct
+        finally:
+            await direct.close()
+
+    async def _receive(self, call: Call, body: Body | DirectBody, upload: Upload) -> None:
         """Take the body."""
         self._receiving += 1
-        direct = call.direct = DirectBody.of(call.request)
+        direct = call.direct = body if isinstance(body, DirectBody) else None
         try:
             sink = upload.sink if direct is not None and self._receiving > _CROWD else None
             if direct is not None and sink is not None:
                 await direct.pour(sink)
             else:
-                await self._overlap(direct or Body(call.request), upload)
+                await self._overlap(body, upload)
         except OSError as error:
             if error.errno in _FULL:
                 await upload.close()
