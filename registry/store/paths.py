@@ -109,6 +109,11 @@ def tag_history_link(name: str, tag: str, digest: Digest) -> str:
     return f"{REPOSITORIES}/{name}/_manifests/tags/{tag}/index/{_folded(digest)}/link"
 
 
+def is_history(path: str) -> bool:
+    """Whether it says what a tag named at some time. Only registry:2 ever looks there, to clean up."""
+    return "/index/" in path.partition("/_manifests/tags/")[2]
+
+
 def is_kept_by_age(path: str) -> bool:
     """Whether a collector goes by the age of this file: bytes, and links that are written once."""
     return path.endswith("/data") or "/_layers/" in path or "/_manifests/revisions/" in path

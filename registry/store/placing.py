@@ -77,7 +77,7 @@ def place_sync(files: Files, present: Iterable[str], moves: Moves, outcome: Outc
     finally:
         batch.close_sync()
     for device, folders in batch.devices.items():
-        if _has_one_journal(device) and device in batch.changed:
+        if _has_one_journal(device) and device in batch.changed and folders:
             outcome.unsettled[device] = folders[-1]
             continue
         for folder in dict.fromkeys(folders):
@@ -114,7 +114,9 @@ class _Batch:
             _begin_writing_back(descriptor)
         else:
             self.written.append((temporary, target))
-        self.devices.setdefault(device, []).append(os.path.dirname(target))
+        folders = self.devices.setdefault(device, [])
+        if not paths.is_history(target):  # nobody waits for its name
+            folders.append(os.path.dirname(target))
         self.changed.add(device)
         return device
 

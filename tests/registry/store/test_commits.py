@@ -200,6 +200,15 @@ async def test_without_a_journal_every_folder_is_synced_before_anybody_is_told(
     assert synced == ["upload", "link", "link", "blobs", "a", "b"]
 
 
+async def test_nobody_waits_for_the_name_of_what_a_tag_named_once(
+    store: Store, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placing, "_has_one_journal", lambda device: False)
+    digest = await store.image("a", "v1")
+    written = synced[-6:]
+    assert written == ["data", "link", "link", digest.partition(":")[2], digest.partition(":")[2], "current"]
+
+
 @pytest.mark.parametrize(("journal", "is_there"), [("<none>\n", False), ("417\n", True), (None, False)])
 def test_a_file_system_of_type_ext4_need_not_have_a_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal: str | None, is_there: bool

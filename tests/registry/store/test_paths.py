@@ -34,6 +34,13 @@ def test_what_is_inside_begins_with_its_folder() -> None:
         assert inside.startswith(folder + "/")
 
 
+def test_history_is_told_from_tags_of_any_name() -> None:
+    for tag in ("v1", "index", "current"):
+        assert paths.is_history(paths.tag_history_link("a/index/b", tag, DIGEST))
+        assert not paths.is_history(paths.tag_current("a/index/b", tag))
+    assert not paths.is_history(paths.revision_link("a/index/b", DIGEST))
+
+
 def test_what_is_ours_alone_lies_outside_the_shared_tree() -> None:
     assert not paths.temporary("x").startswith("docker/")
     assert not paths.state("x").startswith("docker/")
