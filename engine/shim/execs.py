@@ -27,8 +27,8 @@ from engine.shim.stdio import Daemons, Stdio
 Answer = Callable[[wire.Message], None]
 
 KEPT = 100  # exit codes remembered; a health check would otherwise grow the shim for ever
-MOST = 1 << 56
-"""Marks lie below it, and below the own limit, which may be the mark of an exec that berth itself runs in."""
+MARKS = 1 << 56  # lie below it, and below the own limit, which may be the mark of an exec that berth itself runs in
+LEAST_MARKS = 1 << 32  # of fewer, two could be the same
 
 
 class Exec:
@@ -50,11 +50,14 @@ class Exec:
         self.finished_at = 0
 
     def pids(self) -> list[int]:
-        """What runs of it, and of what it left behind: everything in its control group, else with its mark."""
+        """What runs of it, and of what it left behind: everything in its control group, else with its mark, else itself
+        alone."""
         if self.leaf:
             with contextlib.suppress(OSError):
                 return [int(pid) for pid in invoke.read_whole(f"{self.leaf}/cgroup.procs").split()]
-        return marked(self.mark, self.container_id) if self.mark else []
+        if self.mark:
+            return marked(self.mark, self.container_id)
+        return [self.pid] if self.pid and not self.reaped else []
 
     def remove_leaf(self) -> None:
         """Its control group goes when nothing is left in it; otherwise with the container's."""
@@ -241,8 +244,8 @@ class Execs:
         """Make the exec's own control group; it is marked and runs in the container's where that cannot be had."""
         if known.cgroup:
             return ["--cgroup", known.cgroup]
-        name = f"exec-{known.exec_id}"
         if self._leaf_folder:
+            name = f"exec-{known.exec_id}"
             with contextlib.suppress(OSError):
                 os.mkdir(f"{self._leaf_folder}/{name}")
                 known.leaf = f"{self._leaf_folder}/{name}"
@@ -251,14 +254,16 @@ class Execs:
         return []
 
     def _mark(self, known: Exec) -> None:
-        """Write a mark into its process object, unless that has such a limit from the container, as all others have."""
+        """Write a mark into its process object, unless that has such a limit from the container, as all others have,
+        or this process has one that leaves too few."""
         path = f"exec-{known.exec_id}.json"
         process = json.loads(invoke.read_whole(path).decode())
         limits = process.setdefault("rlimits", [])
-        if any(limit["type"] == "RLIMIT_LOCKS" for limit in limits):
-            return
         ours = _locks("self")
-        mark = int.from_bytes(os.urandom(8), "big") % (min(MOST, int(ours)) if ours.isdigit() else MOST)
+        marks = min(MARKS, int(ours)) if ours.isdigit() else MARKS
+        if marks < LEAST_MARKS or any(limit["type"] == "RLIMIT_LOCKS" for limit in limits):
+            return
+        mark = int.from_bytes(os.urandom(8), "big") % marks
         limits.append({"type": "RLIMIT_LOCKS", "hard": mark, "soft": mark})
         known.mark = str(mark)
         invoke.write_whole(path, json.dumps(process).encode())

@@ -107,7 +107,7 @@ class OpenObject(ssl.SSLObject):
         if self._is_resting:
             asyncio.get_running_loop().call_soon(self._rest, rounds - 1)
         else:
-            self.go_on()
+            self._go_on()
 
     def hold(self) -> None:
         """Leave what comes to a thread that will be lent the cipher."""
@@ -116,9 +116,9 @@ class OpenObject(ssl.SSLObject):
     def release(self) -> None:
         """The loop's TLS protocol is to read again; soon also what is here already."""
         self.is_held = False
-        asyncio.get_running_loop().call_soon(self.go_on)
+        asyncio.get_running_loop().call_soon(self._go_on)
 
-    def go_on(self) -> None:
+    def _go_on(self) -> None:
         """Make the loop's TLS protocol look for more, as it does by itself when something arrives."""
         if not self.is_held and not self.is_lent and not self.raw.is_closing():
             protocol = cast(asyncio.BufferedProtocol, self.raw.get_protocol())

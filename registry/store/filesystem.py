@@ -169,7 +169,11 @@ class FilesystemDriver:
 
     async def remove_folder(self, path: str, names: Sequence[str]) -> None:
         """The same for one that holds little but these files; they go one after the other, the folder last."""
-        await run_blocking(remove_folder_sync, self._prefix + path, names)
+        await run_blocking(self._remove_folder_sync, path, names)
+
+    def _remove_folder_sync(self, path: str, names: Sequence[str]) -> None:
+        if not remove_folder_sync(self._prefix + path, names):
+            self._remove_tree_sync(path, durable=False)
 
     def _trash(self) -> str:
         os.makedirs(self._temporary, exist_ok=True)

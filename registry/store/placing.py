@@ -70,7 +70,9 @@ def place_sync(files: Files, present: Iterable[str], moves: Moves, outcome: Outc
         for temporary, target in batch.written:
             os.rename(temporary, target)
         for folder, names in spent:
-            remove_folder_sync(folder, names)
+            with contextlib.suppress(OSError):  # a purge will find it
+                if not remove_folder_sync(folder, names):
+                    shutil.rmtree(folder, ignore_errors=True)
     except BaseException:
         batch.discard_sync()
         raise
@@ -251,15 +253,21 @@ def in_folder_sync(folder: str, create: Callable[[], T]) -> T:
     return create()
 
 
-def remove_folder_sync(folder: str, names: Sequence[str]) -> None:
-    """Remove a folder that holds little but these files; they go one after the other, the folder last."""
+def remove_folder_sync(folder: str, names: Sequence[str]) -> bool:
+    """Remove these files, one after the other, and their folder; whether it is gone. registry:2 may have left more in
+    it."""
     for name in names:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{folder}/{name}")
     try:
         os.rmdir(folder)
-    except OSError:
-        shutil.rmtree(folder, ignore_errors=True)  # registry:2 has left more in it
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
 
 
 def sync_folder_sync(folder: str) -> None:

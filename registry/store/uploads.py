@@ -111,13 +111,13 @@ class Uploads:
                 await self.forget(upload.repository, upload.upload_id)
                 raise DigestMismatch(expected, actual)
             await self._place(upload, expected)
-        self._sessions.pop((upload.repository, upload.upload_id), None)
         return expected
 
     async def _place(self, upload: Upload, digest: Digest) -> None:
         """Bytes and link together: nobody needs the one without the other. Of the upload nothing is left."""
         if upload.offset:
             await self._repositories.publish_blob(upload.repository, digest, upload.upload_id)
+            self._sessions.pop((upload.repository, upload.upload_id), None)
         else:
             await self._driver.write(paths.blob_data(digest), b"")
             await self._repositories.link_blob(upload.repository, digest)

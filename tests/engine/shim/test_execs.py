@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from engine.shim import execs as execs_module
 from engine.shim import wire
 from engine.shim.execs import Execs, marked
 from engine.shim.loop import READ, Loop
@@ -101,16 +102,19 @@ def test_what_has_the_mark_is_listed_wherever_it_went(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "is_marked"),
+    ("limits", "ours", "is_marked"),
     [
-        ([{"type": "RLIMIT_NOFILE", "hard": 9, "soft": 8}], True),
-        ([{"type": "RLIMIT_LOCKS", "hard": 5, "soft": 5}], False),
+        ([{"type": "RLIMIT_NOFILE", "hard": 9, "soft": 8}], "unlimited", True),
+        ([], str(1 << 40), True),
+        ([], "0", False),
+        ([{"type": "RLIMIT_LOCKS", "hard": 5, "soft": 5}], "unlimited", False),
     ],
 )
 def test_an_exec_without_a_group_is_marked_unless_such_a_limit_was_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: list[dict[str, Any]], is_marked: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: list[dict[str, Any]], ours: str, is_marked: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(execs_module, "_locks", lambda _pid: ours)
     loop = Loop(lambda _pid, _status: None)
     runtime: Any = ReadingRuntime()
     execs = Execs(loop, runtime, settings_in(tmp_path), lambda _told: None, frozenset)
@@ -123,10 +127,16 @@ def test_an_exec_without_a_group_is_marked_unless_such_a_limit_was_asked_for(
         mark = execs.get(exec_id).mark
         if is_marked:
             value = int(mark)
+            assert ours == "unlimited" or value < int(ours)
             process["rlimits"] = [*limits, {"type": "RLIMIT_LOCKS", "hard": value, "soft": value}]
         assert bool(mark) == is_marked
         assert runtime.process == process
     assert not is_marked or execs.get("e").mark != execs.get("f").mark
+    known = execs.get("e")
+    known.pid = 4000000  # what has neither a group nor a mark is itself alone, for as long as it runs
+    assert known.pids() == ([] if is_marked else [4000000])
+    known.reaped = True
+    assert known.pids() == []
     execs.close()
     loop.close()
 

@@ -158,3 +158,19 @@ async def test_a_disk_without_symbolic_links_is_collected_too(tmp_path: Path, mo
     await driver.write("b/data", b"x")
     assert not await driver.remove_old("b", "data", 0.0) and await driver.remove_old("b", "data", 1e12)
     assert await driver.names(paths.TEMPORARY) == []
+
+
+async def test_a_folder_that_cannot_be_removed_is_not_taken_for_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = FilesystemDriver(tmp_path)
+    await driver.write_new("u/startedat", b"now")
+
+    def refuse(path: str) -> None:
+        raise PermissionError(errno.EACCES, "not yours", path)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(PermissionError):
+        await driver.remove_folder("u", ["startedat"])
+    monkeypatch.undo()
+    assert await driver.names("u") == ["startedat"]
